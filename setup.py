@@ -1,0 +1,9 @@
+"""The package: `vidur` (the simulator) and `vidur_data` (the files of data/)."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["vidur", "vidur.*", "rl", "rl.*"]), "vidur_data"],
+    package_dir={"vidur_data": "data"},
+    package_data={"vidur": ["py.typed"], "vidur_data": ["**/*"]},
+)
