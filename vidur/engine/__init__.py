@@ -1,0 +1,1 @@
+"""The compiled hot loop and what it records."""
