@@ -1,0 +1,121 @@
+"""Compiling kernels, and keeping what was compiled.
+
+Numba's own cache looks at the file of a kernel but not at the files of the kernels that it calls, so an edit can leave
+a stale caller behind. Here the cache folder is named after the contents of every kernel file, hence an edit anywhere
+starts a new folder. With NUMBA_DISABLE_JIT=1 every kernel is plain Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+COMPILED = not numba.config.DISABLE_JIT
+_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels lie: below $VIDUR_CACHE_DIR, $XDG_CACHE_HOME or ~/.cache, by the kernels' sources."""
+    base = os.environ.get("VIDUR_CACHE_DIR")
+    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vidur"
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256(numba.__version__.encode())
+    for folder in ("engine", "scheduler"):
+        for file in sorted((package / folder).rglob("*.py")):
+            digest.update(str(file.relative_to(package)).encode())
+            digest.update(file.read_bytes())
+    return root / "kernels" / digest.hexdigest()[:16]
+
+
+_FOLDER = cache_folder()
+
+
+def is_cached() -> bool:
+    """Whether a process compiled these kernels before, so that nothing has to be compiled now."""
+    return not COMPILED or (_FOLDER / "complete").exists()
+
+
+def mark_cached() -> None:
+    """Remember that a whole simulation ran with these kernels."""
+    if COMPILED and not is_cached():
+        _FOLDER.mkdir(parents=True, exist_ok=True)
+        (_FOLDER / "complete").touch()
+
+
+def _cached(decorate: Callable[[], Any]) -> Any:
+    """Decorate with Numba's cache in our folder; other users of Numba in this process keep theirs."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(_FOLDER)
+    try:
+        return decorate()
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def kernel(function: F) -> F:
+    """Compile `function` on its first call."""
+    if not COMPILED:
+        return function
+    return _cached(lambda: numba.njit(**_OPTIONS)(function))  # type: ignore[no-any-return]
+
+
+def array(dtype: str, ndim: int) -> Any:
+    """The Numba type of a C-contiguous array, for signatures."""
+    return types.Array(getattr(types, dtype), ndim, "C")
+
+
+class Callback:
+    """A kernel that another kernel calls through a handle, so that the caller is compiled once for all of them.
+
+    `handle(function)` gives an int64; `call(handle, *arguments)` works in compiled and in plain Python code. Compiled,
+    the handle is the address of a C function; uncompiled, an index into a list.
+    """
+
+    def __init__(self, result: Any, *arguments: Any) -> None:
+        self._signature = result(*arguments)
+        self._plain: list[Callable[..., Any]] = []
+        self._compiled: dict[Callable[..., Any], Any] = {}
+        self.call: Any = _indirect_call(self._signature) if COMPILED else self._call_plain
+
+    def handle(self, function: Callable[..., Any]) -> int:
+        if not COMPILED:
+            if function not in self._plain:
+                self._plain.append(function)
+            return self._plain.index(function)
+        if function not in self._compiled:
+            compiled = _cached(lambda: numba.cfunc(self._signature, **_OPTIONS)(function))
+            self._compiled[function] = compiled
+        return int(self._compiled[function].address)
+
+    def _call_plain(self, handle: int, *arguments: Any) -> Any:
+        return self._plain[handle](*arguments)
+
+
+def _indirect_call(signature: Any) -> Any:
+    """An intrinsic that calls the C function at an address: the arguments go by value, as `numba.cfunc` takes them."""
+
+    @intrinsic
+    def call(typing_context: Any, address: Any, arguments: Any) -> Any:
+        full = signature.return_type(types.int64, arguments)
+
+        def generate(context: Any, builder: Any, full_signature: Any, values: Any) -> Any:
+            kinds = [context.get_value_type(kind) for kind in signature.args]
+            kind = ir.FunctionType(context.get_value_type(signature.return_type), kinds)
+            function = builder.inttoptr(values[0], kind.as_pointer())
+            packed = full_signature.args[1]
+            unpacked = [builder.extract_value(values[1], index) for index in range(len(packed))]
+            return builder.call(function, unpacked)
+
+        return full, generate
+
+    return call

@@ -1,0 +1,282 @@
+"""One iteration: what a batch holds, how long it takes, what it changes, and its recorded row."""
+
+from __future__ import annotations
+
+import math
+
+from vidur.engine.arrays import Floats, Ints
+from vidur.engine.compile import kernel
+from vidur.engine.ledger import STREAMED_TOKENS, count_finished, count_first_token
+from vidur.engine.layout import (
+    ALLOCATED,
+    ADMITTED,
+    ATTENTION_PAIRS,
+    BATCH_MISS,
+    BLOCK_SIZE,
+    BLOCKS,
+    CHUNK_STEP,
+    COMPLETED,
+    CPU_LENGTH,
+    CPU_TABLE,
+    DECODE_COLUMNS,
+    DECODE_KV,
+    DECODE_MISS,
+    DECODE_ROWS,
+    DECODE_SIZE,
+    DECODE_TABLE,
+    ERROR,
+    ERROR_ASKED,
+    ERROR_HELD,
+    ERROR_REPLICA,
+    EXECUTION,
+    FIRST_TOKEN,
+    GROUP,
+    GROWTH,
+    HARDWARE,
+    HOLD_UNTIL_BATCH_ENDS,
+    KV_BLOCKS,
+    KV_STEP,
+    LAST_END,
+    NO_GROWTH,
+    NUM_RUNNING,
+    NUM_WAITING,
+    PREEMPTED,
+    PREFILL,
+    PREFILL_CHUNK,
+    PREFILL_CHUNK_MISS,
+    PREFILL_COLUMNS,
+    PREFILL_KV,
+    PREFILL_KV_MISS,
+    PREFILL_ROWS,
+    PREFILL_SIZE,
+    PREFILL_TABLE,
+    PREFILL_TOKENS,
+    PREFILLED,
+    PROCESSED,
+    READY,
+    SCHEDULED,
+    SIZE,
+    STREAMED,
+    TOKEN_LENGTH,
+    TOKEN_MISS,
+    TOKEN_TABLE,
+    TOKENS,
+    TOTAL,
+    WAITING,
+)
+from vidur.engine.queues import release
+
+
+@kernel
+def measure_batch(
+    replica: int,
+    now: float,
+    slot: int,
+    size: int,
+    times: Floats,
+    requests: Ints,
+    replicas: Ints,
+    replica_floats: Floats,
+    batch_requests: Ints,
+    batch_tokens: Ints,
+    batches: Ints,
+    groups: Ints,
+) -> int:
+    """Note when the batch's requests were first scheduled, and sum the batch up in its row of `batches`.
+
+    Returns after how many iterations the first of its decodes ends.
+    """
+    step = groups[replicas[replica, HARDWARE], KV_STEP]
+    tokens = 0
+    decode_size = 0
+    decode_kv = 0
+    prefill_size = 0
+    prefill_tokens = 0
+    prefill_kv = 0
+    squares = 0
+    pairs = 0
+    shortest = 1 << 40
+    for index in range(size):
+        request = batch_requests[replica, slot, index]
+        chunk = batch_tokens[replica, slot, index]
+        processed = requests[request, PROCESSED]
+        tokens += chunk
+        pairs += chunk * (chunk + processed)
+        if requests[request, PREFILLED]:
+            decode_size += 1
+            decode_kv += processed
+            shortest = min(shortest, requests[request, TOTAL] - processed)
+        else:
+            prefill_size += 1
+            prefill_tokens += chunk
+            prefill_kv += (processed + step - 1) // step * step
+            squares += chunk * chunk
+            if math.isnan(times[request, SCHEDULED]):
+                times[request, SCHEDULED] = now
+    replica_floats[replica, ATTENTION_PAIRS] += pairs
+    batch = batches[replica, slot]
+    batch[SIZE] = size
+    batch[TOKENS] = tokens
+    batch[PREFILL_TOKENS] = prefill_tokens
+    batch[DECODE_SIZE] = decode_size
+    batch[DECODE_KV] = decode_kv
+    batch[PREFILL_KV] = prefill_kv
+    batch[PREFILL_CHUNK] = round(math.sqrt(squares))
+    batch[PREFILL_SIZE] = prefill_size
+    batch[KV_BLOCKS] = replicas[replica, ALLOCATED]
+    batch[NUM_WAITING] = replicas[replica, WAITING]
+    batch[NUM_RUNNING] = replicas[replica, ADMITTED]
+    return shortest
+
+
+@kernel
+def miss(cluster: Ints, replica: int, table: int, asked: int, held: int) -> float:
+    """Note a lookup beyond a table. Returns the time that says so."""
+    cluster[ERROR] = table
+    cluster[ERROR_REPLICA] = replica
+    cluster[ERROR_ASKED] = asked
+    cluster[ERROR_HELD] = held
+    return -1.0
+
+
+@kernel
+def batch_time(
+    replica: int,
+    batch: Ints,
+    replicas: Ints,
+    groups: Ints,
+    prefill_overhead: Floats,
+    token_times: Floats,
+    decode_times: Floats,
+    prefill_times: Floats,
+    cpu_times: Floats,
+    cluster: Ints,
+) -> float:
+    """Seconds that one stage takes for the batch, less the transfer to the next stage. Negative: beyond the tables."""
+    hardware = replicas[replica, HARDWARE]
+    group = groups[hardware]
+    tokens = batch[TOKENS]
+    if tokens >= group[TOKEN_LENGTH]:
+        return miss(cluster, replica, TOKEN_MISS, tokens, group[TOKEN_LENGTH] - 1)
+    seconds = token_times[group[TOKEN_TABLE] + tokens]
+    step = group[KV_STEP]
+    decodes = batch[DECODE_SIZE]
+    if decodes > 0:
+        column = (batch[DECODE_KV] // decodes + step - 1) // step
+        if decodes >= group[DECODE_ROWS]:
+            return miss(cluster, replica, BATCH_MISS, decodes, group[DECODE_ROWS] - 1)
+        if column >= group[DECODE_COLUMNS]:
+            return miss(cluster, replica, DECODE_MISS, column * step, (group[DECODE_COLUMNS] - 1) * step)
+        seconds += decode_times[group[DECODE_TABLE] + decodes * group[DECODE_COLUMNS] + column]
+    if batch[PREFILL_SIZE] > 0:
+        row = batch[PREFILL_KV] // step
+        chunk_step = group[CHUNK_STEP]
+        column = (batch[PREFILL_CHUNK] + chunk_step - 1) // chunk_step
+        if row >= group[PREFILL_ROWS]:
+            return miss(cluster, replica, PREFILL_KV_MISS, batch[PREFILL_KV], (group[PREFILL_ROWS] - 1) * step)
+        if column >= group[PREFILL_COLUMNS]:
+            return miss(
+                cluster, replica, PREFILL_CHUNK_MISS, batch[PREFILL_CHUNK], (group[PREFILL_COLUMNS] - 1) * chunk_step
+            )
+        prefill = prefill_times[group[PREFILL_TABLE] + row * group[PREFILL_COLUMNS] + column]
+        if batch[PREFILL_SIZE] > 1:
+            prefill *= prefill_overhead[hardware]
+        seconds += prefill
+    if group[CPU_LENGTH] > 0:
+        if batch[SIZE] >= group[CPU_LENGTH]:
+            return miss(cluster, replica, BATCH_MISS, batch[SIZE], group[CPU_LENGTH] - 1)
+        seconds += cpu_times[group[CPU_TABLE] + batch[SIZE]]
+    return seconds  # type: ignore[no-any-return]
+
+
+@kernel
+def begin_stage(replica: int, slot: int, size: int, now: float, times: Floats, batch_requests: Ints) -> None:
+    """Count the time since each request's last stage as preempted time."""
+    for index in range(size):
+        request = batch_requests[replica, slot, index]
+        if times[request, LAST_END] != 0.0:
+            times[request, PREEMPTED] += now - times[request, LAST_END]
+
+
+@kernel
+def end_stage(
+    replica: int, slot: int, size: int, now: float, seconds: float, times: Floats, batch_requests: Ints
+) -> None:
+    """Count `seconds` of execution for each request of the batch."""
+    for index in range(size):
+        request = batch_requests[replica, slot, index]
+        times[request, EXECUTION] += seconds
+        times[request, LAST_END] = now
+
+
+@kernel
+def free_finished(replica: int, request: int, requests: Ints, replicas: Ints) -> None:
+    """Free the blocks of a finished request, or leave them to the first request of its batch, which is freed last."""
+    if replicas[replica, HOLD_UNTIL_BATCH_ENDS] == 0:
+        release(requests, replicas, replica, request)
+        return
+    replicas[replica, ADMITTED] -= 1
+    first = requests[request, GROUP]
+    if first != request:
+        requests[first, BLOCKS] += requests[request, BLOCKS]
+        requests[request, BLOCKS] = 0
+
+
+@kernel
+def end_batch(
+    replica: int,
+    slot: int,
+    iterations: int,
+    now: float,
+    times: Floats,
+    requests: Ints,
+    replicas: Ints,
+    ready: Ints,
+    batch_requests: Ints,
+    batch_tokens: Ints,
+    batches: Ints,
+    ledger: Floats,
+    completions: Floats,
+    cluster: Ints,
+) -> None:
+    """Advance the requests of a batch that ran `iterations` times (more than once only if all are in decode).
+
+    Finished requests leave the replica; the others go to the end of `ready`.
+    """
+    growth = replicas[replica, GROWTH]
+    block_size = replicas[replica, BLOCK_SIZE]
+    size = batches[replica, slot, SIZE]
+    count = replicas[replica, READY]
+    for index in range(size):
+        request = batch_requests[replica, slot, index]
+        processed = requests[request, PROCESSED] + iterations * batch_tokens[replica, slot, index]
+        new_tokens = 0
+        if requests[request, PREFILLED]:
+            new_tokens = iterations
+            if iterations > 1 and growth != NO_GROWTH:
+                needed = -(-(processed - 1 + growth) // block_size)
+                if needed > requests[request, BLOCKS]:
+                    replicas[replica, ALLOCATED] += needed - requests[request, BLOCKS]
+                    requests[request, BLOCKS] = needed
+        elif processed == requests[request, PREFILL]:
+            requests[request, PREFILLED] = 1
+            processed += 1
+            new_tokens = 1
+            if math.isnan(times[request, FIRST_TOKEN]):
+                times[request, FIRST_TOKEN] = now
+                count_first_token(replica, request, requests, ledger)
+        requests[request, PROCESSED] = processed
+        requests[request, STREAMED] += new_tokens
+        ledger[replica, STREAMED_TOKENS] += new_tokens
+        if processed == requests[request, TOTAL]:
+            times[request, COMPLETED] = now
+            free_finished(replica, request, requests, replicas)
+            count_finished(replica, request, now, times, requests, replicas, ledger, completions, cluster)
+        else:
+            ready[replica, count] = request
+            count += 1
+    if replicas[replica, HOLD_UNTIL_BATCH_ENDS] == 1 and count == replicas[replica, READY] and size > 0:
+        first = requests[batch_requests[replica, slot, 0], GROUP]
+        replicas[replica, ALLOCATED] -= requests[first, BLOCKS]
+        requests[first, BLOCKS] = 0
+    replicas[replica, READY] = count

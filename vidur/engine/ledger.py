@@ -1,0 +1,88 @@
+"""The router's ledger as the engine keeps it: placements, first tokens, completions."""
+
+from __future__ import annotations
+
+import math
+
+from vidur.engine.arrays import Floats, Ints
+from vidur.engine.compile import kernel
+from vidur.engine.layout import (
+    ARRIVED,
+    FIRST_TOKEN,
+    NUM_FINISHED,
+    OUTPUT,
+    PROMPT,
+    STATUS,
+    STREAMED,
+)
+from vidur.engine.queues import drop_ledger, push_ledger
+from vidur.engine.recording import FINISHED as STATUS_FINISHED
+from vidur.scheduler import observation
+
+output_bin = kernel(observation.output_bin)
+AWAITING = observation.AWAITING
+AWAITING_TOKENS = observation.AWAITING_TOKENS
+COMPLETED_COUNT = observation.COMPLETED_COUNT
+COMPLETED_E2E = observation.COMPLETED_E2E
+COMPLETED_OUTPUT = observation.COMPLETED_OUTPUT
+COMPLETED_PROMPT = observation.COMPLETED_PROMPT
+COMPLETED_TTFT = observation.COMPLETED_TTFT
+FINISHED = observation.FINISHED
+HISTOGRAM_COUNTS = observation.HISTOGRAM_COUNTS
+HISTOGRAM_SUMS = observation.HISTOGRAM_SUMS
+OUTSTANDING = observation.OUTSTANDING
+PROMPT_TOKENS = observation.PROMPT_TOKENS
+STREAMED_TOKENS = observation.STREAMED_TOKENS
+
+
+@kernel
+def count_placed(replica: int, request: int, requests: Ints, replicas: Ints, ledger: Floats) -> None:
+    push_ledger(requests, replicas, replica, request)
+    ledger[replica, OUTSTANDING] += 1
+    ledger[replica, AWAITING] += 1
+    ledger[replica, PROMPT_TOKENS] += requests[request, PROMPT]
+    ledger[replica, AWAITING_TOKENS] += requests[request, PROMPT]
+
+
+@kernel
+def count_first_token(replica: int, request: int, requests: Ints, ledger: Floats) -> None:
+    ledger[replica, AWAITING] -= 1
+    ledger[replica, AWAITING_TOKENS] -= requests[request, PROMPT]
+
+
+@kernel
+def count_dropped(replica: int, request: int, times: Floats, requests: Ints, replicas: Ints, ledger: Floats) -> None:
+    """Take a request off the ledger, whether it has ended or its replica failed."""
+    drop_ledger(requests, replicas, replica, request)
+    ledger[replica, OUTSTANDING] -= 1
+    ledger[replica, PROMPT_TOKENS] -= requests[request, PROMPT]
+    ledger[replica, STREAMED_TOKENS] -= requests[request, STREAMED]
+    if math.isnan(times[request, FIRST_TOKEN]):
+        count_first_token(replica, request, requests, ledger)
+
+
+@kernel
+def count_finished(
+    replica: int,
+    request: int,
+    now: float,
+    times: Floats,
+    requests: Ints,
+    replicas: Ints,
+    ledger: Floats,
+    completions: Floats,
+    cluster: Ints,
+) -> None:
+    count_dropped(replica, request, times, requests, replicas, ledger)
+    requests[request, STATUS] = STATUS_FINISHED
+    cluster[NUM_FINISHED] += 1
+    ledger[replica, FINISHED] += 1
+    output = requests[request, OUTPUT]
+    completions[COMPLETED_COUNT] += 1
+    completions[COMPLETED_OUTPUT] += output
+    completions[COMPLETED_PROMPT] += requests[request, PROMPT]
+    completions[COMPLETED_E2E] += now - times[request, ARRIVED]
+    completions[COMPLETED_TTFT] += times[request, FIRST_TOKEN] - times[request, ARRIVED]
+    bin_ = output_bin(output)
+    completions[HISTOGRAM_COUNTS + bin_] += 1
+    completions[HISTOGRAM_SUMS + bin_] += output
