@@ -77,8 +77,8 @@ def array(dtype: str, ndim: int) -> Any:
 class Callback:
     """A kernel that another kernel calls through a handle, so that the caller is compiled once for all of them.
 
-    `handle(function)` gives an int64; `call(handle, *arguments)` works in compiled and in plain Python code. Compiled,
-    the handle is the address of a C function; uncompiled, an index into a list.
+    `handle(function)` gives an int64 that is not 0; `call(handle, arguments)`, with a tuple of arguments, works in
+    compiled and in plain Python code. Compiled, the handle is the address of a C function; uncompiled, it counts from 1.
     """
 
     def __init__(self, result: Any, *arguments: Any) -> None:
@@ -91,14 +91,14 @@ class Callback:
         if not COMPILED:
             if function not in self._plain:
                 self._plain.append(function)
-            return self._plain.index(function)
+            return 1 + self._plain.index(function)
         if function not in self._compiled:
             compiled = _cached(lambda: numba.cfunc(self._signature, **_OPTIONS)(function))
             self._compiled[function] = compiled
         return int(self._compiled[function].address)
 
-    def _call_plain(self, handle: int, *arguments: Any) -> Any:
-        return self._plain[handle](*arguments)
+    def _call_plain(self, handle: int, arguments: tuple[Any, ...]) -> Any:
+        return self._plain[handle - 1](*arguments)
 
 
 def _indirect_call(signature: Any) -> Any:

@@ -31,13 +31,12 @@ from vidur.engine.layout import (
     EXECUTION,
     FIRST_TOKEN,
     GROUP,
-    GROWTH,
+    GROWS,
     HARDWARE,
     HOLD_UNTIL_BATCH_ENDS,
     KV_BLOCKS,
     KV_STEP,
     LAST_END,
-    NO_GROWTH,
     NUM_RUNNING,
     NUM_WAITING,
     PREEMPTED,
@@ -243,7 +242,7 @@ def end_batch(
 
     Finished requests leave the replica; the others go to the end of `ready`.
     """
-    growth = replicas[replica, GROWTH]
+    grows = replicas[replica, GROWS] == 1
     block_size = replicas[replica, BLOCK_SIZE]
     size = batches[replica, slot, SIZE]
     count = replicas[replica, READY]
@@ -253,8 +252,9 @@ def end_batch(
         new_tokens = 0
         if requests[request, PREFILLED]:
             new_tokens = iterations
-            if iterations > 1 and growth != NO_GROWTH:
-                needed = -(-(processed - 1 + growth) // block_size)
+            if iterations > 1 and grows:
+                # Room for the tokens processed was made before each iteration, the last one included.
+                needed = -(-(processed - 1) // block_size)
                 if needed > requests[request, BLOCKS]:
                     replicas[replica, ALLOCATED] += needed - requests[request, BLOCKS]
                     requests[request, BLOCKS] = needed

@@ -21,13 +21,12 @@ from vidur.engine.layout import (
     DECODE_KV,
     DECODE_SIZE,
     ENDED_AT,
-    GROWTH,
+    GROWS,
     HARDWARE,
     IN_FLIGHT,
     ITERATIONS,
     KV_STEP,
     NEXT_BATCH,
-    NO_GROWTH,
     NUM_BLOCKS,
     BLOCK_SIZE,
     PREFILL_SIZE,
@@ -53,7 +52,7 @@ def run_length(
     step = groups[replicas[replica, HARDWARE], KV_STEP]
     mean = batch[DECODE_KV] // batch[DECODE_SIZE]
     count = min(repeats, shortest, (mean + step - 1) // step * step - mean + 1)
-    if replicas[replica, GROWTH] == NO_GROWTH:
+    if replicas[replica, GROWS] == 0:
         return count
     # One block must stay free at every check of the policy; each request takes at most one block per block_size tokens.
     spare = (replicas[replica, NUM_BLOCKS] - replicas[replica, ALLOCATED] - 1) // batch[SIZE] - 1

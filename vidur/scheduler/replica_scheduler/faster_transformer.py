@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vidur.engine.arrays import Floats, Ints
 from vidur.engine.compile import kernel
-from vidur.engine.layout import GROUP, NO_GROWTH, READY
+from vidur.engine.layout import GROUP, READY
 from vidur.scheduler.replica_scheduler.orca import admit_whole_prompts
 from vidur.scheduler.replica_scheduler.policy import FOREVER, POLICIES, Policy
 
@@ -45,5 +45,5 @@ def form_batch(
 
 
 POLICIES.register("faster_transformer")(
-    Policy(form_batch, growth=NO_GROWTH, chunked=False, hold_until_batch_ends=True)
+    Policy(form_batch, grows=False, chunked=False, hold_until_batch_ends=True)
 )

@@ -127,4 +127,4 @@ def form_batch(
     return size, FOREVER
 
 
-POLICIES.register("lightllm")(Policy(form_batch, growth=0, chunked=False))
+POLICIES.register("lightllm")(Policy(form_batch, grows=True, chunked=False))

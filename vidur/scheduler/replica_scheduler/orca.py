@@ -12,7 +12,6 @@ from vidur.engine.layout import (
     ALLOCATED,
     MAX_BATCH,
     MAX_BLOCKS_PER_REQUEST,
-    NO_GROWTH,
     NUM_BLOCKS,
     PREFILL,
     READY,
@@ -66,4 +65,4 @@ def form_batch(
     return size, FOREVER
 
 
-POLICIES.register("orca")(Policy(form_batch, growth=NO_GROWTH, chunked=False))
+POLICIES.register("orca")(Policy(form_batch, grows=False, chunked=False))

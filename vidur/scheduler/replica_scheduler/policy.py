@@ -42,12 +42,12 @@ form_batch_callback = Callback(
 class Policy:
     """A batching policy: its kernel and what the engine must know of it.
 
-    growth: see vidur.engine.layout.NO_GROWTH. chunked: whether a prefill may be split over iterations.
+    grows: requests take blocks as they decode; else all are reserved at admission. chunked: whether a prefill may be split over iterations.
     hold_until_batch_ends: blocks of a finished request stay allocated until its whole batch is done.
     """
 
     form_batch: Callable[..., Any]
-    growth: int
+    grows: bool
     chunked: bool
     hold_until_batch_ends: bool = False
 

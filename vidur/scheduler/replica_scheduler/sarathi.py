@@ -133,4 +133,4 @@ def form_batch(
     return size, repeats
 
 
-POLICIES.register("sarathi")(Policy(form_batch, growth=0, chunked=True))
+POLICIES.register("sarathi")(Policy(form_batch, grows=True, chunked=True))

@@ -67,4 +67,4 @@ def form_batch(
     return size, FOREVER
 
 
-POLICIES.register("vllm")(Policy(form_batch, growth=0, chunked=False))
+POLICIES.register("vllm")(Policy(form_batch, grows=True, chunked=False))

@@ -57,7 +57,9 @@ def next_tokens(requests: Ints, replicas: Ints, replica: int, request: int, budg
 @kernel
 def missing_blocks(requests: Ints, replicas: Ints, replica: int, request: int, tokens: int) -> int:
     """Blocks that the request lacks to hold its next `tokens`."""
-    needed = -(-(requests[request, PROCESSED] + tokens) // replicas[replica, BLOCK_SIZE])
+    # PROCESSED counts the token that a request in decode feeds in next.
+    length = requests[request, PROCESSED] + (0 if requests[request, PREFILLED] else tokens)
+    needed = -(-length // replicas[replica, BLOCK_SIZE])
     return max(0, needed - requests[request, BLOCKS])  # type: ignore[no-any-return]
 
 
@@ -127,4 +129,4 @@ def form_batch(
     return size, repeats
 
 
-POLICIES.register("vllm_v1")(Policy(form_batch, growth=1, chunked=True))
+POLICIES.register("vllm_v1")(Policy(form_batch, grows=True, chunked=True))
