@@ -1,0 +1,73 @@
+"""The cluster: replicas, alike or in groups, and the scheduler in front of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from vidur.config.base import Config, setting
+from vidur.config.global_scheduler import BaseGlobalSchedulerConfig, RoundRobinGlobalSchedulerConfig
+from vidur.config.replica import ReplicaConfig
+from vidur.config.replica_event import ReplicaEventConfig
+from vidur.config.replica_group import ReplicaGroupConfig, ResolvedGroup
+from vidur.config.replica_scheduler import BaseReplicaSchedulerConfig, SarathiSchedulerConfig
+from vidur.errors import InputError
+
+
+@dataclass(frozen=True)
+class ClusterConfig(Config):
+    """Replicas are numbered group after group. With groups, `num_replicas` is the sum of theirs."""
+
+    num_replicas: int = setting(1, help="number of replicas; the sum of the groups' if groups are given", minimum=1)
+    replica_config: ReplicaConfig = field(default_factory=ReplicaConfig, metadata={"help": "the replicas"})
+    global_scheduler_config: BaseGlobalSchedulerConfig = field(
+        default_factory=RoundRobinGlobalSchedulerConfig, metadata={"help": "how requests are routed to replicas"}
+    )
+    replica_scheduler_config: BaseReplicaSchedulerConfig = field(
+        default_factory=SarathiSchedulerConfig, metadata={"help": "how a replica forms its batches"}
+    )
+    replica_groups: tuple[ReplicaGroupConfig, ...] = setting(
+        (), help="groups of replicas that differ: name=fast,num_replicas=2,device=h100 num_replicas=2,device=a100"
+    )
+    replica_events: tuple[ReplicaEventConfig, ...] = setting(
+        (), help="timed events: time=30,replica=1,action=slow,factor=3 time=60,replica=1,action=fail"
+    )
+    gauge_refresh_interval: float = setting(
+        1.0, help="seconds between the gauges that routers see; 0 is always fresh", minimum=0
+    )
+
+    @cached_property
+    def groups(self) -> tuple[ResolvedGroup, ...]:
+        """The groups of replicas, one at least, every value filled in."""
+        if not self.replica_groups:
+            return (ResolvedGroup("all", self.num_replicas, self.replica_config, self.replica_scheduler_config),)
+        return tuple(
+            group.resolve(group.name or f"group{number}", self.replica_config, self.replica_scheduler_config)
+            for number, group in enumerate(self.replica_groups)
+        )
+
+    def check(self) -> None:
+        if self.replica_groups:
+            total = sum(group.num_replicas for group in self.replica_groups)
+            if self.num_replicas not in (1, total):
+                raise contradicting_replica_count(self.num_replicas, total)
+            object.__setattr__(self, "num_replicas", total)
+        else:
+            self.replica_scheduler_config.check_pipeline(self.replica_config.num_pipeline_stages)
+        names = [group.name for group in self.groups]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"{self.flag('replica_groups')}: the name '{name}' is given twice")
+        for event in self.replica_events:
+            if event.replica >= self.num_replicas:
+                raise InputError(
+                    f"{self.flag('replica_events')}: there is no replica {event.replica}: "
+                    f"the {self.num_replicas} are numbered from 0"
+                )
+
+
+def contradicting_replica_count(num_replicas: int, total: int) -> InputError:
+    return InputError(
+        f"{ClusterConfig.flag('num_replicas')} {num_replicas} contradicts {ClusterConfig.flag('replica_groups')}, "
+        f"which sum to {total}: leave it out"
+    )

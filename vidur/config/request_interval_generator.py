@@ -1,0 +1,52 @@
+"""When synthetic requests arrive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vidur.config.base import PolyConfig, setting
+
+
+@dataclass(frozen=True)
+class BaseRequestIntervalGeneratorConfig(PolyConfig):
+    type_flag: ClassVar[str] = "interval_generator_config_type"
+
+    seed: int = setting(42, help="seed of the arrivals", minimum=0)
+
+
+@dataclass(frozen=True)
+class TraceRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
+    type_name: ClassVar[str] = "trace"
+    description: ClassVar[str] = "arrivals of a trace file between two instants"
+
+    trace_file: str = setting(
+        "data/processed_traces/AzureFunctionsInvocationTraceForTwoWeeksJan2021Processed.csv",
+        help="CSV with the column arrival_time",
+    )
+    start_time: str = setting("1970-01-04 12:00:00", help="arrivals after this instant")
+    end_time: str = setting("1970-01-04 15:00:00", help="arrivals before this instant")
+    time_scale_factor: float = setting(1.0, help="multiplies the intervals", above=0)
+
+
+@dataclass(frozen=True)
+class PoissonRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
+    type_name: ClassVar[str] = "poisson"
+    description: ClassVar[str] = "independent arrivals at a steady rate"
+
+    qps: float = setting(0.5, help="requests per second, over the whole cluster", above=0)
+
+
+@dataclass(frozen=True)
+class GammaRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
+    type_name: ClassVar[str] = "gamma"
+    description: ClassVar[str] = "gamma-distributed intervals: bursty above a coefficient of variation of 1"
+
+    qps: float = setting(0.2, help="requests per second, over the whole cluster", above=0)
+    cv: float = setting(0.5, help="coefficient of variation of the intervals", above=0)
+
+
+@dataclass(frozen=True)
+class StaticRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
+    type_name: ClassVar[str] = "static"
+    description: ClassVar[str] = "every request arrives at time 0"

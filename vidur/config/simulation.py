@@ -1,0 +1,70 @@
+"""The whole configuration of a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vidur.config.base import Config, setting
+from vidur.config.cluster import ClusterConfig
+from vidur.config.execution_time_predictor import (
+    BaseExecutionTimePredictorConfig,
+    RooflineExecutionTimePredictorConfig,
+)
+from vidur.config.metrics import MetricsConfig
+from vidur.config.request_generator import BaseRequestGeneratorConfig, SyntheticRequestGeneratorConfig
+
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+@dataclass(frozen=True)
+class SimulationConfig(Config):
+    """A simulation. Two equal configurations give the same results."""
+
+    flag_prefix: ClassVar[str | None] = ""
+
+    seed: int = setting(42, help="seed of all randomness that has no seed of its own", minimum=0)
+    log_level: str = setting("info", help="least severe message shown", choices=LOG_LEVELS)
+    time_limit: int = setting(0, help="simulated seconds after which to stop; 0 is no limit", minimum=0)
+    cluster_config: ClusterConfig = field(default_factory=ClusterConfig, metadata={"help": "the cluster"})
+    request_generator_config: BaseRequestGeneratorConfig = field(
+        default_factory=SyntheticRequestGeneratorConfig, metadata={"help": "where requests come from"}
+    )
+    execution_time_predictor_config: BaseExecutionTimePredictorConfig = field(
+        default_factory=RooflineExecutionTimePredictorConfig, metadata={"help": "how long iterations take"}
+    )
+    metrics_config: MetricsConfig = field(
+        default_factory=MetricsConfig, metadata={"help": "what is recorded and written"}
+    )
+
+    @classmethod
+    def from_cli(cls, argv: Sequence[str] | None = None) -> SimulationConfig:
+        """The configuration that flags give (`sys.argv` if None), over that of `--config FILE`.
+
+        Raises InputError; `--help` and `--version` print and raise SystemExit(0).
+        """
+        from vidur.config.command_line import parse_command_line
+
+        return parse_command_line(argv)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> SimulationConfig:
+        """The configuration of a YAML file, or of a run's config.json. Raises InputError naming the file and key."""
+        from vidur.config.document import build, read_document
+
+        return build(read_document(Path(path)))
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> SimulationConfig:
+        """The inverse of `to_dict`; what is left out takes its default. Raises InputError naming the key."""
+        from vidur.config.document import build, flatten
+
+        return build(flatten(document, "configuration"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested by field name, plain JSON values; a configuration that is chosen by type carries the key `type`."""
+        from vidur.config.document import to_document
+
+        return to_document(self)
