@@ -1,0 +1,7 @@
+"""How long an iteration takes: predictors, and the tables they produce."""
+
+from __future__ import annotations
+
+from vidur.execution_time_predictor.tables import ExecutionTimeTables, TableBounds
+
+__all__ = ["ExecutionTimeTables", "TableBounds"]
