@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 F = TypeVar("F", bound=Callable[..., Any])
 
 COMPILED = not numba.config.DISABLE_JIT
-_OPTIONS = {"cache": True, "nogil": True, "error_model": "numpy"}
+_OPTIONS = {"cache": True, "error_model": "numpy"}
 
 
 def cache_folder() -> Path:
@@ -66,7 +66,7 @@ def kernel(function: F) -> F:
     """Compile `function` on its first call."""
     if not COMPILED:
         return function
-    return _cached(lambda: numba.njit(**_OPTIONS)(function))  # type: ignore[no-any-return]
+    return _cached(lambda: numba.njit(nogil=True, **_OPTIONS)(function))  # type: ignore[no-any-return]
 
 
 def array(dtype: str, ndim: int) -> Any:
@@ -88,6 +88,7 @@ class Callback:
         self.call: Any = _indirect_call(self._signature) if COMPILED else self._call_plain
 
     def handle(self, function: Callable[..., Any]) -> int:
+        function = getattr(function, "py_func", function)
         if not COMPILED:
             if function not in self._plain:
                 self._plain.append(function)

@@ -7,13 +7,11 @@ requests that end before their batch; here they are freed with it).
 from __future__ import annotations
 
 from vidur.engine.arrays import Floats, Ints
-from vidur.engine.compile import kernel
 from vidur.engine.layout import GROUP, READY
 from vidur.scheduler.replica_scheduler.orca import admit_whole_prompts
 from vidur.scheduler.replica_scheduler.policy import FOREVER, POLICIES, Policy
 
 
-@kernel
 def form_batch(
     replica: int,
     now: float,

@@ -90,7 +90,6 @@ def admit_prompts(
     return size
 
 
-@kernel
 def form_batch(
     replica: int,
     now: float,

@@ -39,7 +39,6 @@ def admit_whole_prompts(
     return size
 
 
-@kernel
 def form_batch(
     replica: int,
     now: float,

@@ -74,7 +74,6 @@ def schedule_decodes(
     return size, prefills
 
 
-@kernel
 def form_batch(
     replica: int,
     now: float,

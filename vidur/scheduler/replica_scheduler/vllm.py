@@ -6,7 +6,6 @@ Source of the behaviour: microsoft/vidur, vllm_replica_scheduler.py; Kwon et al.
 from __future__ import annotations
 
 from vidur.engine.arrays import Floats, Ints
-from vidur.engine.compile import kernel
 from vidur.engine.layout import (
     ADMITTED,
     ARRIVED,
@@ -25,7 +24,6 @@ from vidur.scheduler.replica_scheduler.policy import FOREVER, POLICIES, Policy
 from vidur.scheduler.replica_scheduler.sarathi import schedule_decodes
 
 
-@kernel
 def form_batch(
     replica: int,
     now: float,

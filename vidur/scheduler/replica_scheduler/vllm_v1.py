@@ -63,7 +63,6 @@ def missing_blocks(requests: Ints, replicas: Ints, replica: int, request: int, t
     return max(0, needed - requests[request, BLOCKS])  # type: ignore[no-any-return]
 
 
-@kernel
 def form_batch(
     replica: int,
     now: float,
