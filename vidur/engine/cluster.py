@@ -278,6 +278,7 @@ def run(
     send_times: Floats,
     stage_ends: Floats,
     stage_state: Ints,
+    followers: Ints,
     sessions: Ints,
     events: Floats,
     held: Ints,
@@ -352,7 +353,7 @@ def run(
                         replica, policy, next_time, times, requests, replicas, replica_floats, ready, batch_requests,
                         batch_tokens, batches, busy, groups, prefill_overhead, token_times, decode_times,
                         prefill_times, cpu_times, ledger, completions, cluster, cluster_floats, row_floats, row_ints,
-                        member_offsets, members, send_times, stage_ends, stage_state,
+                        member_offsets, members, send_times, stage_ends, stage_state, followers,
                     )  # fmt: skip
                 if not fine:
                     return TABLE_MISS
@@ -396,7 +397,11 @@ def run(
                 cluster[NUM_AVAILABLE] += up - available[replica]
                 available[replica] = up
             if action == FAIL:
-                if replicas[replica, STAGES] == 1 and replicas[replica, RUN_COUNT] > 1 and replicas[replica, IN_FLIGHT] > 0:
+                if (
+                    replicas[replica, STAGES] == 1
+                    and replicas[replica, RUN_COUNT] > 1
+                    and replicas[replica, IN_FLIGHT] > 0
+                ):
                     finish_run(
                         replica, replicas[replica, RUN_COUNT] - 1, times, requests, replicas, replica_floats, ready,
                         batch_requests, batch_tokens, batches, busy, ledger, completions, cluster, cluster_floats,
@@ -426,10 +431,6 @@ def run(
             if router == 0:
                 cluster[CURRENT] = request
                 return DECISION
-            only = choose(
-                router, (observed, gauges, hardware, arrival, available, completions, memory, draws[request])
-            )
+            only = choose(router, (observed, gauges, hardware, arrival, available, completions, memory, draws[request]))
         cluster[CHOSEN] = _UP_TO_DATE
-        place(
-            request, only, next_time, times, requests, replicas, replica_floats, ledger, cluster, cluster_floats
-        )
+        place(request, only, next_time, times, requests, replicas, replica_floats, ledger, cluster, cluster_floats)

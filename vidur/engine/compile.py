@@ -66,7 +66,9 @@ def kernel(function: F) -> F:
     """Compile `function` on its first call."""
     if not COMPILED:
         return function
-    return _cached(lambda: numba.njit(nogil=True, **_OPTIONS)(function))  # type: ignore[no-any-return]
+    return _cached(
+        lambda: numba.njit(nogil=True, forceinline=function.__name__ not in ("run", "place"), **_OPTIONS)(function)
+    )  # type: ignore[no-any-return]
 
 
 def array(dtype: str, ndim: int) -> Any:

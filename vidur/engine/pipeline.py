@@ -35,7 +35,6 @@ from vidur.scheduler.replica_scheduler.policy import form_batch_callback
 form_batch = form_batch_callback.call
 
 _STAGE_ARRIVAL, _STAGE_SCHEDULE, _BATCH_END, _REPLICA_SCHEDULE = range(4)
-_FOLLOWERS = 1024
 
 
 @kernel
@@ -99,15 +98,16 @@ def step_pipeline(
     send_times: Floats,
     stage_ends: Floats,
     stage_state: Ints,
+    followers: Ints,
 ) -> bool:
     """Do all that happens on the replica at its next time. False: a lookup beyond the tables.
 
     stage_ends[replica, stage]: (when the batch in service ends or inf, its seconds, its start, when it was scheduled).
+    followers: room for what follows within one instant.
     stage_state[replica, stage]: (slot in service or -1, its number, queue length, queued slots ...).
     """
     now = next_time[replica]
     stages = replicas[replica, STAGES]
-    followers = np.empty((_FOLLOWERS, 2), dtype=np.int64)
     head = 0
     tail = 0
     ending = stage_that_ends(replica, stages, now, stage_ends, stage_state)
@@ -201,7 +201,6 @@ def step_pipeline(
                 followers[tail, 0] = _STAGE_ARRIVAL
                 followers[tail, 1] = slot
                 tail += 1
-        assert tail < _FOLLOWERS - 16
     earliest = replica_floats[replica, SCHEDULE_AT]
     for stage in range(stages):
         earliest = min(earliest, stage_ends[replica, stage, 0])

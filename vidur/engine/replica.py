@@ -43,9 +43,7 @@ form_batch = form_batch_callback.call
 
 
 @kernel
-def run_length(
-    replica: int, repeats: int, shortest: int, batch: Ints, replicas: Ints, groups: Ints
-) -> int:
+def run_length(replica: int, repeats: int, shortest: int, batch: Ints, replicas: Ints, groups: Ints) -> int:
     """How many iterations the batch runs with one iteration time before anything can change."""
     if repeats <= 1 or batch[PREFILL_SIZE] > 0:
         return 1

@@ -47,7 +47,9 @@ class Simulation:
     def place(self, replica: int) -> None:
         """Give the request of the last decision to `replica`."""
         if not (0 <= replica < len(self.state.available)) or not self.state.available[replica]:
-            raise InputError(f"the global scheduler chose replica {replica}, which is not available; it must choose one")
+            raise InputError(
+                f"the global scheduler chose replica {replica}, which is not available; it must choose one"
+            )
         place(int(self.state.cluster[at.CURRENT]), replica, *self.state.place_arguments())
 
     def observation(self) -> ClusterObservation:
@@ -106,5 +108,3 @@ class Simulation:
         cluster = self.state.cluster
         text = _TABLES[int(cluster[at.ERROR])].format(asked=cluster[at.ERROR_ASKED], held=cluster[at.ERROR_HELD])
         return InputError(f"the execution-time tables of replica {cluster[at.ERROR_REPLICA]} end before {text}")
-
-

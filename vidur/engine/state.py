@@ -156,14 +156,18 @@ class EngineState:
         self.cluster_floats[at.TIME_LIMIT] = options.time_limit
         self.cluster_floats[at.GAUGE_INTERVAL] = options.gauge_interval
         self.cluster_floats[at.GAUGES_AT] = -1.0
-        rows = 4096 + 4 * count if options.record_rows else 0
-        self.row_floats = np.zeros((rows, len(at.ROW_FLOATS)))
-        self.row_ints = np.zeros((rows, len(at.ROW_INTS)), np.int64)
+        # Untouched rows cost no memory, so there is room for what a request usually takes: every batch is a row where
+        # a replica has several stages, every change of the batch where it has one.
+        rows = 4096 + count * (200 * stages if stages > 1 else 20) if options.record_rows else 0
+        self.row_floats = np.empty((rows, len(at.ROW_FLOATS)))
+        self.row_ints = np.empty((rows, len(at.ROW_INTS)), np.int64)
         self.member_offsets = np.zeros(options.member_rows + 1, np.int64)
         self.members = np.zeros((min(options.member_rows * capacity, 1 << 24), 2), np.int64)
         self.stage_ends = np.full((replicas, stages, 4), np.inf)
         self.stage_state = np.zeros((replicas, stages, 4 + stages), np.int64)
         self.stage_state[:, :, 0] = -1
+        # Each stage that ends at an instant brings few more events: two, a batch, and its way through idle stages.
+        self.followers = np.zeros((64 + 16 * stages * stages, 2), np.int64)
         self.sessions = np.stack([table.session_id, table.priority], axis=1)
         self.events = np.ascontiguousarray(events.reshape(-1, 4))
         self.held = np.zeros(max(count, 1), np.int64)
@@ -243,7 +247,7 @@ class EngineState:
             self.batch_requests, self.batch_tokens, self.batches, self.busy, self.groups, self.prefill_overhead,
             self.token_times, self.decode_times, self.prefill_times, self.cpu_times, self.ledger, self.completions,
             self.cluster, self.cluster_floats, self.row_floats, self.row_ints, self.member_offsets, self.members,
-            self.send_times, self.stage_ends, self.stage_state, self.sessions, self.events, self.held, self.gauges,
+            self.send_times, self.stage_ends, self.stage_state, self.followers, self.sessions, self.events, self.held, self.gauges,
             self.hardware, self.observed, self.arrival, self.available, self.memory, self.draws,
         )  # fmt: skip
 
@@ -256,9 +260,12 @@ class EngineState:
 
     def grow_rows(self) -> None:
         """Make room for twice as many rows."""
-        more = max(4096, len(self.row_ints))
-        self.row_floats = np.concatenate([self.row_floats, np.zeros((more, self.row_floats.shape[1]))])
-        self.row_ints = np.concatenate([self.row_ints, np.zeros((more, self.row_ints.shape[1]), np.int64)])
+        used = self.cluster[at.ROWS]
+        for name in ("row_floats", "row_ints"):
+            before = getattr(self, name)
+            after = np.empty((2 * len(before), before.shape[1]), before.dtype)
+            after[:used] = before[:used]
+            setattr(self, name, after)
 
     def recording(self, partial: bool) -> Recording:
         """What has happened so far."""

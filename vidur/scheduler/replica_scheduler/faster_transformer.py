@@ -42,6 +42,4 @@ def form_batch(
     return size, 1
 
 
-POLICIES.register("faster_transformer")(
-    Policy(form_batch, grows=False, chunked=False, hold_until_batch_ends=True)
-)
+POLICIES.register("faster_transformer")(Policy(form_batch, grows=False, chunked=False, hold_until_batch_ends=True))
