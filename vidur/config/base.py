@@ -7,12 +7,12 @@ import math
 import re
 import types
 from collections.abc import Mapping
-from functools import cache
 from numbers import Integral, Real
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from vidur.errors import InputError, unknown_name
 
+_SETTINGS: dict[type[Any], tuple[Setting, ...]] = {}  # by class: type hints are slow to resolve
 KIND_NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -57,6 +57,8 @@ class Config:
 
     flag_prefix: ClassVar[str | None] = None  # where it is not the class's name in snake case
     flag_separator: ClassVar[str] = "_"
+    help_title: ClassVar[str] = ""  # of the class's part of --help
+    help_description: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         for item in settings_of(type(self)):
@@ -115,11 +117,12 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-@cache
-def settings_of(cls: type[Config]) -> tuple[Setting, ...]:
+def settings_of(cls: type[Any]) -> tuple[Setting, ...]:
     """The fields of a configuration class, in order."""
-    hints = get_type_hints(cls)
-    return tuple(_setting_of(field, hints[field.name]) for field in dataclasses.fields(cls))  # type: ignore[arg-type]
+    if cls not in _SETTINGS:
+        hints = get_type_hints(cls)
+        _SETTINGS[cls] = tuple(_setting_of(field, hints[field.name]) for field in dataclasses.fields(cls))
+    return _SETTINGS[cls]
 
 
 def _setting_of(field: dataclasses.Field[Any], hint: Any) -> Setting:

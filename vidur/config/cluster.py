@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 from vidur.config.base import Config, setting
 from vidur.config.global_scheduler import BaseGlobalSchedulerConfig, RoundRobinGlobalSchedulerConfig
@@ -17,6 +18,9 @@ from vidur.errors import InputError
 @dataclass(frozen=True)
 class ClusterConfig(Config):
     """Replicas are numbered group after group. With groups, `num_replicas` is the sum of theirs."""
+
+    help_title: ClassVar[str] = "cluster"
+    help_description: ClassVar[str] = "how many replicas, alike or in groups, and what befalls them"
 
     num_replicas: int = setting(1, help="number of replicas; the sum of the groups' if groups are given", minimum=1)
     replica_config: ReplicaConfig = field(default_factory=ReplicaConfig, metadata={"help": "the replicas"})

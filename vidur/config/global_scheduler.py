@@ -16,6 +16,11 @@ EXPECTED_OUTPUT_HELP = "output tokens expected of a request before completions a
 class BaseGlobalSchedulerConfig(PolyConfig):
     type_flag: ClassVar[str] = "global_scheduler_config_type"
 
+    @classmethod
+    def from_type(cls, name: str, where: str | None = None) -> type[PolyConfig]:
+        """As of every family; a name with a colon is that of a class of the user's."""
+        return CustomGlobalSchedulerConfig if ":" in name else super().from_type(name, where)
+
 
 @dataclass(frozen=True)
 class RandomGlobalSchedulerConfig(BaseGlobalSchedulerConfig):

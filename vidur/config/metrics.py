@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from vidur.config.base import Config, setting
 from vidur.errors import InputError
@@ -11,6 +12,9 @@ from vidur.errors import InputError
 @dataclass(frozen=True)
 class MetricsConfig(Config):
     """`output_dir` is the parent: each run writes into a folder of its own in it."""
+
+    help_title: ClassVar[str] = "metrics"
+    help_description: ClassVar[str] = "what is recorded, and where it is written"
 
     write_metrics: bool = setting(True, help="write results to disk")
     write_json_trace: bool = setting(False, help="write every event as JSON")

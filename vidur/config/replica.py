@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from vidur.config.base import Config, setting
 from vidur.config.device_sku import DeviceSKU, NodeSKU, check_node_holds_device
@@ -16,6 +17,9 @@ DEFAULT_NETWORK_DEVICE = "a100_pairwise_nvlink"
 @dataclass(frozen=True)
 class ReplicaConfig(Config):
     """`network_device` left at its default becomes the default node of the device."""
+
+    help_title: ClassVar[str] = "replica"
+    help_description: ClassVar[str] = "the model and the devices that each replica runs on"
 
     model_name: str = setting(
         "meta-llama/Llama-2-7b-hf", help="a known model, or the path of a Hugging Face config.json (or its folder)"

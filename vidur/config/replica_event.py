@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 from vidur.config.base import Config, setting
 from vidur.errors import InputError
@@ -20,8 +21,8 @@ class ReplicaEventConfig(Config):
     absent until then; drain: it takes no new request and finishes those it has.
     """
 
-    flag_prefix = "cluster_config_replica_events"
-    flag_separator = ": "
+    flag_prefix: ClassVar[str | None] = "cluster_config_replica_events"
+    flag_separator: ClassVar[str] = ": "
 
     time: float = setting(dataclasses.MISSING, help="seconds from the start", minimum=0)
     replica: int = setting(dataclasses.MISSING, help="the replica's number, from 0", minimum=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from vidur.config.base import Config, setting, settings_of
 from vidur.config.device_sku import DeviceSKU, check_node_holds_device
@@ -17,8 +17,8 @@ from vidur.errors import InputError
 class ReplicaGroupConfig(Config):
     """A group of replicas. A field that is None takes the cluster's value."""
 
-    flag_prefix = "cluster_config_replica_groups"
-    flag_separator = ": "
+    flag_prefix: ClassVar[str | None] = "cluster_config_replica_groups"
+    flag_separator: ClassVar[str] = ": "
 
     num_replicas: int = setting(1, help="replicas of the group", minimum=1)
     name: str | None = setting(None, help="the group's name; group<number> if none")

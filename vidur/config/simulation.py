@@ -24,6 +24,8 @@ class SimulationConfig(Config):
     """A simulation. Two equal configurations give the same results."""
 
     flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "simulation"
+    help_description: ClassVar[str] = "the run as a whole"
 
     seed: int = setting(42, help="seed of all randomness that has no seed of its own", minimum=0)
     log_level: str = setting("info", help="least severe message shown", choices=LOG_LEVELS)
@@ -52,14 +54,16 @@ class SimulationConfig(Config):
     @classmethod
     def from_file(cls, path: str | Path) -> SimulationConfig:
         """The configuration of a YAML file, or of a run's config.json. Raises InputError naming the file and key."""
-        from vidur.config.document import build, read_document
+        from vidur.config.document import read_document
+        from vidur.config.given import build
 
         return build(read_document(Path(path)))
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> SimulationConfig:
         """The inverse of `to_dict`; what is left out takes its default. Raises InputError naming the key."""
-        from vidur.config.document import build, flatten
+        from vidur.config.document import flatten
+        from vidur.config.given import build
 
         return build(flatten(document, "configuration"))
 

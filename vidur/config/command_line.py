@@ -1,0 +1,150 @@
+"""The command line: flags over the file of `--config`, and `--help`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import vidur
+from vidur.config.base import Config, PolyConfig, Setting, conform, settings_of
+from vidur.config.document import make_record, read_document
+from vidur.config.flag import Flag, all_flags, unknown_flag
+from vidur.config.given import Given, build
+from vidur.config.simulation import SimulationConfig
+from vidur.errors import InputError, unknown_name
+
+METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", bool: "BOOL"}
+TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class FlagParser(argparse.ArgumentParser):
+    """A parser whose errors are InputError: one line, no usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message.removeprefix("argument "))
+
+
+def parse_command_line(argv: Sequence[str] | None = None) -> SimulationConfig:
+    """The configuration of `argv` (of the process if None). Raises InputError, or SystemExit(0) after --help."""
+    values, extras = _parser().parse_known_args(argv)
+    if extras:
+        raise _unexpected(extras)
+    given = {
+        name: Given(_read_flag(all_flags()[name], value), by_flag=True)
+        for name, value in vars(values).items()
+        if name != "config"
+    }
+    file = getattr(values, "config", None)
+    return build({**(read_document(Path(file), given) if file is not None else {}), **given})
+
+
+def _unexpected(extras: list[str]) -> InputError:
+    word = extras[0]
+    if word.startswith("-") and word != "-":
+        return unknown_flag(word.partition("=")[0])
+    return InputError(
+        f"unexpected argument '{word}': flags begin with --, and one that is true or false takes no value (--x, --no-x)"
+    )
+
+
+def _read_flag(flag: Flag, value: Any) -> Any:
+    """What argparse collected (text, a list of texts, or a truth) in the setting's type."""
+    where = f"--{flag.name}"
+    if flag.family is not None:
+        flag.family.from_type(value, where)
+        return value
+    if isinstance(value, list):
+        if flag.item.is_records:
+            return tuple(_read_record(flag.item.type, text, where) for text in value)
+        return tuple(read_text(flag.item, text, where) for text in value)
+    return read_text(flag.item, value, where) if isinstance(value, str) else value
+
+
+def _read_record(cls: type[Config], text: str, where: str) -> Config:
+    """`name=fast,num_replicas=2` as a small configuration."""
+    items = {item.name: item for item in settings_of(cls)}
+    values: dict[str, Any] = {}
+    for pair in text.split(","):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"{where}: expected key=value,key=value, not '{text}'")
+        if key not in items:
+            raise unknown_name(f"{where} key", key, items)
+        if key in values:
+            raise InputError(f"{where}: {key} is given twice in '{text}'")
+        values[key] = read_text(items[key], value, f"{where}: {key}")
+    return make_record(cls, values, where)
+
+
+def read_text(item: Setting, text: str, where: str) -> Any:
+    """A word of the command line in the setting's type (of its elements where it is a list)."""
+    try:
+        value = TRUTH[text.lower()] if item.type is bool else item.type(text)
+    except (ValueError, KeyError):
+        raise InputError(f"{where}: expected {item.type_name}, not '{text}'") from None
+    return value if item.many else conform(item, value, where)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = FlagParser(
+        prog="python -m vidur.main",
+        usage="python -m vidur.main [--config FILE] [--FLAG VALUE ...]",
+        description="Simulate a cluster that serves a large language model.",
+        epilog="Flags of a type that is not chosen have no effect.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--version", action="version", version=f"vidur {vidur.__version__}")
+    parser.add_argument("--config", metavar="FILE", help="YAML file, or config.json of a run; flags go before it")
+    groups: dict[str, Any] = {}
+    for flag in all_flags().values():
+        title, description = _group_of(flag)
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title, description)
+        _add(groups[title], flag)
+    return parser
+
+
+def _group_of(flag: Flag) -> tuple[str, str]:
+    """Title and description of the part of --help in which the flag stands."""
+    if flag.family is not None:
+        return _family_title(flag.family), flag.item.help
+    if issubclass(flag.owner, PolyConfig):
+        return f"{_family_title(flag.owner)}: {flag.owner.type_name}", flag.owner.description
+    return flag.owner.help_title, flag.owner.help_description
+
+
+def _family_title(family: type[PolyConfig]) -> str:
+    return family.type_flag.removesuffix("_config_type").replace("_", " ")
+
+
+def _add(group: Any, flag: Flag) -> None:
+    options: dict[str, Any] = {"dest": flag.name, "help": _help(flag)}
+    if flag.family is None and flag.item.type is bool and not flag.item.many:
+        group.add_argument(f"--{flag.name}", action=argparse.BooleanOptionalAction, **options)
+        return
+    if flag.family is not None:
+        options["metavar"] = "TYPE"
+    elif flag.item.is_records:
+        options["metavar"] = "KEY=VALUE,..."
+    else:
+        options["metavar"] = METAVARS[flag.item.type]
+    if flag.item.many:
+        options["nargs"] = "+"
+    group.add_argument(f"--{flag.name}", **options)
+
+
+def _help(flag: Flag) -> str:
+    text = flag.item.help
+    if flag.family is not None:
+        text = ", ".join(flag.family.family)
+    default = flag.default
+    if default is None or default == ():
+        shown = "none"
+    elif isinstance(default, tuple):
+        shown = " ".join(map(str, default))
+    else:
+        shown = str(default)
+    return f"{text} (default: {shown})".replace("%", "%%")

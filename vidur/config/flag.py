@@ -1,0 +1,60 @@
+"""The flags: one for each setting of each configuration class, and one for each choice of a type."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+from vidur.config.base import Config, PolyConfig, Setting, settings_of
+from vidur.config.simulation import SimulationConfig
+from vidur.errors import InputError
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag. `family` is set where it chooses the type of a configuration; `owner` is the class of the setting."""
+
+    name: str
+    owner: type[Config]
+    item: Setting
+    family: type[PolyConfig] | None = None
+
+    @property
+    def default(self) -> object:
+        return self.item.default.type_name if self.family else self.item.default
+
+
+@cache
+def all_flags() -> dict[str, Flag]:
+    """Every flag by name (without dashes), in the order of the classes."""
+    return {flag.name: flag for flag in _flags_of(SimulationConfig)}
+
+
+def _flags_of(cls: type[Config]) -> Iterator[Flag]:
+    for item in settings_of(cls):
+        if item.is_part and issubclass(item.type, PolyConfig):
+            yield Flag(item.type.type_flag, cls, item, item.type)
+            for member in item.type.family.values():
+                yield from _flags_of(member)
+        elif item.is_part:
+            yield from _flags_of(item.type)
+        else:
+            yield Flag(cls.flag(item.name).lstrip("-"), cls, item)
+
+
+def unknown_flag(name: str) -> InputError:
+    """The error for a flag (with its dashes) that does not exist: the nearest ones, by whole name or by its end."""
+    wanted = name.lstrip("-").replace("-", "_").lower()
+    negated = wanted.startswith("no_")
+    wanted = wanted.removeprefix("no_") if negated else wanted
+    flags = {**{flag.name: flag.item.name for flag in all_flags().values()}, "config": "config", "help": "help"}
+    near = [full for full in flags if len(wanted) > 2 and (full.endswith(f"_{wanted}") or f"_{wanted}_" in full)]
+    near += difflib.get_close_matches(wanted, flags, n=3, cutoff=0.75)
+    ends = set(difflib.get_close_matches(wanted, set(flags.values()), n=2, cutoff=0.75))
+    near += [full for full, end in flags.items() if end in ends]
+    nearest = list(dict.fromkeys(near))[:4]
+    prefix = "--no-" if negated else "--"
+    hint = f"did you mean {' or '.join(prefix + full for full in nearest)}?" if nearest else "see --help for all flags"
+    return InputError(f"unknown flag {name}: {hint}")
