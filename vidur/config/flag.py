@@ -48,13 +48,17 @@ def unknown_flag(name: str) -> InputError:
     """The error for a flag (with its dashes) that does not exist: the nearest ones, by whole name or by its end."""
     wanted = name.lstrip("-").replace("-", "_").lower()
     negated = wanted.startswith("no_")
-    wanted = wanted.removeprefix("no_") if negated else wanted
-    flags = {**{flag.name: flag.item.name for flag in all_flags().values()}, "config": "config", "help": "help"}
+    wanted = wanted.removeprefix("no_")
+    flags = {flag.name: flag.item.name for flag in all_flags().values() if not negated or flag.item.type is bool}
+    if not negated:
+        flags |= {"config": "config", "help": "help"}
     near = [full for full in flags if len(wanted) > 2 and (full.endswith(f"_{wanted}") or f"_{wanted}_" in full)]
     near += difflib.get_close_matches(wanted, flags, n=3, cutoff=0.75)
     ends = set(difflib.get_close_matches(wanted, set(flags.values()), n=2, cutoff=0.75))
     near += [full for full, end in flags.items() if end in ends]
     nearest = list(dict.fromkeys(near))[:4]
     prefix = "--no-" if negated else "--"
+    if not nearest and negated and wanted in all_flags():
+        return InputError(f"unknown flag {name}: --{wanted} takes a value and has no --no- form")
     hint = f"did you mean {' or '.join(prefix + full for full in nearest)}?" if nearest else "see --help for all flags"
     return InputError(f"unknown flag {name}: {hint}")
