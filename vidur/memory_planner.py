@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vidur.config import BaseReplicaSchedulerConfig, ReplicaConfig, VllmV1SchedulerConfig
+from vidur.config import BaseReplicaSchedulerConfig, ReplicaConfig, SimulationConfig, VllmV1SchedulerConfig
 from vidur.errors import InputError
 
 BYTES_PER_VALUE = 2  # 16-bit weights, keys and values
@@ -36,7 +36,10 @@ class MemoryPlan:
 
 
 def plan_memory(
-    replica_config: ReplicaConfig, replica_scheduler_config: BaseReplicaSchedulerConfig, max_tokens: int
+    replica_config: ReplicaConfig,
+    replica_scheduler_config: BaseReplicaSchedulerConfig,
+    max_tokens: int,
+    max_tokens_flag: str = "max_tokens of the requests",
 ) -> MemoryPlan:
     """Plan a replica's KV-cache for requests of at most `max_tokens` tokens.
 
@@ -45,14 +48,14 @@ def plan_memory(
     is. Raises InputError if not one such request fits.
     """
     scheduler = replica_scheduler_config
-    requests = _requests_in_memory(replica_config, max_tokens)
+    requests = _requests_in_memory(replica_config, max_tokens, max_tokens_flag)
     blocks_per_request = max_tokens // scheduler.block_size
     slots = requests * replica_config.num_pipeline_stages
     num_blocks = scheduler.num_blocks if scheduler.num_blocks is not None else blocks_per_request * slots
     if num_blocks < 1:
         raise InputError(
             f"{scheduler.flag('block_size')} {scheduler.block_size} is above the longest request "
-            f"(max_tokens {max_tokens}): not one block is planned for it; lower it"
+            f"({max_tokens_flag} {max_tokens}): not one block is planned for it; lower it"
         )
     if isinstance(scheduler, VllmV1SchedulerConfig):
         max_batch_size = scheduler.max_num_seqs
@@ -69,6 +72,22 @@ def plan_memory(
         parameter_bytes_per_device=BYTES_PER_VALUE * parameters_per_device(replica_config),
         kv_bytes_per_token_per_device=_kv_bytes_per_token_and_layer(replica_config) * layers,
     )
+
+
+def plan_groups(config: SimulationConfig) -> tuple[MemoryPlan, ...]:
+    """The plan of each group of the cluster's replicas. Raises InputError, naming the group where there are several."""
+    requests, groups = config.request_generator_config, config.cluster_config.groups
+    plans = []
+    for group in groups:
+        try:
+            plans.append(
+                plan_memory(
+                    group.replica_config, group.replica_scheduler_config, requests.max_tokens, requests.max_tokens_flag
+                )
+            )
+        except InputError as error:
+            raise InputError(f"group '{group.name}': {error}" if len(groups) > 1 else str(error)) from None
+    return tuple(plans)
 
 
 def parameters_per_device(replica_config: ReplicaConfig) -> int:
@@ -90,7 +109,7 @@ def _kv_bytes_per_token_and_layer(replica_config: ReplicaConfig) -> int:
     return BYTES_PER_VALUE * keys_and_values * replica_config.model.head_dim * _kv_heads_per_device(replica_config)
 
 
-def _requests_in_memory(replica_config: ReplicaConfig, max_tokens: int) -> int:
+def _requests_in_memory(replica_config: ReplicaConfig, max_tokens: int, max_tokens_flag: str) -> int:
     """Requests of `max_tokens` that fit beside the weights, one at least. Raises InputError."""
     total = replica_config.device_sku.total_memory_gb * GIB
     available = total * (1 - replica_config.memory_margin_fraction)
@@ -104,6 +123,6 @@ def _requests_in_memory(replica_config: ReplicaConfig, max_tokens: int) -> int:
         f"{flag('model_name')} {replica_config.model_name} leaves no KV-cache on {flag('device')} "
         f"{replica_config.device}: of {available / GIB:.1f} GiB usable per device, weights take {weights / GIB:.1f} "
         f"and one request of {max_tokens} tokens {request / GIB:.1f}: {(weights + request - available) / GIB:.1f} GiB "
-        f"are missing; raise {flag('tensor_parallel_size')} or {flag('num_pipeline_stages')}, lower max_tokens of the "
-        f"requests or {flag('memory_margin_fraction')}, or take a device with more memory"
+        f"are missing; raise {flag('tensor_parallel_size')} or {flag('num_pipeline_stages')}, lower "
+        f"{max_tokens_flag} or {flag('memory_margin_fraction')}, or take a device with more memory"
     )

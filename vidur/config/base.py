@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import types
 from collections.abc import Mapping
@@ -160,6 +161,8 @@ def conform_one(kind: type[Any], value: Any, where: str, expected: str) -> Any:
         return float(value)
     if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     if kind not in (int, float) and isinstance(value, kind):
         return value
     raise InputError(f"{where}: expected {expected}, not {value!r}")

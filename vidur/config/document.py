@@ -50,7 +50,7 @@ def read_document(path: Path, types: Mapping[str, Given] | None = None) -> dict[
         raise InputError(f"--config {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"--config {path}: not a text file in UTF-8") from None
-    document = _parse_json(text, path) if path.suffix == ".json" else _parse_yaml(text, path)
+    document = _parse_json(text, path) if path.suffix.lower() == ".json" else _parse_yaml(text, path)
     if document is None:
         return {}
     if not isinstance(document, Mapping):
@@ -70,7 +70,7 @@ def _parse_yaml(text: str, path: Path) -> Any:
 
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _check_keys_differ(node, path)
+        _check_keys_differ(node, path, set())
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
@@ -79,9 +79,10 @@ def _parse_yaml(text: str, path: Path) -> Any:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
-def _check_keys_differ(node: Any, path: Path) -> None:
+def _check_keys_differ(node: Any, path: Path, seen_nodes: set[int]) -> None:
     """Raise InputError if a mapping gives a key twice, which the YAML loader lets pass."""
-    if isinstance(node.value if node is not None else None, list):
+    if node is not None and isinstance(node.value, list) and id(node) not in seen_nodes:
+        seen_nodes.add(id(node))
         seen = set()
         for child in node.value:
             key, value = child if isinstance(child, tuple) else (None, child)
@@ -89,7 +90,7 @@ def _check_keys_differ(node: Any, path: Path) -> None:
                 raise InputError(f"{path}, line {key.start_mark.line + 1}: the key {key.value} is given twice")
             if key is not None and isinstance(key.value, str):
                 seen.add(key.value)
-            _check_keys_differ(value, path)
+            _check_keys_differ(value, path, seen_nodes)
 
 
 def flatten(document: Mapping[str, Any], source: str, types: Mapping[str, Given] | None = None) -> dict[str, Given]:

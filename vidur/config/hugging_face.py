@@ -68,9 +68,7 @@ def read_hugging_face_config(path: Path, name: str) -> ModelConfig:
     heads = _count(values, path, "num_attention_heads")
     embedding = _count(values, path, "hidden_size")
     if values.get("head_dim") is None and embedding % heads:
-        raise InputError(
-            f"{path}: hidden_size {embedding} is no multiple of num_attention_heads {heads}: give head_dim"
-        )
+        raise InputError(f"{path}: hidden_size {embedding} is no multiple of the {heads} heads: give head_dim")
     kv_heads = _count(values, path, "num_key_value_heads", default=heads)
     if kv_heads > heads or heads % kv_heads:
         raise InputError(f"{path}: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}")
@@ -128,16 +126,17 @@ def _is_decoder(values: Mapping[str, Any]) -> bool:
 
 
 def _architecture(values: Mapping[str, Any], path: Path) -> Architecture:
-    """The known architecture, else a gated one where the activation says so."""
+    """The known architecture (by model_type where none is named), else a gated one where the activation says so."""
     names = [str(name) for name in values.get("architectures") or ()]
-    for name in names:
-        if name in ARCHITECTURES:
-            return ARCHITECTURES[name]
+    model_type = str(values.get("model_type", "")).replace("_", "").lower()
+    for name, architecture in ARCHITECTURES.items():
+        if name in names or (not names and name.lower() == f"{model_type}forcausallm"):
+            return architecture
     activation = values.get("hidden_act", values.get("hidden_activation"))
     if activation in GATED_ACTIVATIONS:
         return Architecture()
     raise InputError(
-        f"{path}: unknown architecture {' '.join(names) or '(none named)'} with the activation {activation}: "
+        f"{path}: unknown architecture {' '.join(names) or model_type or '(none named)'} with the activation {activation}: "
         f"whether its MLP is gated cannot be told; known: {', '.join(sorted(ARCHITECTURES))}"
     )
 

@@ -29,6 +29,11 @@ class BaseRequestGeneratorConfig(PolyConfig):
         """The most tokens of a request, prompt and output together: memory is planned for it."""
         raise NotImplementedError
 
+    @property
+    def max_tokens_flag(self) -> str:
+        """The flag that gives `max_tokens`."""
+        return self.flag("max_tokens")
+
 
 @dataclass(frozen=True)
 class SyntheticRequestGeneratorConfig(BaseRequestGeneratorConfig):
@@ -47,6 +52,10 @@ class SyntheticRequestGeneratorConfig(BaseRequestGeneratorConfig):
     @property
     def max_tokens(self) -> int:
         return self.length_generator_config.max_tokens
+
+    @property
+    def max_tokens_flag(self) -> str:
+        return self.length_generator_config.flag("max_tokens")
 
     def check(self) -> None:
         intervals = self.interval_generator_config
@@ -73,9 +82,9 @@ class TraceRequestGeneratorConfig(BaseRequestGeneratorConfig):
     description: ClassVar[str] = "arrivals and lengths of a trace file"
 
     trace_file: str = setting("data/processed_traces/splitwise_conv.csv", help="the trace: CSV or JSONL")
-    prefill_scale_factor: float = setting(1.0, help="multiplies the prompt lengths", above=0)
-    decode_scale_factor: float = setting(1.0, help="multiplies the output lengths", above=0)
-    time_scale_factor: float = setting(1.0, help="multiplies the arrival times: 0.5 doubles the load", above=0)
+    prefill_scale_factor: float = setting(1.0, help="multiplies the prompt lengths", minimum=0)
+    decode_scale_factor: float = setting(1.0, help="multiplies the output lengths", minimum=0)
+    time_scale_factor: float = setting(1.0, help="multiplies the arrival times: 0.5 doubles the load", minimum=0)
     max_tokens: int = setting(4096, help="most tokens of a request: a longer one has its prompt cut", minimum=1)
     trace_format: str = setting("auto", help="form of the file; auto looks at it", choices=TRACE_FORMATS)
     num_requests: int | None = setting(None, help="replay this many requests from the start; all if none", minimum=1)

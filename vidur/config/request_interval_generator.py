@@ -26,7 +26,7 @@ class TraceRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
     )
     start_time: str = setting("1970-01-04 12:00:00", help="arrivals after this instant")
     end_time: str = setting("1970-01-04 15:00:00", help="arrivals before this instant")
-    time_scale_factor: float = setting(1.0, help="multiplies the intervals", above=0)
+    time_scale_factor: float = setting(1.0, help="multiplies the intervals", minimum=0)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ class TraceRequestLengthGeneratorConfig(BaseRequestLengthGeneratorConfig):
         "data/processed_traces/sharegpt_8k_filtered_stats_llama2_tokenizer.csv",
         help="CSV with num_prefill_tokens and num_decode_tokens",
     )
-    prefill_scale_factor: float = setting(1.0, help="multiplies the prompt lengths", above=0)
-    decode_scale_factor: float = setting(1.0, help="multiplies the output lengths", above=0)
+    prefill_scale_factor: float = setting(1.0, help="multiplies the prompt lengths", minimum=0)
+    decode_scale_factor: float = setting(1.0, help="multiplies the output lengths", minimum=0)
 
 
 @dataclass(frozen=True)
