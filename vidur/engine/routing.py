@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from numba import types
+from numba.extending import register_jitable
 
-from vidur.engine.compile import Callback, array
+from vidur.engine.compile import COMPILED, Callback, array
+from vidur.scheduler.global_scheduler import choice
 
 choose_callback = Callback(
     types.int64,
@@ -17,3 +19,7 @@ choose_callback = Callback(
     array("float64", 1),  # memory
     array("float64", 1),  # draws
 )
+
+if COMPILED:
+    for helper in (choice.least, choice.expected_output, choice.token_backlog):
+        register_jitable(helper)

@@ -1,8 +1,32 @@
-"""Routers. Importing this package registers the ones that ship."""
+"""Routers. Importing this package registers the ones that ship, save `lookahead`, which needs the engine."""
 
 from __future__ import annotations
 
-from vidur.scheduler.global_scheduler import round_robin
-from vidur.scheduler.global_scheduler.base import GLOBAL_SCHEDULERS, GlobalScheduler, KernelScheduler
+from vidur.scheduler.global_scheduler import (
+    least_kv_cache,
+    least_tokens,
+    lor,
+    power_of_two,
+    random,
+    round_robin,
+    session_hash,
+    size_split,
+    weighted_round_robin,
+)
+from vidur.scheduler.global_scheduler.base import GLOBAL_SCHEDULERS, GlobalScheduler, KernelScheduler, RouterContext
 
-__all__ = ["GLOBAL_SCHEDULERS", "GlobalScheduler", "KernelScheduler", "round_robin"]
+__all__ = [
+    "GLOBAL_SCHEDULERS",
+    "GlobalScheduler",
+    "KernelScheduler",
+    "RouterContext",
+    "least_kv_cache",
+    "least_tokens",
+    "lor",
+    "power_of_two",
+    "random",
+    "round_robin",
+    "session_hash",
+    "size_split",
+    "weighted_round_robin",
+]

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vidur.config.global_scheduler import BaseGlobalSchedulerConfig
 from vidur.registry import Registry
 from vidur.scheduler.observation import ClusterObservation, Floats
 
@@ -23,11 +25,35 @@ ChooseKernel = Callable[
 ]
 
 
+def _no_tokens() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class RouterContext:
+    """What a router is made from, beside its configuration.
+
+    hardware: float64[replicas, HARDWARE_COLUMNS]. rng: its only source of randomness. prompt_tokens, output_tokens:
+    lengths like those of the workload, from which size_split takes its thresholds; empty if unknown. simulator:
+    what a router that simulates needs to do so (vidur.scheduler.global_scheduler.lookahead); None elsewhere.
+    """
+
+    hardware: Floats
+    rng: np.random.Generator
+    prompt_tokens: NDArray[np.int64] = field(default_factory=_no_tokens)
+    output_tokens: NDArray[np.int64] = field(default_factory=_no_tokens)
+    simulator: Any = None
+
+    @property
+    def num_replicas(self) -> int:
+        return len(self.hardware)
+
+
 class GlobalScheduler(ABC):
     """Chooses a replica for each request. Subclass this for a router of your own.
 
-    It is made as `YourScheduler(options, num_replicas, rng)`: `options` is what
-    `--custom_global_scheduler_config_options` holds, as a dict; `rng` is the only source of randomness to use.
+    It is made as `YourScheduler(options, context)`: `options` is the JSON object of
+    `--custom_global_scheduler_config_options`, as a dict; `context` is a RouterContext.
     """
 
     @abstractmethod
@@ -41,20 +67,27 @@ class KernelScheduler(GlobalScheduler):
     choose(ledger, gauges, hardware, arrival, available, completions, memory, draws) -> replica: the arrays of
     vidur.scheduler.observation; `memory`, float64 and the router's own, holds its parameters and whatever it keeps from
     one decision to the next; `draws`, float64[2], are uniform random numbers in [0, 1) for this decision.
-    observes: whether it looks at the replicas at all. reads_gauges: whether it looks at the gauges.
+    observes: whether it looks at the replicas at all. draws_numbers: whether it uses `draws`.
+    needs_fresh_gauges: whether it is defined on gauges without delay only.
     """
 
     choose: ClassVar[ChooseKernel]
     observes: ClassVar[bool] = True
-    random: ClassVar[bool] = False
+    draws_numbers: ClassVar[bool] = False
+    needs_fresh_gauges: ClassVar[bool] = False
 
-    def __init__(self, memory: Floats, rng: np.random.Generator) -> None:
-        self.memory = memory
-        self._rng = rng
+    def __init__(self, context: RouterContext, memory: Floats | None = None) -> None:
+        # memory[0] is the last choice of routers that let equals take turns, the next one of round_robin.
+        self.memory = np.full(1, -1.0) if memory is None else memory
+        self._rng = context.rng
 
-    def draws(self, count: int) -> Floats:
+    @classmethod
+    def from_config(cls, config: BaseGlobalSchedulerConfig, context: RouterContext) -> KernelScheduler:
+        return cls(context)
+
+    def draw(self, count: int) -> Floats:
         """float64[count, 2] for the next `count` decisions; zeros for a router that draws nothing."""
-        return self._rng.random((count, 2)) if self.random else np.zeros((count, 2))
+        return self._rng.random((count, 2)) if self.draws_numbers else np.zeros((count, 2))
 
     def schedule(self, observation: ClusterObservation) -> int:
         return int(
@@ -66,9 +99,9 @@ class KernelScheduler(GlobalScheduler):
                 observation.available.astype(np.int64),
                 observation.completions,
                 self.memory,
-                self.draws(1)[0],
+                self.draw(1)[0],
             )
         )
 
 
-GLOBAL_SCHEDULERS: Registry[type[GlobalScheduler]] = Registry("global scheduler")
+GLOBAL_SCHEDULERS: Registry[Any] = Registry("global scheduler")

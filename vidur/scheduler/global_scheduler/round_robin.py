@@ -19,11 +19,11 @@ def choose_round_robin(
     memory: Floats,
     draws: Floats,
 ) -> int:
-    """The next available replica; memory[0] is the one whose turn it is."""
-    replica = int(memory[0])
+    """The next available replica. memory: the last choice."""
+    replica = (int(memory[0]) + 1) % len(available)
     while not available[replica]:
         replica = (replica + 1) % len(available)
-    memory[0] = (replica + 1) % len(available)
+    memory[0] = replica
     return replica
 
 

@@ -1,0 +1,59 @@
+"""Least outstanding requests."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidur.config.global_scheduler import BaseGlobalSchedulerConfig, LORGlobalSchedulerConfig
+from vidur.scheduler.global_scheduler.base import GLOBAL_SCHEDULERS, KernelScheduler, RouterContext
+from vidur.scheduler.global_scheduler.choice import least
+from vidur.scheduler.observation import GAUGE_WAITING, OUTSTANDING, Floats
+
+
+def choose_lor(
+    ledger: Floats,
+    gauges: Floats,
+    hardware: Floats,
+    arrival: Floats,
+    available: NDArray[np.int64],
+    completions: Floats,
+    memory: Floats,
+    draws: Floats,
+) -> int:
+    """The replica with the fewest outstanding requests; equals take turns. memory: the last choice."""
+    replica = least(ledger[:, OUTSTANDING], available, int(memory[0]))
+    memory[0] = replica
+    return replica
+
+
+def choose_fewest_waiting(
+    ledger: Floats,
+    gauges: Floats,
+    hardware: Floats,
+    arrival: Floats,
+    available: NDArray[np.int64],
+    completions: Floats,
+    memory: Floats,
+    draws: Floats,
+) -> int:
+    """The replica with the shortest waiting queue, the lowest number among equals: upstream's rule."""
+    return least(gauges[:, GAUGE_WAITING], available, -1)
+
+
+@GLOBAL_SCHEDULERS.register("lor")
+class LORScheduler(KernelScheduler):
+    choose = staticmethod(choose_lor)
+
+    @classmethod
+    def from_config(cls, config: BaseGlobalSchedulerConfig, context: RouterContext) -> KernelScheduler:
+        assert isinstance(config, LORGlobalSchedulerConfig)
+        kind = FewestWaitingScheduler if config.count == "waiting" else cls
+        return kind(context)
+
+
+class FewestWaitingScheduler(KernelScheduler):
+    """Reads the queues themselves and at once, which no router in front of real replicas can."""
+
+    choose = staticmethod(choose_fewest_waiting)
+    needs_fresh_gauges = True
