@@ -1,0 +1,182 @@
+"""From a configuration to the engine's plans: limits of each replica, hardware of each group, timed events."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidur.config import (
+    BaseExecutionTimePredictorConfig,
+    LightllmSchedulerConfig,
+    ReplicaConfig,
+    ReplicaEventConfig,
+    ResolvedGroup,
+    SarathiSchedulerConfig,
+    SimulationConfig,
+    VllmSchedulerConfig,
+    VllmV1SchedulerConfig,
+)
+from vidur.engine import layout as at
+from vidur.engine.arrays import Floats
+from vidur.engine.state import UNLIMITED, HardwarePlan, ReplicaPlan
+from vidur.execution_time_predictor import TableBounds, build_tables
+from vidur.memory_planner import MemoryPlan, plan_groups
+from vidur.request_generator import RequestTable
+from vidur.scheduler.replica_scheduler import POLICIES, Policy
+
+_ACTIONS = {"slow": at.SLOW, "fail": at.FAIL, "return": at.RETURN, "join": at.JOIN, "drain": at.DRAIN}
+
+# The work that the relative speed of replicas is measured on: a prompt in chunks, then decodes in a batch.
+_REFERENCE_PROMPT, _REFERENCE_CHUNK, _REFERENCE_OUTPUT, _REFERENCE_BATCH = 1024, 512, 256, 16
+
+
+def replica_limits(group: ResolvedGroup, memory: MemoryPlan, policy: Policy) -> ReplicaPlan:
+    """The limits of a replica of `group`; its hardware and speed are filled in by `plan_replicas`."""
+    scheduler, stages = group.replica_scheduler_config, group.replica_config.num_pipeline_stages
+    max_batch, max_admitted = scheduler.batch_size_cap // stages, scheduler.batch_size_cap
+    token_limit = max_waiting_iters = prefill_threshold = 0
+    max_prompt_tokens = UNLIMITED
+    # The last token is never fed back, so it needs no room.
+    max_request_tokens = memory.num_blocks * memory.block_size + 1
+    if isinstance(scheduler, SarathiSchedulerConfig):
+        token_limit = scheduler.chunk_size
+    elif isinstance(scheduler, VllmSchedulerConfig):
+        token_limit = scheduler.max_tokens_in_batch
+    elif isinstance(scheduler, LightllmSchedulerConfig):
+        token_limit = max_prompt_tokens = scheduler.max_tokens_in_batch
+        max_waiting_iters = scheduler.max_waiting_iters
+        max_request_tokens = memory.num_blocks
+    elif isinstance(scheduler, VllmV1SchedulerConfig):
+        token_limit = scheduler.max_num_batched_tokens
+        prefill_threshold = scheduler.long_prefill_token_threshold
+        max_batch = max_admitted = scheduler.max_num_seqs
+    else:
+        max_batch = memory.max_batch_size
+        max_admitted = stages * max_batch
+        fits = memory.max_blocks_per_request <= memory.num_blocks
+        max_request_tokens = memory.max_blocks_per_request * memory.block_size if fits else 0
+    return ReplicaPlan(
+        hardware=0,
+        num_blocks=memory.num_blocks,
+        block_size=memory.block_size,
+        max_batch=max_batch,
+        max_admitted=max_admitted,
+        token_limit=token_limit,
+        max_request_tokens=max_request_tokens,
+        stages=stages,
+        max_blocks_per_request=memory.max_blocks_per_request,
+        watermark=int(scheduler.watermark_blocks_fraction * memory.num_blocks),
+        max_waiting_iters=max_waiting_iters,
+        grows=policy.grows,
+        hold_until_batch_ends=policy.hold_until_batch_ends,
+        prefill_threshold=prefill_threshold,
+        max_prompt_tokens=max_prompt_tokens,
+    )
+
+
+def table_bounds(limits: ReplicaPlan, policy: Policy, requests: RequestTable) -> TableBounds:
+    """The largest lookups that these requests can bring about on such a replica."""
+    totals = requests.num_prefill_tokens + requests.num_decode_tokens
+    longest = min(int(totals.max(initial=1)), limits.max_request_tokens)
+    max_batch = max(limits.max_batch, 1)
+    if policy.chunked:
+        tokens = max(limits.token_limit, max_batch)
+        chunk, prefill_kv = min(longest, tokens), longest * limits.stages
+        if limits.stages == 1 and limits.prefill_threshold == 0:
+            prefill_kv = longest
+        # Several prefills of one batch may each have a past.
+        prefill_kv = min(prefill_kv * 2, limits.num_blocks * limits.block_size)
+        chunk = tokens
+    elif limits.token_limit:
+        tokens, chunk, prefill_kv = max(limits.token_limit, max_batch, longest), max(limits.token_limit, longest), 0
+    else:
+        prompts = np.sort(requests.num_prefill_tokens)[-max_batch:]
+        tokens = int(prompts.sum()) + max_batch
+        chunk, prefill_kv = int(np.sqrt((prompts.astype(np.float64) ** 2).sum())) + 1, 0
+    return TableBounds(
+        max_batch_tokens=tokens,
+        max_batch_size=max_batch,
+        max_context_tokens=longest,
+        max_prefill_chunk=chunk,
+        max_prefill_kv=prefill_kv,
+    )
+
+
+def plan_hardware(
+    predictor: BaseExecutionTimePredictorConfig, replica: ReplicaConfig, bounds: TableBounds, cache: Path | None
+) -> HardwarePlan:
+    """Build the tables of one group. The batching overheads are for grouped-query attention only, as upstream's."""
+    model = replica.model
+    grouped = model.num_q_heads > model.num_kv_heads
+    skew = predictor.nccl_cpu_skew_overhead_per_device_ms * replica.tensor_parallel_size**1.25
+    return HardwarePlan(
+        tables=build_tables(predictor, replica, bounds, cache),
+        layers_per_stage=replica.layers_per_stage,
+        decode_batching_overhead=predictor.attention_decode_batching_overhead_fraction if grouped else 0.0,
+        prefill_batching_overhead=predictor.attention_prefill_batching_overhead_fraction if grouped else 0.0,
+        nccl_overhead_ms=predictor.nccl_cpu_launch_overhead_ms + skew,
+    )
+
+
+def reference_seconds(plan: HardwarePlan) -> float:
+    """What a stage takes for the reference request: a prompt of 1,024 tokens and 256 decodes in a batch of 16."""
+    tokens, decode, prefill = plan.token_seconds(), plan.decode_seconds(), plan.prefill_seconds()
+    step, chunk_step = plan.tables.kv_granularity, plan.tables.chunk_granularity
+
+    def within(index: int, length: int) -> int:
+        return min(index, length - 1)
+
+    seconds = 0.0
+    for past in range(0, _REFERENCE_PROMPT, _REFERENCE_CHUNK):
+        row = within(past // step, prefill.shape[0])
+        column = within(_REFERENCE_CHUNK // chunk_step, prefill.shape[1])
+        seconds += tokens[within(_REFERENCE_CHUNK, len(tokens))] + prefill[row, column]
+    batch = within(_REFERENCE_BATCH, decode.shape[0])
+    one = tokens[within(batch, len(tokens))] + decode[batch, within(_REFERENCE_PROMPT // step, decode.shape[1])]
+    return float(seconds + _REFERENCE_OUTPUT * one / batch)
+
+
+def plan_replicas(
+    config: SimulationConfig, requests: RequestTable
+) -> tuple[list[ReplicaPlan], list[HardwarePlan], Policy]:
+    """The plans of every replica, of every hardware group, and the batching policy. Raises InputError."""
+    cluster = config.cluster_config
+    policy = POLICIES.get(cluster.replica_scheduler_config.get_type())
+    cache = Path(config.metrics_config.cache_dir)
+    limits, hardware = [], []
+    for group, memory in zip(cluster.groups, plan_groups(config), strict=True):
+        limit = replica_limits(group, memory, policy)
+        bounds = table_bounds(limit, policy, requests)
+        limits.append(limit)
+        hardware.append(plan_hardware(config.execution_time_predictor_config, group.replica_config, bounds, cache))
+    speeds = 1.0 / np.array([reference_seconds(plan) for plan in hardware])
+    speeds /= speeds.max()
+    absent = _absent_at_start(cluster.replica_events)
+    plans: list[ReplicaPlan] = []
+    for number, (group, limit) in enumerate(zip(cluster.groups, limits, strict=True)):
+        for _ in range(group.num_replicas):
+            present = len(plans) not in absent
+            plans.append(
+                dataclasses.replace(limit, hardware=number, speed=float(speeds[number]), present=present)
+            )
+    return plans, hardware, policy
+
+
+def event_rows(events: tuple[ReplicaEventConfig, ...]) -> NDArray[np.float64]:
+    """float64[events, 4] in the order of time (columns of vidur.engine.layout); equal times keep their order."""
+    rows: Floats = np.zeros((len(events), 4))
+    for row, event in zip(rows, sorted(events, key=lambda event: event.time), strict=True):
+        row[:] = (event.time, event.replica, _ACTIONS[event.action], event.factor)
+    return rows
+
+
+def _absent_at_start(events: tuple[ReplicaEventConfig, ...]) -> set[int]:
+    """Replicas whose first event that changes whether they are there is that they join."""
+    first: dict[int, str] = {}
+    for event in sorted(events, key=lambda event: event.time):
+        if event.action != "slow":
+            first.setdefault(event.replica, event.action)
+    return {replica for replica, action in first.items() if action == "join"}

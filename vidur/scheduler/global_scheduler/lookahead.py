@@ -1,0 +1,193 @@
+"""Simulate every replica forward with and without the request, and take the smallest increase of
+sum(E2E) + beta * sum(TTFT).
+
+The forward simulation starts from the observation alone: a request with a first token is in decode, one without waits
+with its whole prompt, and an unknown output length is its conditional mean given what has been streamed. It assumes no
+further arrivals. It needs the engine, and so numba.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidur.config.global_scheduler import BaseGlobalSchedulerConfig, LookaheadGlobalSchedulerConfig
+from vidur.engine import layout as at
+from vidur.engine.simulation import Simulation
+from vidur.engine.state import EngineOptions, EngineState, HardwarePlan, ReplicaPlan
+from vidur.request_generator import RequestTable
+from vidur.scheduler.global_scheduler.base import GlobalScheduler, RouterContext
+from vidur.scheduler.global_scheduler.choice import least
+from vidur.scheduler.global_scheduler.round_robin import choose_round_robin
+from vidur.scheduler.observation import (
+    ARRIVAL_PROMPT,
+    BINS_PER_OCTAVE,
+    HISTOGRAM_BINS,
+    HISTOGRAM_COUNTS,
+    HISTOGRAM_SUMS,
+    ClusterObservation,
+    Floats,
+    PlacedRequests,
+)
+from vidur.scheduler.replica_scheduler import Policy
+
+_PRIOR_WEIGHT = 5.0
+
+
+@dataclass(frozen=True)
+class ReplicaModel:
+    """What it takes to simulate a replica: the plans of all replicas, of all hardware groups, the batching policy."""
+
+    replicas: list[ReplicaPlan]
+    hardware: list[HardwarePlan]
+    policy: Policy
+
+
+def conditional_output(completions: Floats, streamed: NDArray[np.int64], prior: float) -> NDArray[np.int64]:
+    """Expected output length of requests that have streamed `streamed` tokens: the mean of the completed ones that were
+    longer, with a prior that a request goes on for `prior` tokens more. At least one token more."""
+    counts = completions[HISTOGRAM_COUNTS : HISTOGRAM_COUNTS + HISTOGRAM_BINS]
+    sums = completions[HISTOGRAM_SUMS : HISTOGRAM_SUMS + HISTOGRAM_BINS]
+    longer_counts = np.concatenate([np.cumsum(counts[::-1])[::-1], [0.0]])
+    longer_sums = np.concatenate([np.cumsum(sums[::-1])[::-1], [0.0]])
+    bins = np.zeros(len(streamed), np.int64)
+    some = streamed > 0
+    bins[some] = np.minimum(BINS_PER_OCTAVE * np.log2(streamed[some]), HISTOGRAM_BINS - 1).astype(np.int64) + 1
+    total = _PRIOR_WEIGHT * (streamed + prior) + longer_sums[bins]
+    mean = total / (_PRIOR_WEIGHT + longer_counts[bins])
+    return np.maximum(np.rint(mean).astype(np.int64), streamed + 1)
+
+
+class _Forward:
+    """One replica's engine, loaded again and again with outstanding requests and run until it is empty."""
+
+    def __init__(self, plan: ReplicaPlan, model: ReplicaModel, capacity: int) -> None:
+        ones = np.ones(capacity, np.int64)
+        table = RequestTable.of(np.zeros(capacity), ones, ones, "lookahead")
+        options = EngineOptions(record_rows=False, observed=False, memory=np.full(1, -1.0))
+        self.capacity = capacity
+        self.plan = plan
+        self.state = EngineState(table, [plan], model.hardware, np.zeros((0, 4)), options)
+        self.simulation = Simulation(self.state, model.policy)
+        self._replica = self.state.replicas.copy()
+        self._times = self.state.times.copy()
+
+    def cost(
+        self, prompt: NDArray[np.int64], streamed: NDArray[np.int64], started: NDArray[np.bool_],
+        output: NDArray[np.int64], beta: float,
+    ) -> float:  # fmt: skip
+        """sum(E2E) + beta * sum(TTFT) of these requests, counted from now."""
+        count = len(prompt)
+        self._load(prompt, streamed, started, output)
+        self.simulation.run(choose_round_robin)
+        times = self.state.times[:count]
+        return float(times[:, at.COMPLETED].sum() + beta * times[~started, at.FIRST_TOKEN].sum())
+
+    def _load(
+        self, prompt: NDArray[np.int64], streamed: NDArray[np.int64], started: NDArray[np.bool_],
+        output: NDArray[np.int64],
+    ) -> None:  # fmt: skip
+        state, plan, count = self.state, self.plan, len(prompt)
+        total = np.minimum(prompt + output, np.maximum(plan.max_request_tokens, prompt + streamed + 1))
+        rows = state.requests[:count]
+        rows[:] = 0
+        rows[:, at.PREFILL] = rows[:, at.PROMPT] = prompt
+        rows[:, at.TOTAL] = total
+        rows[:, at.OUTPUT] = total - prompt
+        rows[:, at.STREAMED] = streamed
+        rows[:, at.GROUP] = np.arange(count)
+        rows[:, at.LEDGER_PREV] = np.arange(-1, count - 1)
+        rows[:, at.LEDGER_NEXT] = np.append(np.arange(1, count), -1)
+        blocks = np.full(count, plan.max_blocks_per_request)
+        if plan.grows:
+            blocks = -(-(prompt + streamed) // plan.block_size)
+        # What the ledger cannot say is taken to be so: the oldest that fit are in the KV-cache.
+        held = started & (np.cumsum(blocks * started) <= plan.num_blocks)
+        held &= np.cumsum(held) <= plan.max_admitted
+        rows[held, at.PROCESSED] = (prompt + streamed)[held]
+        rows[held, at.PREFILLED] = 1
+        rows[held, at.BLOCKS] = blocks[held]
+        if plan.hold_until_batch_ends and held.any():
+            rows[held, at.GROUP] = int(np.argmax(held))
+        lost = started & ~held
+        rows[lost, at.PREFILL] = (prompt + streamed)[lost]
+        state.times[:count] = self._times[:count]
+        state.times[:count, at.FIRST_TOKEN] = np.where(started, 0.0, np.nan)
+        self._load_replica(np.flatnonzero(held), np.flatnonzero(~held), int(blocks[held].sum()), count)
+
+    def _load_replica(
+        self, running: NDArray[np.int64], waiting: NDArray[np.int64], allocated: int, count: int
+    ) -> None:
+        state = self.state
+        replica = state.replicas[0]
+        replica[:] = self._replica[0]
+        replica[at.READY] = replica[at.ADMITTED] = len(running)
+        replica[at.ADMISSIONS] = count
+        replica[at.ALLOCATED] = allocated
+        state.ready[0, : len(running)] = running
+        replica[at.WAITING] = len(waiting)
+        if len(waiting):
+            state.requests[waiting, at.WAIT_NEXT] = np.append(waiting[1:], -1)
+            replica[at.WAIT_HEAD], replica[at.WAIT_TAIL] = waiting[0], waiting[-1]
+        replica[at.LEDGER_HEAD], replica[at.LEDGER_TAIL] = 0, count - 1
+        state.ledger[:] = 0.0
+        state.completions[:] = 0.0
+        state.cluster[at.NEXT_ARRIVAL] = state.cluster[at.NUM_ARRIVALS]
+        state.cluster_floats[at.NOW] = 0.0
+        state.next_time[0] = 0.0
+        if self.plan.stages > 1:
+            state.stage_ends[:] = np.inf
+            state.replica_floats[0, at.SCHEDULE_AT] = 0.0
+
+
+class LookaheadScheduler(GlobalScheduler):
+    """See the module. `beta` weighs the sum of TTFT; `prior` is the expected output before completions are seen."""
+
+    def __init__(self, context: RouterContext, beta: float, prior: float) -> None:
+        assert isinstance(context.simulator, ReplicaModel)
+        self._model = context.simulator
+        self._beta = beta
+        self._prior = prior
+        self._last = -1
+        self._engines: dict[ReplicaPlan, _Forward] = {}
+
+    @classmethod
+    def from_config(cls, config: BaseGlobalSchedulerConfig, context: RouterContext) -> LookaheadScheduler:
+        assert isinstance(config, LookaheadGlobalSchedulerConfig)
+        return cls(context, config.beta, config.expected_output_tokens)
+
+    def marginal_costs(self, observation: ClusterObservation) -> Floats:
+        """float64[replicas]: the increase of sum(E2E) + beta * sum(TTFT), in seconds; inf where not available."""
+        return np.array(
+            [
+                self._marginal_cost(observation, replica) if observation.available[replica] else np.inf
+                for replica in range(observation.num_replicas)
+            ]
+        )
+
+    def schedule(self, observation: ClusterObservation) -> int:
+        costs = self.marginal_costs(observation)
+        self._last = least(costs, observation.available.astype(np.int64), self._last)
+        return self._last
+
+    def _marginal_cost(self, observation: ClusterObservation, replica: int) -> float:
+        placed: PlacedRequests = observation.placed(replica)
+        count = len(placed.request)
+        prompt = np.append(placed.prompt_tokens, int(observation.arrival[ARRIVAL_PROMPT]))
+        streamed = np.append(placed.streamed_tokens, 0)
+        started = np.append(placed.has_first_token, False)
+        output = conditional_output(observation.completions, streamed, self._prior)
+        engine = self._engine(replica, count + 1)
+        with_it = engine.cost(prompt, streamed, started, output, self._beta)
+        if count == 0:
+            return with_it
+        return with_it - engine.cost(prompt[:-1], streamed[:-1], started[:-1], output[:-1], self._beta)
+
+    def _engine(self, replica: int, count: int) -> _Forward:
+        plan = self._model.replicas[replica]
+        engine = self._engines.get(plan)
+        if engine is None or engine.capacity < count:
+            engine = self._engines[plan] = _Forward(plan, self._model, max(256, 2 * count))
+        return engine

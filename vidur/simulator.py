@@ -1,0 +1,171 @@
+"""Simulating: a configuration in, a SimulationResult out; at once, many at once, or decision by decision."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import cached_property
+
+import numpy as np
+
+from vidur.config import CustomGlobalSchedulerConfig, SimulationConfig
+from vidur.engine.compile import mark_cached
+from vidur.engine.plans import event_rows, plan_replicas
+from vidur.engine.simulation import Simulation
+from vidur.engine.state import EngineOptions, EngineState
+from vidur.errors import InputError
+from vidur.metrics.result import SimulationResult
+from vidur.request_generator import RequestTable, generate_requests
+from vidur.scheduler.global_scheduler import (
+    GLOBAL_SCHEDULERS,
+    GlobalScheduler,
+    KernelScheduler,
+    RouterContext,
+)
+from vidur.scheduler.global_scheduler.custom import load_custom_scheduler
+from vidur.scheduler.global_scheduler.lookahead import LookaheadScheduler, ReplicaModel
+from vidur.scheduler.observation import ClusterObservation
+
+Progress = Callable[[int, int], None]
+
+
+class Simulator:
+    """One simulation. Use `run` for the whole of it with the configured router, or drive it decision by decision:
+
+        simulator = Simulator(config)
+        while (observation := simulator.next_decision()) is not None:
+            simulator.place(my_choice(observation))
+        result = simulator.result()
+
+    requests: simulate these in place of what the configuration generates. router: route with this in place of the
+    configured one. Raises InputError for a configuration that cannot be simulated.
+    """
+
+    def __init__(
+        self,
+        config: SimulationConfig,
+        requests: RequestTable | None = None,
+        router: GlobalScheduler | None = None,
+    ) -> None:
+        self.config = config
+        self.requests = generate_requests(config.request_generator_config) if requests is None else requests
+        self.replica_plans, self.hardware_plans, self.policy = plan_replicas(config, self.requests)
+        self._router = router
+        self._wall_seconds = 0.0
+        self._partial = False
+
+    @cached_property
+    def router(self) -> GlobalScheduler:
+        """The router: the one given, or the configured one."""
+        if self._router is not None:
+            return self._router
+        config = self.config.cluster_config.global_scheduler_config
+        hardware = np.array(
+            [[plan.speed, plan.num_blocks * plan.block_size, plan.max_admitted, plan.hardware]
+             for plan in self.replica_plans]
+        )  # fmt: skip
+        context = RouterContext(
+            hardware=hardware,
+            rng=np.random.default_rng(self.config.seed),
+            prompt_tokens=self.requests.num_prefill_tokens,
+            output_tokens=self.requests.num_decode_tokens,
+            simulator=ReplicaModel(self.replica_plans, self.hardware_plans, self.policy),
+        )
+        if isinstance(config, CustomGlobalSchedulerConfig):
+            return load_custom_scheduler(config, context)
+        if config.get_type() == "lookahead":
+            return LookaheadScheduler.from_config(config, context)
+        router: GlobalScheduler = GLOBAL_SCHEDULERS.get(config.get_type()).from_config(config, context)
+        return router
+
+    @cached_property
+    def simulation(self) -> Simulation:
+        """The engine with this simulation's arrays."""
+        cluster, metrics = self.config.cluster_config, self.config.metrics_config
+        kernel = self.router if isinstance(self.router, KernelScheduler) else None
+        fresh = kernel is not None and kernel.needs_fresh_gauges
+        records = metrics.write_metrics and (
+            metrics.store_batch_metrics or metrics.store_utilization_metrics or metrics.store_plots
+        )
+        options = EngineOptions(
+            time_limit=self.config.time_limit or np.inf,
+            gauge_interval=0.0 if fresh else cluster.gauge_refresh_interval,
+            record_rows=records or metrics.store_operation_metrics or metrics.enable_chrome_trace,
+            member_rows=metrics.chrome_trace_max_batches if metrics.enable_chrome_trace else 0,
+            observed=kernel is None or kernel.observes,
+        )
+        if kernel is not None:
+            # A failed replica's requests are routed again; they use their draws a second time.
+            options = EngineOptions(**{**vars(options), "memory": kernel.memory, "draws": kernel.draw(len(self.requests))})
+        state = EngineState(
+            self.requests, self.replica_plans, self.hardware_plans, event_rows(cluster.replica_events), options
+        )
+        return Simulation(state, self.policy)
+
+    def run(self, on_progress: Progress | None = None) -> SimulationResult:
+        """Simulate to the end. `on_progress(finished, all)` is called now and then.
+
+        A KeyboardInterrupt, from a signal or from `on_progress`, ends the run: what has happened so far is the result,
+        marked partial.
+        """
+        total = len(self.requests)
+
+        def on_slice(finished: int) -> None:
+            if on_progress is not None:
+                on_progress(finished, total)
+
+        started = time.perf_counter()
+        try:
+            if isinstance(self.router, KernelScheduler):
+                self.simulation.run(type(self.router).choose, on_slice)
+            else:
+                while (observation := self.simulation.next_decision(on_slice)) is not None:
+                    self.simulation.place(int(self.router.schedule(observation)))
+            mark_cached()
+        except KeyboardInterrupt:
+            self._partial = True
+        self._wall_seconds += time.perf_counter() - started
+        return self.result()
+
+    def next_decision(self) -> ClusterObservation | None:
+        """Run up to the next request to be routed; None at the end. Its arrays are views that the next call changes."""
+        return self.simulation.next_decision()
+
+    def place(self, replica: int) -> None:
+        """Route the request of the last observation. Raises InputError if that replica is not available."""
+        self.simulation.place(replica)
+
+    def result(self) -> SimulationResult:
+        """What has happened so far."""
+        return SimulationResult(
+            config=self.config,
+            recording=self.simulation.state.recording(self._partial),
+            hardware=tuple(self.hardware_plans),
+            workload=self.requests.source,
+            wall_seconds=self._wall_seconds or None,
+        )
+
+
+def simulate(config: SimulationConfig, requests: RequestTable | None = None) -> SimulationResult:
+    """Simulate to the end. The same configuration gives the same result, save for `wall_seconds`."""
+    return Simulator(config, requests).run()
+
+
+def simulate_many(
+    configs: Iterable[SimulationConfig], workers: int | None = None
+) -> Iterator[SimulationResult]:
+    """Simulate independent configurations on all cores (or `workers` processes); the results in the same order.
+
+    The first error ends the iteration. On one worker everything runs in this process.
+    """
+    jobs = list(configs)
+    count = min(workers or len(os.sched_getaffinity(0)), max(len(jobs), 1))
+    if count < 1:
+        raise InputError(f"simulate_many: workers must be at least 1, not {workers}")
+    if count == 1:
+        yield from map(simulate, jobs)
+        return
+    with ProcessPoolExecutor(count) as pool:
+        yield from pool.map(simulate, jobs)
