@@ -1,0 +1,152 @@
+"""The columns of the tables that a user reads: upstream's names and order first, then this project's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidur.engine.recording import FINISHED, REFUSED, UNFINISHED, Columns, Recording
+
+STATUS_NAMES = {UNFINISHED: b"unfinished", FINISHED: b"finished", REFUSED: b"refused"}
+
+
+def duration(recording: Recording) -> float:
+    """Seconds from the first arrival to the last event; 0 if nothing arrived before the run ended."""
+    arrived_at = recording.requests["arrived_at"]
+    return max(0.0, recording.end_time - float(arrived_at.min())) if len(arrived_at) else 0.0
+
+
+def request_columns(recording: Recording, counted: NDArray[np.bool_] | None = None) -> Columns:
+    """request_metrics.csv: a row for each request. docs/output.md says what each column is.
+
+    Upstream's times are nan for requests that are not `counted` (by default: have not finished).
+    """
+    requests = recording.requests
+    if counted is None:
+        counted = requests["status"] == FINISHED
+    num_prefill, num_decode = requests["num_prefill_tokens"], requests["num_decode_tokens"]
+    arrived_at, scheduled_at = requests["arrived_at"], requests["scheduled_at"]
+    first_token_at, completed_at = requests["prefill_completed_at"], requests["completed_at"]
+
+    e2e = np.where(counted, completed_at - arrived_at, np.nan)
+    execution = np.where(counted, requests["execution_time"], np.nan)
+    model_execution = execution - requests["cpu_time"] if "cpu_time" in requests else execution
+    preemption = np.where(counted, requests["preempted_time"], np.nan)
+    prefill = np.where(counted, first_token_at - scheduled_at, np.nan)
+    return {
+        "Request Id": np.arange(len(arrived_at)),
+        "request_e2e_time": e2e,
+        "request_e2e_time_normalized": e2e / num_decode,
+        "request_execution_time": execution,
+        "request_execution_time_normalized": execution / num_decode,
+        "request_model_execution_time": model_execution,
+        "request_model_execution_time_normalized": model_execution / num_decode,
+        "request_preemption_time": preemption,
+        "request_scheduling_delay": np.where(counted, scheduled_at - arrived_at, np.nan),
+        "request_execution_plus_preemption_time": execution + preemption,
+        "request_execution_plus_preemption_time_normalized": (execution + preemption) / num_decode,
+        "prefill_e2e_time": np.where(counted, first_token_at - arrived_at, np.nan),
+        "prefill_time_execution_plus_preemption": prefill,
+        "prefill_time_execution_plus_preemption_normalized": prefill / num_prefill,
+        "decode_time_execution_plus_preemption_normalized": np.where(counted, completed_at - first_token_at, np.nan)
+        / num_decode,
+        "request_inter_arrival_delay": np.diff(arrived_at, prepend=np.nan),
+        "request_num_tokens": num_prefill + num_decode,
+        "request_num_prefill_tokens": num_prefill,
+        "request_num_decode_tokens": num_decode,
+        "request_pd_ratio": num_prefill / num_decode,
+        "request_num_restarts": requests["num_restarts"],
+        "replica": requests["replica"],
+        "ttft": first_token_at - arrived_at,
+        "tpot": time_per_output_token(recording),
+        "arrived_at": arrived_at,
+        "scheduled_at": scheduled_at,
+        "prefill_completed_at": first_token_at,
+        "completed_at": completed_at,
+        "num_reroutes": requests["num_reroutes"],
+        "status": np.array([STATUS_NAMES[status] for status in range(len(STATUS_NAMES))])[requests["status"]],
+    }
+
+
+def time_per_output_token(recording: Recording) -> NDArray[np.float64]:
+    """Seconds per output token after the first; nan where there is only one, or the request has not finished."""
+    requests = recording.requests
+    gaps = requests["num_decode_tokens"] - 1.0
+    gaps[gaps == 0] = np.nan
+    return (requests["completed_at"] - requests["prefill_completed_at"]) / gaps  # type: ignore[no-any-return]
+
+
+def batch_columns(runs: Columns, chunk: int | None = None) -> Iterator[Columns]:
+    """batch_metrics.csv: a row for each batch, in parts of about `chunk` rows (None: one part). At least one part.
+
+    Runs of equal batches are taken apart part by part, so that they are never all in memory.
+    """
+    order = np.argsort(runs["batch_id"], kind="stable")
+    ends = np.cumsum(runs["count"][order], dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    first = 0
+    while True:
+        limit = (ends[first - 1] if first else 0) + (chunk or total)
+        last = max(int(np.searchsorted(ends, limit, side="right")), first + 1)
+        yield _expanded(runs, order[first:last])
+        first = last
+        if first >= len(order):
+            return
+
+
+def _expanded(runs: Columns, rows: NDArray[np.intp]) -> Columns:
+    count = runs["count"][rows]
+    within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    columns = {name: np.repeat(column[rows], count) for name, column in runs.items() if name in _BATCH_SOURCES}
+    elapsed = within * columns["iteration_time"]
+    return {
+        "Batch Id": columns["batch_id"] + within,
+        "batch_num_tokens": columns["num_tokens"],
+        "batch_num_prefill_tokens": columns["num_prefill_tokens"],
+        "batch_num_decode_tokens": columns["num_tokens"] - columns["num_prefill_tokens"],
+        "batch_size": columns["batch_size"],
+        "batch_execution_time": np.where(within == 0, columns["execution_time"], columns["iteration_time"]),
+        "replica": columns["replica"],
+        "scheduled_at": columns["scheduled_at"] + elapsed,
+        "start": columns["start"] + elapsed,
+        "kv_blocks": columns["kv_blocks"],
+        "num_waiting": columns["num_waiting"],
+        "num_running": columns["num_running"],
+    }
+
+
+_BATCH_SOURCES = frozenset(
+    "batch_id num_tokens num_prefill_tokens batch_size execution_time iteration_time replica scheduled_at start"
+    " kv_blocks num_waiting num_running".split()
+)
+
+
+def replica_columns(recording: Recording, runs: Columns) -> Columns:
+    """A row for each replica. Fractions of the KV-cache are over the whole duration; nan if no batch was recorded."""
+    replicas = recording.replicas
+    num_replicas = len(replicas["num_blocks"])
+    seconds = duration(recording) or np.nan
+    stages = [name for name in replicas if name.startswith("busy_time_stage")]
+    held = runs["held_until"] - runs["start"]
+    owner = runs["replica"]
+    peak = np.zeros(num_replicas, np.int64)
+    np.maximum.at(peak, owner, runs["kv_blocks"])
+    num_batches = np.bincount(owner, runs["count"], num_replicas)
+    num_blocks = np.where(len(owner) > 0, replicas["num_blocks"], np.nan)
+    return {
+        "replica": np.arange(num_replicas),
+        "group": replicas["group"],
+        "num_requests": replicas["num_requests"],
+        "num_preemptions": replicas["num_preemptions"],
+        "num_blocks": replicas["num_blocks"],
+        "num_batches": num_batches.astype(np.int64),
+        "num_tokens": np.bincount(owner, runs["num_tokens"] * runs["count"].astype(np.float64), num_replicas).astype(
+            np.int64
+        ),
+        "attention_token_pairs": replicas["attention_token_pairs"],
+        "kv_use_mean": np.bincount(owner, runs["kv_blocks"] * held, num_replicas) / num_blocks / seconds,
+        "kv_use_max": peak / num_blocks,
+        **{name: replicas[name] for name in stages},
+    }

@@ -1,0 +1,35 @@
+"""The tables as pandas frames, for the Python API. Nothing else imports pandas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vidur.engine.recording import Recording
+from vidur.metrics.batch_runs import whole_batches
+from vidur.metrics.columns import batch_columns, replica_columns, request_columns
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def request_frame(recording: Recording) -> pd.DataFrame:
+    """A row for each request, the columns of request_metrics.csv."""
+    import pandas as pd
+
+    columns = request_columns(recording)
+    columns["status"] = columns["status"].astype("U")
+    return pd.DataFrame(columns)
+
+
+def batch_frame(recording: Recording) -> pd.DataFrame:
+    """A row for each batch, the columns of batch_metrics.csv. Runs of equal batches are taken apart: it can be long."""
+    import pandas as pd
+
+    return pd.DataFrame(next(batch_columns(whole_batches(recording))))
+
+
+def replica_frame(recording: Recording) -> pd.DataFrame:
+    """A row for each replica."""
+    import pandas as pd
+
+    return pd.DataFrame(replica_columns(recording, whole_batches(recording)))

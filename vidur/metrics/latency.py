@@ -1,0 +1,40 @@
+"""What each request waited for."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidur.engine.recording import Recording
+from vidur.metrics.columns import time_per_output_token
+
+LATENCY_NAMES = ("ttft", "tpot", "e2e", "scheduling_delay", "e2e_normalized")
+
+
+def latencies(recording: Recording, counted: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    """Seconds for each of the `counted` requests, which have finished, by the names of LATENCY_NAMES.
+
+    ttft: arrival to first token; tpot: per output token after the first (nan if there is one only); e2e: arrival to
+    completion; scheduling_delay: arrival to first batch; e2e_normalized: e2e per output token.
+    """
+    requests = {name: column[counted] for name, column in recording.requests.items()}
+    e2e = requests["completed_at"] - requests["arrived_at"]
+    return {
+        "ttft": requests["prefill_completed_at"] - requests["arrived_at"],
+        "tpot": time_per_output_token(recording)[counted],
+        "e2e": e2e,
+        "scheduling_delay": requests["scheduled_at"] - requests["arrived_at"],
+        "e2e_normalized": e2e / requests["num_decode_tokens"],
+    }
+
+
+def meets_objectives(
+    times: dict[str, NDArray[np.float64]], ttft: float | None, tpot: float | None
+) -> NDArray[np.bool_]:
+    """Which of the requests of `latencies` met the objectives (seconds; None is none). One-token outputs meet any TPOT."""
+    met = np.ones(len(times["ttft"]), np.bool_)
+    if ttft is not None:
+        met &= times["ttft"] <= ttft
+    if tpot is not None:
+        met &= ~(times["tpot"] > tpot)
+    return met

@@ -1,0 +1,38 @@
+"""Model FLOP utilization, as upstream counts it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidur.config import ReplicaConfig
+
+
+def parameters_per_device(replica: ReplicaConfig) -> int:
+    """Weights of the layers that one device holds: attention and MLP projections, nothing outside the layers.
+
+    Source: microsoft/vidur, utils/param_counter.py.
+    """
+    model, tensor_parallel = replica.model, replica.tensor_parallel_size
+    q_heads = model.num_q_heads // tensor_parallel
+    kv_heads = -(-model.num_kv_heads // tensor_parallel)
+    attention = model.embedding_dim * model.head_dim * (2 * q_heads + 2 * kv_heads)
+    matrices = 3 if model.use_gated_mlp else 2
+    mlp = matrices * model.embedding_dim * model.mlp_hidden_dim // tensor_parallel
+    return (attention + mlp) * replica.layers_per_stage
+
+
+def model_flop_utilization(
+    replica: ReplicaConfig, num_tokens: NDArray[np.int64], token_pairs: NDArray[np.float64], seconds: float
+) -> NDArray[np.float64]:
+    """Fraction of the devices' peak used over `seconds`, by tokens processed and attention (query, KV) token pairs.
+
+    Per device 2 * tokens * parameters + 4 * layers * query heads * head size * pairs operations, over a peak of
+    fp16_tflops * 2**40 a second. Source: microsoft/vidur, utils/mfu_calculator.py, whose percentages per batch stage
+    this sums up; the fraction is the same on every device and stage of a replica.
+    """
+    q_heads = replica.model.num_q_heads // replica.tensor_parallel_size
+    attention = 4.0 * replica.layers_per_stage * q_heads * replica.model.head_dim * token_pairs
+    operations = 2.0 * parameters_per_device(replica) * num_tokens + attention
+    peak = replica.device_sku.fp16_tflops * 2.0**40
+    return operations / (peak * (seconds or np.nan))  # type: ignore[no-any-return]

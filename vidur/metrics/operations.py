@@ -1,0 +1,168 @@
+"""Where the time of the batches went: the operations of a layer, by upstream's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidur.atomic import open_atomic
+from vidur.engine.recording import Columns
+from vidur.engine.state import TOKEN_ROUNDING, HardwarePlan
+from vidur.metrics.csv_rows import format_rows, header_line
+from vidur.metrics.result import SimulationResult
+
+Floats = NDArray[np.float64]
+
+CHUNK_ROWS = 1 << 16
+
+LINEAR_OPERATIONS = {
+    "mlp_up_proj": "mlp_up_proj",
+    "mlp_activation": "mlp_act",
+    "mlp_down_proj": "mlp_down_proj",
+    "attn_pre_proj": "attn_pre_proj",
+    "attn_post_proj": "attn_post_proj",
+    "attn_kv_cache_save": "attn_kv_cache_save",
+    "attn_rope": "attn_rope",
+    "add": "add",
+    "input_layernorm": "input_layernorm",
+    "post_attention_layernorm": "post_attention_layernorm",
+}
+"""Upstream's name of each metric, and the table it is read from."""
+
+CPU_OPERATIONS = {
+    "schedule": "schedule",
+    "sample_e2e": "sampler_e2e",
+    "prepare_inputs_e2e": "prepare_inputs_e2e",
+    "process_model_outputs": "process_model_outputs",
+    "ray_comm_time": "ray_comm_time",
+    "cpu_overhead": "cpu_overhead",
+}
+"""The same for what the CPU does once per batch and stage; `cpu_overhead` is this project's."""
+
+
+def layer_times(plan: HardwarePlan, rows: Columns) -> dict[str, Floats]:
+    """Milliseconds of each operation in one layer, for each row. The two all-reduces of a layer are two operations."""
+    tables = plan.tables
+    tokens = rows["num_tokens"]
+    rounded = -(-tokens // TOKEN_ROUNDING) * TOKEN_ROUNDING
+    times = {
+        name: tables.linear[op][tokens if op == "attn_kv_cache_save" else rounded]
+        for name, op in LINEAR_OPERATIONS.items()
+        if op in tables.linear
+    }
+    if "all_reduce" in tables.linear:
+        all_reduce = tables.linear["all_reduce"][rounded] + plan.nccl_overhead_ms
+        times["mlp_down_proj_all_reduce"] = times["attn_post_proj_all_reduce"] = all_reduce
+    times["attn_prefill"] = _prefill_times(plan, rows)
+    times["attn_decode"] = _decode_times(plan, rows)
+    return times
+
+
+def stage_times(plan: HardwarePlan, rows: Columns, num_stages: int) -> dict[str, Floats]:
+    """Milliseconds of what happens once in a stage: the transfer to the next, and the CPU's work."""
+    times: dict[str, Floats] = {}
+    linear, cpu = plan.tables.linear, plan.tables.cpu
+    if "send_recv" in linear:
+        rounded = -(-rows["num_tokens"] // TOKEN_ROUNDING) * TOKEN_ROUNDING
+        times["pipeline_send_recv"] = np.where(rows["stage"] < num_stages - 1, linear["send_recv"][rounded], 0.0)
+    for name, op in CPU_OPERATIONS.items():
+        if op in cpu:
+            times[name] = cpu[op][rows["batch_size"]]
+    return times
+
+
+def operation_totals(result: SimulationResult) -> dict[str, float]:
+    """Seconds of each operation over all replicas, stages and batches. They add up to the busy time.
+
+    A replica that runs slowed down spends more on every operation alike.
+    """
+    totals: dict[str, float] = {}
+    for plan, num_stages, rows in _chunks_by_group(result):
+        times = {name: plan.layers_per_stage * each for name, each in layer_times(plan, rows).items()}
+        times |= stage_times(plan, rows, num_stages)
+        predicted = np.sum(list(times.values()), axis=0)
+        seconds = rows["count"] * rows["iteration_time"] / np.where(predicted > 0, predicted, np.inf)
+        for name, each in times.items():
+            totals[name] = totals.get(name, 0.0) + float(each @ seconds)
+    return totals
+
+
+def write_operation_metrics(result: SimulationResult, runs: Columns, folder: Path) -> None:
+    """operation_metrics.csv (milliseconds per layer) and cpu_operation_metrics.csv (per stage), a row for each batch.
+
+    `runs`: whole batches. Of a pipeline, the first stage is shown. The field of an operation that did not run is empty.
+    """
+    model_names = [*LINEAR_OPERATIONS, "mlp_down_proj_all_reduce", "attn_post_proj_all_reduce", "attn_prefill"]
+    model_names += ["attn_decode", "pipeline_send_recv"]
+    cpu_names = [*CPU_OPERATIONS, "model_execution_e2e"]
+    with (
+        open_atomic(folder / "operation_metrics.csv", "wb") as model_file,
+        open_atomic(folder / "cpu_operation_metrics.csv", "wb") as cpu_file,
+    ):
+        model_file.write(header_line(["Batch Id", *model_names]))
+        cpu_file.write(header_line(["Batch Id", *cpu_names]))
+        for numbers, count, times in _batch_times(result, runs):
+            for file, names in ((model_file, model_names), (cpu_file, cpu_names)):
+                columns = [times.get(name, np.full(len(numbers), np.nan)) for name in names]
+                file.write(format_rows([numbers, *(np.repeat(column, count) for column in columns)]))
+
+
+def _batch_times(
+    result: SimulationResult, runs: Columns
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], dict[str, Floats]]]:
+    """(number of each batch, how many batches each time is for, times of each run), in parts, ordered by batch."""
+    order = np.argsort(runs["batch_id"], kind="stable")
+    group = result.recording.replicas["group"][runs["replica"]]
+    for first in range(0, len(order), 1024):
+        part = order[first : first + 1024]
+        count = runs["count"][part].astype(np.int64)
+        within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+        times: dict[str, Floats] = {}
+        for number in np.unique(group[part]):
+            own = group[part] == number
+            _, rows = _of_group(result, number, {name: column[part[own]] for name, column in runs.items()})
+            for name, each in rows.items():
+                times.setdefault(name, np.full(len(part), np.nan))[own] = each
+        yield np.repeat(runs["batch_id"][part], count) + within, count, times
+
+
+def _of_group(result: SimulationResult, number: int, rows: Columns) -> tuple[HardwarePlan, dict[str, Floats]]:
+    plan = result.hardware[number]
+    num_stages = result.config.cluster_config.groups[number].replica_config.num_pipeline_stages
+    layer = layer_times(plan, rows)
+    once = stage_times(plan, rows, num_stages)
+    transfer = once.get("pipeline_send_recv", np.zeros(len(rows["stage"])))
+    model = plan.layers_per_stage * np.sum(list(layer.values()), axis=0) + transfer
+    attention = {name: np.where(layer[name] > 0, layer[name], np.nan) for name in ("attn_prefill", "attn_decode")}
+    return plan, {**layer, **attention, **once, "model_execution_e2e": model}
+
+
+def _chunks_by_group(result: SimulationResult) -> Iterator[tuple[HardwarePlan, int, Columns]]:
+    """(plan, its number of stages, rows) for parts of the recorded rows, each of one group."""
+    batches = result.recording.batches
+    group = result.recording.replicas["group"][batches["replica"]]
+    for number, (plan, resolved) in enumerate(zip(result.hardware, result.config.cluster_config.groups, strict=True)):
+        chosen = np.flatnonzero(group == number)
+        for first in range(0, len(chosen), CHUNK_ROWS):
+            part = chosen[first : first + CHUNK_ROWS]
+            rows: Columns = {name: column[part] for name, column in batches.items()}
+            yield plan, resolved.replica_config.num_pipeline_stages, rows
+
+
+def _decode_times(plan: HardwarePlan, rows: Columns) -> Floats:
+    """Looked up at the mean KV length, cut to an integer and rounded up to the granularity. 0 without decodes."""
+    size, step = rows["decode_size"], plan.tables.kv_granularity
+    mean = rows["decode_kv_tokens"] // np.maximum(size, 1)
+    times = np.where(size > 0, plan.tables.attn_decode[size, -(-mean // step)], 0.0)
+    return times * np.where(size > 1, 1.0 + plan.decode_batching_overhead, 1.0)
+
+
+def _prefill_times(plan: HardwarePlan, rows: Columns) -> Floats:
+    tables = plan.tables
+    size = rows["batch_size"] - rows["decode_size"]
+    column = -(-rows["prefill_chunk"] // tables.chunk_granularity)
+    times = np.where(size > 0, tables.attn_prefill[rows["prefill_kv_tokens"] // tables.kv_granularity, column], 0.0)
+    return times * np.where(size > 1, 1.0 + plan.prefill_batching_overhead, 1.0)

@@ -1,0 +1,66 @@
+"""What a simulation gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+
+from vidur.engine.recording import Columns, Recording
+from vidur.metrics.batch_runs import whole_batches
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vidur.config import SimulationConfig
+    from vidur.engine.state import HardwarePlan
+
+
+@dataclass(frozen=True, eq=False)
+class SimulationResult:
+    """The configuration that was run and what it recorded; the tables and the summary are made when first asked for.
+
+    hardware: the execution times of each of `config.cluster_config.groups`, as the engine used them.
+    workload: one line on where the requests came from.
+    wall_seconds: what the simulation itself took; None leaves everything that depends on the clock out of the summary.
+    """
+
+    config: SimulationConfig
+    recording: Recording
+    hardware: tuple[HardwarePlan, ...]
+    workload: str = ""
+    wall_seconds: float | None = None
+
+    @cached_property
+    def runs(self) -> Columns:
+        """The recorded rows as runs of whole batches; see `vidur.metrics.batch_runs.whole_batches`."""
+        return whole_batches(self.recording)
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """A row for each request, the columns of request_metrics.csv."""
+        from vidur.metrics.frames import request_frame
+
+        return request_frame(self.recording)
+
+    @cached_property
+    def batches(self) -> pd.DataFrame:
+        """A row for each batch, the columns of batch_metrics.csv. Long: a batch is an iteration."""
+        from vidur.metrics.frames import batch_frame
+
+        return batch_frame(self.recording)
+
+    @cached_property
+    def replicas(self) -> pd.DataFrame:
+        """A row for each replica."""
+        from vidur.metrics.frames import replica_frame
+
+        return replica_frame(self.recording)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The contents of summary.json."""
+        from vidur.metrics.summary import summary
+
+        return summary(self)

@@ -1,0 +1,171 @@
+"""The figures of a run: the contents of summary.json."""
+
+from __future__ import annotations
+
+import math
+import platform
+from typing import Any
+
+import numpy as np
+
+import vidur
+from vidur.engine.recording import FINISHED, REFUSED, UNFINISHED, Recording
+from vidur.metrics.batch_runs import counted_requests, only_batches
+from vidur.metrics.columns import duration, replica_columns
+from vidur.metrics.describe import describe_cluster, describe_group, describe_predictor, describe_schedulers
+from vidur.metrics.latency import latencies, meets_objectives
+from vidur.metrics.mfu import model_flop_utilization
+from vidur.metrics.operations import operation_totals
+from vidur.metrics.result import SimulationResult
+from vidur.metrics.statistics import statistics, weighted_statistics
+
+Section = dict[str, Any]
+
+
+def summary(
+    result: SimulationResult, ttft_objective: float | None = None, tpot_objective: float | None = None
+) -> Section:
+    """Plain JSON values, None where there is nothing to measure. Seconds, counts and fractions; docs/output.md.
+
+    With an objective (seconds), also the goodput: finished requests per second that met those given.
+    """
+    recording, metrics = result.recording, result.config.metrics_config
+    limits = metrics.min_batch_index, metrics.max_batch_index
+    times = latencies(recording, counted_requests(recording, result.runs, *limits))
+    figures: Section = {
+        "partial": recording.partial,
+        "cluster": describe_cluster(result.config.cluster_config),
+        "schedulers": describe_schedulers(result.config.cluster_config),
+        "workload": result.workload,
+        "execution_times": describe_predictor(result),
+        "requests": _requests(recording),
+        "end_time": recording.end_time,
+        "duration": duration(recording),
+        "throughput": _throughput(recording),
+        "latency": {name: statistics(values) for name, values in times.items()},
+    }
+    if ttft_objective is not None or tpot_objective is not None:
+        met = meets_objectives(times, ttft_objective, tpot_objective)
+        figures["goodput"] = {
+            "ttft_objective": ttft_objective,
+            "tpot_objective": tpot_objective,
+            "requests_per_second": _rate(int(met.sum()), duration(recording)),
+            "fraction_of_finished": _rate(int(met.sum()), len(met)),
+        }
+    if metrics.store_batch_metrics:
+        figures["batches"] = _batches(result)
+    if metrics.store_operation_metrics:
+        figures["operation_seconds"] = operation_totals(result)
+    figures["groups"] = _groups(result)
+    figures["replicas"] = _replicas(result)
+    figures["routing_decisions"] = recording.routing_decisions
+    if result.wall_seconds is not None:
+        figures["speed"] = _speed(result, result.wall_seconds)
+    figures["versions"] = {"vidur": vidur.__version__, "python": platform.python_version(), "numpy": np.__version__}
+    return figures
+
+
+def _requests(recording: Recording) -> Section:
+    requests = recording.requests
+    status = np.bincount(requests["status"], minlength=3)
+    return {
+        "total": len(requests["status"]),
+        "finished": int(status[FINISHED]),
+        "refused": int(status[REFUSED]),
+        "unfinished": int(status[UNFINISHED]),
+        "restarts": int(requests["num_restarts"].sum()),
+        "reroutes": int(requests["num_reroutes"].sum()),
+    }
+
+
+def _throughput(recording: Recording) -> Section:
+    """Finished requests and their tokens over the duration."""
+    requests = recording.requests
+    finished = requests["status"] == FINISHED
+    output = int(requests["num_decode_tokens"][finished].sum())
+    seconds = duration(recording)
+    return {
+        "requests_per_second": _rate(int(finished.sum()), seconds),
+        "output_tokens_per_second": _rate(output, seconds),
+        "tokens_per_second": _rate(output + int(requests["num_prefill_tokens"][finished].sum()), seconds),
+    }
+
+
+def _batches(result: SimulationResult) -> Section:
+    metrics = result.config.metrics_config
+    runs = only_batches(result.runs, metrics.min_batch_index, metrics.max_batch_index)
+    count = runs["count"]
+    names = {"size": "batch_size", "num_tokens": "num_tokens", "execution_time": "execution_time"}
+    return {
+        "count": int(count.sum(dtype=np.int64)),
+        **{name: weighted_statistics(runs[column], count) for name, column in names.items()},
+    }
+
+
+def _groups(result: SimulationResult) -> list[Section]:
+    num_blocks = result.recording.replicas["num_blocks"]
+    group = result.recording.replicas["group"]
+    return [
+        {
+            "name": resolved.name,
+            "replicas": resolved.num_replicas,
+            "description": describe_group(resolved),
+            "kv_cache_blocks": int(num_blocks[group == number].max(initial=0)),
+            "execution_times": plan.tables.source,
+        }
+        for number, (resolved, plan) in enumerate(
+            zip(result.config.cluster_config.groups, result.hardware, strict=True)
+        )
+    ]
+
+
+def _replicas(result: SimulationResult) -> list[Section]:
+    columns = replica_columns(result.recording, result.runs)
+    groups = result.config.cluster_config.groups
+    seconds = duration(result.recording)
+    utilization = np.full(len(columns["replica"]), np.nan)
+    busy = np.zeros(len(utilization))
+    for number, resolved in enumerate(groups):
+        own = columns["group"] == number
+        num_stages = resolved.replica_config.num_pipeline_stages
+        busy[own] = sum(columns[f"busy_time_stage{stage}"][own] for stage in range(num_stages)) / num_stages
+        if len(result.runs["count"]):
+            utilization[own] = model_flop_utilization(
+                resolved.replica_config, columns["num_tokens"][own], columns["attention_token_pairs"][own], seconds
+            )
+    shown = result.config.metrics_config.store_utilization_metrics
+    return [
+        {
+            "replica": number,
+            "group": groups[columns["group"][number]].name,
+            "requests": int(columns["num_requests"][number]),
+            "preemptions": int(columns["num_preemptions"][number]),
+            **(
+                {
+                    "busy": _rate(float(busy[number]), seconds),
+                    "kv_use_mean": _number(columns["kv_use_mean"][number]),
+                    "kv_use_max": _number(columns["kv_use_max"][number]),
+                    "mfu": _number(utilization[number]),
+                }
+                if shown
+                else {}
+            ),
+        }
+        for number in range(len(busy))
+    ]
+
+
+def _speed(result: SimulationResult, wall_seconds: float) -> Section:
+    return {
+        "wall_seconds": wall_seconds,
+        "requests_per_second": _rate(len(result.recording.requests["status"]), wall_seconds),
+        "batches_per_second": _rate(int(result.runs["count"].sum(dtype=np.int64)), wall_seconds),
+    }
+
+
+def _rate(amount: float, per: float) -> float | None:
+    return amount / per if per > 0 else None
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
