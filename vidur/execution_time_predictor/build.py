@@ -1,0 +1,63 @@
+"""From a predictor's configuration to the tables that the engine reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+# Imported for the predictors that they register.
+import vidur.execution_time_predictor.aiconfigurator
+import vidur.execution_time_predictor.roofline
+import vidur.execution_time_predictor.saved
+import vidur.execution_time_predictor.trained  # noqa: F401
+from vidur.config import BaseExecutionTimePredictorConfig
+from vidur.config.replica import ReplicaConfig
+from vidur.errors import InputError
+from vidur.execution_time_predictor.registry import fill_placeholders, predictors
+from vidur.execution_time_predictor.tables import UPSTREAM_CPU_OPS, ExecutionTimeTables, TableBounds
+
+
+def build_tables(
+    config: BaseExecutionTimePredictorConfig,
+    replica: ReplicaConfig,
+    bounds: TableBounds,
+    cache_dir: Path | None = None,
+    block_size: int | None = None,
+) -> ExecutionTimeTables:
+    """The tables of one kind of replica, written to `save_tables_file` too where that is set.
+
+    cache_dir: where predictors that are slow to build keep their results; None keeps none.
+    block_size: of the KV cache; the trained predictors read profiles taken at it, where there are such.
+    Raises InputError if the predictor cannot serve that replica, or lacks a file or a package.
+    """
+    tables = predictors.get(config.get_type())(config, replica, bounds, cache_dir, block_size)
+    tables = _with_cpu_overhead(tables, config, bounds).for_replica(replica)
+    if config.save_tables_file:
+        tables.save(fill_placeholders(config.save_tables_file, replica))
+    return tables
+
+
+def _with_cpu_overhead(
+    tables: ExecutionTimeTables, config: BaseExecutionTimePredictorConfig, bounds: TableBounds
+) -> ExecutionTimeTables:
+    """Measured overheads are kept or dropped as `skip_cpu_overhead_modeling` says; that of the flags is added."""
+    cpu = dict(tables.cpu)
+    if config.skip_cpu_overhead_modeling:
+        cpu = {op: times for op, times in cpu.items() if op not in UPSTREAM_CPU_OPS}
+    elif not set(UPSTREAM_CPU_OPS) & set(cpu):
+        raise InputError(
+            f"{config.flag('skip_cpu_overhead_modeling')} is false, but {tables.source} has no measured CPU overheads:"
+            f" use {config.flag('cpu_overhead_constant_ms')}, or a predictor trained on profiles"
+        )
+    constant, per_request = config.cpu_overhead_constant_ms, config.cpu_overhead_per_request_ms
+    if constant or per_request:
+        batch_sizes = np.arange(max(bounds.max_batch_size, tables.max_batch_size) + 1)
+        overhead = constant + per_request * batch_sizes
+        overhead[0] = 0.0
+        if "cpu_overhead" in cpu:
+            length = min(len(overhead), len(cpu["cpu_overhead"]))
+            overhead = overhead[:length] + cpu["cpu_overhead"][:length]
+        cpu["cpu_overhead"] = overhead
+    return replace(tables, cpu=cpu)

@@ -1,0 +1,43 @@
+"""The time of one iteration read from tables, in NumPy: what the engine's kernels must agree with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from vidur.config.replica import ReplicaConfig
+from vidur.execution_time_predictor.tables import TOKEN_ROUNDING, ExecutionTimeTables
+
+
+def iteration_ms(
+    tables: ExecutionTimeTables,
+    replica: ReplicaConfig,
+    decode_kv: Sequence[int] = (),
+    prefills: Sequence[tuple[int, int]] = (),
+) -> float:
+    """Milliseconds of one iteration through all pipeline stages, without the overheads that flags add.
+
+    decode_kv: the KV length of each request that decodes; prefills: (earlier KV length, chunk) of each prompt.
+    Source of the roundings: microsoft/vidur, execution_time_predictor/sklearn_execution_time_predictor.py.
+    """
+    step = tables.kv_granularity
+    tokens = len(decode_kv) + sum(chunk for _, chunk in prefills)
+    rounded = -(-tokens // TOKEN_ROUNDING) * TOKEN_ROUNDING
+    layer = sum(
+        float(times[tokens if op == "attn_kv_cache_save" else rounded]) * (2.0 if op == "all_reduce" else 1.0)
+        for op, times in tables.linear.items()
+        if op != "send_recv"
+    )
+    if decode_kv:
+        mean = sum(decode_kv) // len(decode_kv)
+        layer += float(tables.attn_decode[len(decode_kv), -(-mean // step)])
+    if prefills:
+        kv_row = sum(-(-kv // step) for kv, _ in prefills)
+        chunk = round(math.sqrt(sum(chunk * chunk for _, chunk in prefills)))
+        layer += float(tables.attn_prefill[kv_row, -(-chunk // tables.chunk_granularity)])
+    requests = len(decode_kv) + len(prefills)
+    per_stage = sum(float(times[requests]) for times in tables.cpu.values())
+    total = layer * replica.model.num_layers + per_stage * replica.num_pipeline_stages
+    if replica.num_pipeline_stages > 1:
+        total += float(tables.linear["send_recv"][rounded]) * (replica.num_pipeline_stages - 1)
+    return total
