@@ -145,8 +145,6 @@ def conform(item: Setting, value: Any, where: str) -> Any:
     """
     if value is None and item.optional:
         return None
-    if value is dataclasses.MISSING:
-        raise InputError(f"{where} is missing: give {item.type_name}")
     if not item.many:
         return conform_one(item.type, value, where, item.type_name)
     if not isinstance(value, (list, tuple)):

@@ -135,9 +135,10 @@ def _architecture(values: Mapping[str, Any], path: Path) -> Architecture:
     activation = values.get("hidden_act", values.get("hidden_activation"))
     if activation in GATED_ACTIVATIONS:
         return Architecture()
+    name = " ".join(names) or model_type or "(none named)"
     raise InputError(
-        f"{path}: unknown architecture {' '.join(names) or model_type or '(none named)'} with the activation {activation}: "
-        f"whether its MLP is gated cannot be told; known: {', '.join(sorted(ARCHITECTURES))}"
+        f"{path}: unknown architecture {name} with the activation {activation}: whether "
+        f"its MLP is gated cannot be told; known: {', '.join(sorted(ARCHITECTURES))}"
     )
 
 
