@@ -1,0 +1,6 @@
+"""Arrivals and lengths: a configuration in, one RequestTable out."""
+
+from vidur.request_generator.request_generator import generate_requests
+from vidur.request_generator.request_table import RequestTable
+
+__all__ = ["RequestTable", "generate_requests"]

@@ -1,0 +1,88 @@
+"""Arrivals of synthetic requests: one function for each interval generator."""
+
+from __future__ import annotations
+
+import math
+from functools import singledispatch
+
+import numpy as np
+
+from vidur.config import (
+    BaseRequestIntervalGeneratorConfig,
+    GammaRequestIntervalGeneratorConfig,
+    PoissonRequestIntervalGeneratorConfig,
+    StaticRequestIntervalGeneratorConfig,
+    TraceRequestIntervalGeneratorConfig,
+)
+from vidur.errors import InputError
+from vidur.request_generator.random_streams import numpy_random
+from vidur.request_generator.request_table import FloatArray
+from vidur.request_generator.timestamps import parse_instant
+from vidur.request_generator.trace_file import read_csv_columns
+
+NANOSECONDS = 1_000_000_000
+LEAST_RATE = 1e-12  # requests per second
+LEAST_CV = 1e-6  # its inverse is the greatest: beyond, the shape of the gamma distribution leaves the doubles
+
+
+@singledispatch
+def draw_intervals(
+    config: BaseRequestIntervalGeneratorConfig, count: int, uniform: FloatArray, seed: int
+) -> FloatArray:
+    """Seconds before each of `count` requests since the one before (fewer requests, where a trace ends).
+
+    `uniform` is in [0, 1): the draws, one for each request, that the Poisson generator turns into intervals. `seed` is
+    the request generator's: upstream seeds every stream with it and never reads the interval generator's own.
+    """
+    raise AssertionError(type(config))
+
+
+@draw_intervals.register
+def _static(config: StaticRequestIntervalGeneratorConfig, count: int, uniform: FloatArray, seed: int) -> FloatArray:
+    return np.zeros(count)
+
+
+@draw_intervals.register
+def _poisson(config: PoissonRequestIntervalGeneratorConfig, count: int, uniform: FloatArray, seed: int) -> FloatArray:
+    _check_rate(config)
+    # math.log, not numpy.log: they differ in the last bit for one value in 300, and upstream takes the former.
+    logarithms = np.fromiter(map(math.log, (1.0 - uniform).tolist()), np.float64, count)
+    return np.minimum(-logarithms / config.qps, 1.0 / config.qps * 3.0)
+
+
+@draw_intervals.register
+def _gamma(config: GammaRequestIntervalGeneratorConfig, count: int, uniform: FloatArray, seed: int) -> FloatArray:
+    _check_rate(config)
+    if not LEAST_CV <= config.cv <= 1 / LEAST_CV:
+        raise InputError(f"{config.flag('cv')} must be from {LEAST_CV:g} to {1 / LEAST_CV:g}, not {config.cv:g}")
+    shape = 1.0 / (config.cv**2)
+    scale = 1.0 / (config.qps * shape)
+    return np.asarray(numpy_random(seed).standard_gamma(shape, count) * scale)
+
+
+@draw_intervals.register
+def _trace(config: TraceRequestIntervalGeneratorConfig, count: int, uniform: FloatArray, seed: int) -> FloatArray:
+    rows = read_csv_columns(config.trace_file, config.flag("trace_file"), ("arrival_time",))
+    instants = np.sort(rows.instants("arrival_time"))
+    start = _instant(config.start_time, config.flag("start_time"))
+    end = _instant(config.end_time, config.flag("end_time"))
+    window = instants[(instants > start) & (instants < end)]
+    if len(window) < 2:
+        raise InputError(
+            f"{config.trace_file} has {len(window)} arrivals between {config.flag('start_time')} {config.start_time} "
+            f"and {config.flag('end_time')} {config.end_time}: at least two are needed"
+        )
+    seconds = (window - window[0]) // NANOSECONDS * config.time_scale_factor
+    return np.asarray(np.diff(seconds)[:count])
+
+
+def _check_rate(config: PoissonRequestIntervalGeneratorConfig | GammaRequestIntervalGeneratorConfig) -> None:
+    if config.qps < LEAST_RATE:
+        raise InputError(f"{config.flag('qps')} must be at least {LEAST_RATE:g}, not {config.qps:g}")
+
+
+def _instant(text: str, flag: str) -> int:
+    try:
+        return parse_instant(text)
+    except ValueError:
+        raise InputError(f"{flag}: '{text}' is not a time like 1970-01-04 12:00:00") from None

@@ -1,0 +1,75 @@
+"""The requests of a simulation, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+HashIds = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class RequestTable:
+    """N requests in the order of their arrival; a request's number is its index. Nobody writes to the arrays."""
+
+    arrived_at: FloatArray  # [N] seconds, not descending
+    num_prefill_tokens: IntArray  # [N] at least 1
+    num_decode_tokens: IntArray  # [N] at least 1: the first one comes with the end of the prefill
+    session_id: IntArray  # [N] -1 where a request belongs to none
+    priority: IntArray  # [N]
+    hash_ids: HashIds | None  # per request, the prompt's blocks by content (Mooncake), or None
+    source: str  # where the requests come from, and what was done to them, in one line
+
+    @classmethod
+    def of(
+        cls,
+        arrived_at: FloatArray,
+        num_prefill_tokens: IntArray,
+        num_decode_tokens: IntArray,
+        source: str,
+        session_id: IntArray | None = None,
+        priority: IntArray | None = None,
+        hash_ids: HashIds | None = None,
+    ) -> RequestTable:
+        """A valid table, its rows sorted by arrival; requests that arrive together keep their order."""
+        count = len(arrived_at)
+        session_id = np.full(count, -1, np.int64) if session_id is None else session_id
+        priority = np.zeros(count, np.int64) if priority is None else priority
+        table = cls(arrived_at, num_prefill_tokens, num_decode_tokens, session_id, priority, hash_ids, source)
+        if not is_sorted(arrived_at):
+            table = table._in_order(np.argsort(arrived_at, kind="stable"))
+        table.validate()
+        return table
+
+    def _in_order(self, order: npt.NDArray[np.intp]) -> RequestTable:
+        return RequestTable(
+            self.arrived_at[order],
+            self.num_prefill_tokens[order],
+            self.num_decode_tokens[order],
+            self.session_id[order],
+            self.priority[order],
+            None if self.hash_ids is None else tuple(self.hash_ids[i] for i in order),
+            self.source,
+        )
+
+    def __len__(self) -> int:
+        return len(self.arrived_at)
+
+    def validate(self) -> None:
+        """Assert what the fields promise."""
+        assert self.arrived_at.dtype == np.float64
+        for column in (self.num_prefill_tokens, self.num_decode_tokens, self.session_id, self.priority):
+            assert column.dtype == np.int64 and column.shape == self.arrived_at.shape == (len(self),)
+        assert np.isfinite(self.arrived_at).all() and (self.arrived_at >= 0).all()
+        assert is_sorted(self.arrived_at)
+        assert (self.num_prefill_tokens >= 1).all() and (self.num_decode_tokens >= 1).all()
+        assert (self.session_id >= -1).all()
+        assert self.hash_ids is None or len(self.hash_ids) == len(self)
+
+
+def is_sorted(values: FloatArray) -> bool:
+    return bool((values[1:] >= values[:-1]).all())

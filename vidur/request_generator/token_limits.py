@@ -1,0 +1,57 @@
+"""Requests made to fit: whole tokens, at least one prompt and one output token, at most max_tokens together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vidur.errors import InputError
+from vidur.request_generator.request_table import FloatArray, IntArray
+
+MOST_TOKENS = 2.0**53  # the largest whole numbers that a double holds exactly
+
+
+class Lengths(NamedTuple):
+    """Prompt and output tokens of each request, and what was done to them ('' if nothing)."""
+
+    num_prefill_tokens: IntArray
+    num_decode_tokens: IntArray
+    note: str = ""
+
+
+def whole_tokens(values: FloatArray, factor: float = 1.0) -> IntArray:
+    """`values * factor`, cut to integers."""
+    return np.minimum(values * factor, MOST_TOKENS).astype(np.int64)
+
+
+def cut_prompts(prefill: IntArray, decode: IntArray, max_tokens: int) -> Lengths:
+    """Shorten the prompt of a request longer than `max_tokens`; its output only where one prompt token is too many."""
+    prefill, decode = np.maximum(prefill, 1), np.maximum(decode, 1)
+    excess = np.maximum(prefill + decode - max_tokens, 0)
+    return _fitted(prefill - excess, decode, max_tokens, excess)
+
+
+def cut_in_proportion(prefill: IntArray, decode: IntArray, max_tokens: int) -> Lengths:
+    """Shorten prompt and output of a request longer than `max_tokens` by their shares, each rounded up.
+
+    Upstream's rule for the lengths of a trace, so a request may end up one token below the limit.
+    """
+    total = prefill + decode
+    excess = np.maximum(total - max_tokens, 0)
+    divisor = np.maximum(total, 1)
+    prefill_cut = np.ceil(excess * (prefill / divisor)).astype(np.int64)
+    decode_cut = np.ceil(excess * (decode / divisor)).astype(np.int64)
+    return _fitted(prefill - prefill_cut, decode - decode_cut, max_tokens, excess)
+
+
+def _fitted(prefill: IntArray, decode: IntArray, max_tokens: int, excess: IntArray) -> Lengths:
+    prefill = np.maximum(prefill, 1)
+    decode = np.maximum(np.minimum(decode, max_tokens - prefill), 1)
+    cut = int(np.count_nonzero(excess))
+    return Lengths(prefill, decode, f"{cut} cut to {max_tokens} tokens" if cut else "")
+
+
+def check_max_tokens(max_tokens: int, flag: str) -> None:
+    if max_tokens < 2:
+        raise InputError(f"{flag} must be at least 2 (one prompt and one output token), not {max_tokens}")

@@ -1,0 +1,86 @@
+"""The forms that a trace may have, and how a file's own is recognised."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+
+from vidur.errors import InputError
+from vidur.request_generator.trace_file import TraceLines, likeness, missing_column
+
+
+@dataclass(frozen=True)
+class TraceFormat:
+    """Names of the columns (CSV) or entries (JSON lines); a file may lack all but the first three."""
+
+    name: str
+    arrival: str
+    prefill: str
+    decode: str
+    sessions: tuple[str, ...] = ()  # alternatives
+    priority: str | None = None
+    hash_ids: str | None = None
+    json_lines: bool = False
+    instants: bool = False  # arrivals are dates with times, not numbers
+    seconds: float = 1.0  # in a unit of the arrivals, where they are numbers
+    from_zero: bool = True  # arrivals are shifted so that the first is at 0
+    zero_is_failed: bool = False  # a request without prompt or output tokens is one that failed
+
+    def required(self, arrivals: bool) -> tuple[str, ...]:
+        """What a file of this format must have, to be read with or without its arrivals."""
+        return (self.arrival, self.prefill, self.decode) if arrivals else (self.prefill, self.decode)
+
+
+FORMATS = {
+    form.name: form
+    for form in (
+        TraceFormat(
+            "vidur",
+            "arrived_at",
+            "num_prefill_tokens",
+            "num_decode_tokens",
+            sessions=("session_id",),
+            priority="priority",
+            from_zero=False,
+        ),
+        TraceFormat("azure", "TIMESTAMP", "ContextTokens", "GeneratedTokens", instants=True),
+        TraceFormat(
+            "burstgpt", "Timestamp", "Request tokens", "Response tokens", sessions=("Session ID",), zero_is_failed=True
+        ),
+        TraceFormat(
+            "mooncake",
+            "timestamp",
+            "input_length",
+            "output_length",
+            sessions=("conversation_id", "session_id"),
+            hash_ids="hash_ids",
+            json_lines=True,
+            seconds=1e-3,
+        ),
+    )
+}
+
+
+def recognise_format(path: str, file: TraceLines, arrivals: bool) -> TraceFormat:
+    """The format of a file by its first line: an object, or the header of a CSV with or without `arrivals`.
+
+    Raises InputError, saying what is missing to the nearest format, where the header is of none.
+    """
+    if file.first.lstrip().startswith("{"):
+        return FORMATS["mooncake"]
+    header = next(csv.reader([file.first]), [])
+    names = [name.strip().lower() for name in header]
+    forms = [form for form in FORMATS.values() if not form.json_lines]
+    missing = {form.name: [name for name in form.required(arrivals) if name.lower() not in names] for form in forms}
+    best = min(forms, key=lambda form: (len(missing[form.name]), -_nearness(form, names)))
+    lacking = missing[best.name]
+    if len(lacking) > 1 and _nearness(best, names) < 2.0:
+        columns = "; ".join(f"{form.name}: {', '.join(form.required(arrivals))}" for form in forms)
+        raise InputError(f"{path}, row {file.row}: not the header of a trace; the forms and their columns: {columns}")
+    if lacking:
+        raise missing_column(path, file.row, header, lacking[0], best.required(arrivals))
+    return best
+
+
+def _nearness(form: TraceFormat, names: list[str]) -> float:
+    return sum(max(likeness(needed, name) for name in names) for needed in form.required(True))
