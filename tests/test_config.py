@@ -23,7 +23,7 @@ from vidur.config import (
     TraceRequestIntervalGeneratorConfig,
 )
 from vidur.config.base import Config, PolyConfig, Setting, settings_of, snake_case
-from vidur.config.flag import all_flags
+from vidur.config.flag import Flag, all_flags
 from vidur.errors import InputError
 
 
@@ -118,6 +118,8 @@ def test_what_cannot_be_is_refused_in_one_line(argv: str, parts: list[str]) -> N
     ("make", "part"),
     [
         (lambda: SimulationConfig(seed="7"), "--seed: expected an integer"),  # type: ignore[arg-type]
+        (lambda: SimulationConfig(seed=10**20), "--seed: 100000000... does not fit in 64 bits"),
+        (lambda: GammaRequestIntervalGeneratorConfig(qps=10**400), "does not fit in 64 bits"),
         (lambda: SimulationConfig(seed=True), "--seed: expected an integer"),
         (lambda: SimulationConfig(metrics_config=None), "metrics_config: expected MetricsConfig"),  # type: ignore[arg-type]
         (lambda: GammaRequestIntervalGeneratorConfig(qps=float("nan")), "expected a finite number"),
@@ -204,23 +206,25 @@ def values_of(item: Setting) -> st.SearchStrategy[Any]:
     )
 
 
+def is_free(flag: Flag, kinds: dict[str, str]) -> bool:
+    """Whether the flag belongs to a chosen type, and its every value stands by itself."""
+    if flag.family is not None or flag.item.is_records or "wandb" in flag.name or flag.owner is ReplicaConfig:
+        return False
+    return not issubclass(flag.owner, PolyConfig) or kinds[flag.owner.type_flag] == flag.owner.type_name
+
+
 @st.composite
 def flag_values(draw: st.DrawFn) -> dict[str, Any]:
-    """Some flags by name, as the flat keys of a file: those whose every value stands by itself."""
-    names = [
-        name
-        for name, flag in all_flags().items()
-        if not flag.item.is_records and "wandb" not in name and not name.startswith(("replica_config", "custom"))
-    ]
-    chosen = draw(st.lists(st.sampled_from(names), max_size=12, unique=True))
-    values: dict[str, Any] = {}
-    for name in chosen:
-        flag = all_flags()[name]
-        if flag.family is not None:
-            values[name] = draw(st.sampled_from([kind for kind in flag.family.family if kind != "custom"]))
-            continue
-        strategy = values_of(flag.item)
-        values[name] = draw(st.lists(strategy, min_size=1, max_size=3)) if flag.item.many else draw(strategy)
+    """Types and settings of those types, by flag name: the flat keys of a file."""
+    families = {flag.name: flag.family for flag in all_flags().values() if flag.family is not None}
+    kinds = {
+        name: draw(st.sampled_from(sorted(family.family.keys() - {"custom"}))) for name, family in families.items()
+    }
+    values: dict[str, Any] = dict(kinds)
+    names = [name for name, flag in all_flags().items() if is_free(flag, kinds)]
+    for name in draw(st.lists(st.sampled_from(names), max_size=20, unique=True)):
+        item = all_flags()[name].item
+        values[name] = draw(st.lists(values_of(item), min_size=1, max_size=3) if item.many else values_of(item))
     return values
 
 

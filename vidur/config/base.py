@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 from vidur.errors import InputError, unknown_name
 
 _SETTINGS: dict[type[Any], tuple[Setting, ...]] = {}  # by class: type hints are slow to resolve
+LARGEST_INTEGER = 2**63 - 1
 KIND_NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
 
 
@@ -153,6 +154,8 @@ def conform(item: Setting, value: Any, where: str) -> Any:
 
 
 def conform_one(kind: type[Any], value: Any, where: str, expected: str) -> Any:
+    if kind in (int, float) and isinstance(value, Integral) and abs(int(value)) > LARGEST_INTEGER:
+        raise InputError(f"{where}: {str(value)[:9]}... does not fit in 64 bits")
     if kind is float and isinstance(value, Real) and not isinstance(value, bool):
         if not math.isfinite(value):
             raise InputError(f"{where}: expected a finite number, not {value}")

@@ -45,7 +45,7 @@ def _unexpected(extras: list[str]) -> InputError:
     if word.startswith("-") and word != "-":
         return unknown_flag(word.partition("=")[0])
     return InputError(
-        f"unexpected argument '{word}': flags begin with --, and one that is true or false takes no value (--x, --no-x)"
+        f"unexpected argument {word!r}: flags begin with --, and one that is true or false takes no value (--x, --no-x)"
     )
 
 
@@ -69,11 +69,11 @@ def _read_record(cls: type[Config], text: str, where: str) -> Config:
     for pair in text.split(","):
         key, equals, value = pair.partition("=")
         if not equals:
-            raise InputError(f"{where}: expected key=value,key=value, not '{text}'")
+            raise InputError(f"{where}: expected key=value,key=value, not {text!r}")
         if key not in items:
             raise unknown_name(f"{where} key", key, items)
         if key in values:
-            raise InputError(f"{where}: {key} is given twice in '{text}'")
+            raise InputError(f"{where}: {key} is given twice in {text!r}")
         values[key] = read_text(items[key], value, f"{where}: {key}")
     return make_record(cls, values, where)
 
@@ -83,7 +83,7 @@ def read_text(item: Setting, text: str, where: str) -> Any:
     try:
         value = TRUTH[text.lower()] if item.type is bool else item.type(text)
     except (ValueError, KeyError):
-        raise InputError(f"{where}: expected {item.type_name}, not '{text}'") from None
+        raise InputError(f"{where}: expected {item.type_name}, not {text!r}") from None
     return value if item.many else conform(item, value, where)
 
 
@@ -141,7 +141,7 @@ def _help(flag: Flag) -> str:
     if flag.family is not None:
         text = ", ".join(flag.family.family)
     default = flag.default
-    if default is None or default == ():
+    if default in (None, (), ""):
         shown = "none"
     elif isinstance(default, tuple):
         shown = " ".join(map(str, default))
