@@ -16,7 +16,7 @@ from vidur.config import BaseExecutionTimePredictorConfig
 from vidur.config.replica import ReplicaConfig
 from vidur.errors import InputError
 from vidur.execution_time_predictor.registry import fill_placeholders, predictors
-from vidur.execution_time_predictor.tables import UPSTREAM_CPU_OPS, ExecutionTimeTables, TableBounds
+from vidur.execution_time_predictor.tables import UPSTREAM_CPU_OPS, ExecutionTimeTables, FloatArray, TableBounds
 
 
 def build_tables(
@@ -53,8 +53,8 @@ def _with_cpu_overhead(
         )
     constant, per_request = config.cpu_overhead_constant_ms, config.cpu_overhead_per_request_ms
     if constant or per_request:
-        batch_sizes = np.arange(max(bounds.max_batch_size, tables.max_batch_size) + 1)
-        overhead = constant + per_request * batch_sizes
+        batch_sizes = np.arange(max(bounds.max_batch_size, tables.max_batch_size) + 1, dtype=np.float64)
+        overhead: FloatArray = constant + per_request * batch_sizes
         overhead[0] = 0.0
         if "cpu_overhead" in cpu:
             length = min(len(overhead), len(cpu["cpu_overhead"]))

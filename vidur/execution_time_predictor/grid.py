@@ -27,9 +27,7 @@ class TableGrid:
     @property
     def note(self) -> str:
         """What a user should know about the grid; empty if nothing."""
-        if self.chunk_granularity == 1:
-            return ""
-        return f"prefill chunks rounded up to {self.chunk_granularity} tokens (the table would be too large otherwise)"
+        return coarse_chunks(self.chunk_granularity) if self.chunk_granularity > 1 else ""
 
     @staticmethod
     def of(bounds: TableBounds, kv_granularity: int, max_prefill_entries: int = MAX_PREFILL_ENTRIES) -> TableGrid:
@@ -55,3 +53,7 @@ class TableGrid:
 
 def _axis(largest: int, step: int) -> FloatArray:
     return np.arange(-(-largest // step) + 1, dtype=np.float64) * step
+
+
+def coarse_chunks(granularity: int) -> str:
+    return f"prefill chunks rounded up to {granularity} tokens (the table would be too large otherwise)"

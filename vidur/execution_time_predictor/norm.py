@@ -6,12 +6,25 @@ import numpy as np
 
 from vidur.execution_time_predictor.tables import FloatArray
 
+# Stands for 0, whose logarithm is none. Terms are microseconds; to the 20th power it is still a normal number.
+SMALLEST_TERM = 1e-9
+
 
 def p_norm(q: float, *terms: FloatArray) -> FloatArray:
-    """(a^q + b^q + ...)^(1/q) of non-negative terms, element by element; the larger q, the nearer to the largest."""
-    largest = np.maximum.reduce(np.broadcast_arrays(*terms))
-    if len(terms) == 1:
-        return largest
-    scale = np.where(largest > 0.0, largest, 1.0)
-    total = sum(((term / scale) ** q for term in terms), start=np.zeros_like(largest))
-    return scale * total ** (1.0 / q)
+    """(a^q + b^q + ...)^(1/q) of non-negative terms that broadcast; the larger q <= 20, the nearer to the largest.
+
+    By logarithms: NumPy's exp and log take a fraction of the time of its power.
+    """
+    assert 1.0 <= q <= 20.0
+    total = _power(terms[0], q)
+    for term in terms[1:]:
+        total = total + _power(term, q)
+    np.log(total, out=total)
+    total /= q
+    return np.exp(total, out=total)
+
+
+def _power(base: FloatArray, exponent: float) -> FloatArray:
+    logarithm = np.log(np.maximum(base, SMALLEST_TERM))
+    logarithm *= exponent
+    return np.exp(logarithm, out=logarithm)

@@ -81,7 +81,7 @@ class ExecutionTimeTables:
     @property
     def max_batch_size(self) -> int:
         """The largest batch size that attention decode and every CPU operation hold."""
-        return min([self.attn_decode.shape[0], *(len(times) for times in self.cpu.values())]) - 1
+        return min([len(self.attn_decode), *(len(times) for times in self.cpu.values())]) - 1
 
     def require(self, replica_config: ReplicaConfig) -> None:
         """Raise InputError if an operation that such a replica runs is missing."""
@@ -115,7 +115,7 @@ class ExecutionTimeTables:
 
     @property
     def max_chunk(self) -> int:
-        return (self.attn_prefill.shape[1] - 1) * self.chunk_granularity
+        return int(self.attn_prefill.shape[1] - 1) * self.chunk_granularity
 
     def save(self, path: str | Path) -> None:
         """Write the `.npz`, whole or not at all. Equal tables give equal bytes."""
