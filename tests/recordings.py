@@ -171,7 +171,12 @@ def _run_replica(
             start = now + stage * seconds
             rows.append(
                 (replica, stage, number, now, start, seconds, 1, len(running), prompt + len(decoding), prompt)
-                + (len(decoding), kv, 0, round(float(np.hypot.reduce(requests["num_prefill_tokens"][new].astype(float)))))
+                + (
+                    len(decoding),
+                    kv,
+                    0,
+                    round(float(np.hypot.reduce(requests["num_prefill_tokens"][new].astype(float)))),
+                )
                 + (blocks, queued, len(running))
             )
             members.append(list(running))

@@ -14,6 +14,7 @@ from vidur.engine.arrays import Floats, Ints
 from vidur.engine.compile import kernel
 from vidur.engine.iteration import batch_time, begin_stage, end_batch, end_stage, measure_batch
 from vidur.engine.layout import (
+    ADMITTED,
     BATCH_ID,
     ENDED_AT,
     HARDWARE,
@@ -28,6 +29,7 @@ from vidur.engine.layout import (
     STAGES,
     TOKEN_TABLE,
     TOKENS,
+    WAITING,
 )
 from vidur.engine.rows import record_row
 from vidur.scheduler.replica_scheduler.policy import form_batch_callback
@@ -186,6 +188,11 @@ def step_pipeline(
                 size, _ = form_batch(
                     policy, (replica, now, slot, times, requests, replicas, ready, batch_requests, batch_tokens)
                 )
+                if size == 0 and replicas[replica, WAITING] > 0 and replicas[replica, ADMITTED] == 0:
+                    # As in step_replica: the last request preempted itself.
+                    size, _ = form_batch(
+                        policy, (replica, now, slot, times, requests, replicas, ready, batch_requests, batch_tokens)
+                    )
                 if size == 0:
                     break
                 measure_batch(

@@ -16,6 +16,7 @@ from vidur.engine.arrays import Floats, Ints
 from vidur.engine.compile import kernel
 from vidur.engine.iteration import batch_time, begin_stage, end_batch, end_stage, measure_batch
 from vidur.engine.layout import (
+    ADMITTED,
     ALLOCATED,
     ATTENTION_PAIRS,
     DECODE_KV,
@@ -35,6 +36,7 @@ from vidur.engine.layout import (
     RUN_TIME,
     SIZE,
     SLOWDOWN,
+    WAITING,
 )
 from vidur.engine.rows import record_row
 from vidur.scheduler.replica_scheduler.policy import form_batch_callback
@@ -173,6 +175,11 @@ def step_replica(
     size, repeats = form_batch(
         policy, (replica, now, 0, times, requests, replicas, ready, batch_requests, batch_tokens)
     )
+    if size == 0 and replicas[replica, WAITING] > 0 and replicas[replica, ADMITTED] == 0:
+        # The last request preempted itself. Nothing else will wake the replica, so it is asked again.
+        size, repeats = form_batch(
+            policy, (replica, now, 0, times, requests, replicas, ready, batch_requests, batch_tokens)
+        )
     if size == 0:
         next_time[replica] = np.inf
         return True

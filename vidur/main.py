@@ -1,0 +1,107 @@
+"""python -m vidur.main: flags -> a simulation -> a summary on screen and results on disk."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+
+from vidur.config import SimulationConfig
+from vidur.errors import InputError
+
+# A run shorter than this shows no progress bar.
+_PROGRESS_AFTER = 1.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Simulate what the flags say. Returns the exit status: 0, 2 for bad input, 130 or 143 for an interrupted run."""
+    try:
+        config = SimulationConfig.from_cli(argv)
+        logging.basicConfig(level=config.log_level.upper(), format="%(message)s", stream=sys.stderr)
+        return _simulate(config)
+    except InputError as error:
+        print(f"vidur: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vidur: interrupted before there was anything to write", file=sys.stderr)
+        return 130
+
+
+class _Signals:
+    """While active, SIGTERM ends a run as Ctrl-C does. `status` is the exit status of the signal that came, or 0."""
+
+    def __init__(self) -> None:
+        self.status = 0
+
+    def __enter__(self) -> _Signals:
+        self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.status = 128 + number
+        raise KeyboardInterrupt
+
+
+def _simulate(config: SimulationConfig) -> int:
+    # These bring in numba: after the flags are known to be good.
+    from vidur.engine.compile import is_cached
+    from vidur.metrics.console import print_plan, print_summary
+    from vidur.metrics.writer import write_results
+    from vidur.simulator import Simulator
+
+    if not is_cached():
+        print("Compiling the simulator for this machine: once, half a minute ...", file=sys.stderr, flush=True)
+    with _Signals() as signals:
+        simulator = Simulator(config)
+        print_plan(config, simulator.hardware_plans, simulator.requests.source)
+        with _ProgressBar(len(simulator.requests)) as progress:
+            result = simulator.run(progress.update)
+    print_summary(result)
+    folder = Path(config.metrics_config.output_dir) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    written = write_results(result, folder)
+    print(f"\nResults: {written}")
+    return signals.status
+
+
+class _ProgressBar:
+    """A bar on stderr, on a terminal, once a run has lasted a second."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._started = time.perf_counter()
+
+    def __enter__(self) -> _ProgressBar:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("requests finished"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", total=self._total)
+        self._shown = False
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._shown:
+            self._progress.stop()
+
+    def update(self, finished: int, total: int) -> None:
+        if not self._shown and time.perf_counter() - self._started > _PROGRESS_AFTER:
+            self._progress.start()
+            self._shown = True
+        self._progress.update(self._task, completed=finished)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
