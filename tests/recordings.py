@@ -17,8 +17,9 @@ from vidur.metrics.result import SimulationResult
 NUM_BLOCKS = 2000
 BLOCK_SIZE = 16
 BATCH_COLUMNS = (
-    "replica stage batch_id scheduled_at start iteration_time count batch_size num_tokens num_prefill_tokens"
-    " decode_size decode_kv_tokens prefill_kv_tokens prefill_chunk kv_blocks num_waiting num_running".split()
+    *("replica", "stage", "batch_id", "scheduled_at", "start", "iteration_time", "count"),
+    *("batch_size", "num_tokens", "num_prefill_tokens", "decode_size", "decode_kv_tokens"),
+    *("prefill_kv_tokens", "prefill_chunk", "kv_blocks", "num_waiting", "num_running"),
 )
 SECONDS = {"scheduled_at", "start", "iteration_time"}
 
@@ -28,9 +29,8 @@ def three_requests() -> Recording:
 
     Request 0 (4 + 3 tokens) runs in the first three, request 1 (6 + 1) in the second, request 2 (2 + 4) in the others.
     """
-    nan = np.nan
     rows = [
-        # replica, stage, batch, scheduled, start, time, count, size, tokens, prefill, decodes, kv, kv, chunk, blocks, w, r
+        # In the order of BATCH_COLUMNS.
         (0, 0, 0, 0.0, 0.0, 1.0, 1, 1, 4, 4, 0, 0, 0, 4, 1, 0, 1),
         (0, 0, 1, 1.0, 1.0, 2.0, 1, 2, 7, 6, 1, 5, 0, 6, 2, 1, 2),
         (0, 0, 2, 3.0, 3.0, 0.5, 1, 1, 1, 0, 1, 6, 0, 0, 1, 0, 1),
@@ -51,7 +51,6 @@ def three_requests() -> Recording:
         "num_reroutes": np.array([0, 0, 0]),
         "status": np.array([FINISHED, FINISHED, FINISHED], np.int8),
     }
-    assert not any(np.isnan(column).any() for column in requests.values()), nan
     return Recording(
         requests=requests,
         batches=batch_arrays(rows),
@@ -82,11 +81,9 @@ def batch_arrays(rows: list[tuple[Any, ...]]) -> Columns:
 def empty_recording(num_replicas: int = 1) -> Recording:
     """Nothing arrived."""
     whole, seconds = np.zeros(0, np.int64), np.zeros(0)
-    requests: Columns = {
-        name: whole for name in ("num_prefill_tokens", "num_decode_tokens", "num_restarts", "num_reroutes")
-    }
-    times = "arrived_at scheduled_at prefill_completed_at completed_at execution_time preempted_time".split()
-    requests |= {name: seconds for name in times}
+    counts = ("num_prefill_tokens", "num_decode_tokens", "num_restarts", "num_reroutes")
+    times = ("arrived_at", "scheduled_at", "prefill_completed_at", "completed_at", "execution_time", "preempted_time")
+    requests: Columns = dict.fromkeys(counts, whole) | dict.fromkeys(times, seconds)
     requests |= {"replica": np.zeros(0, np.int32), "status": np.zeros(0, np.int8)}
     return Recording(requests, batch_arrays([]), _replica_arrays(num_replicas, 1), 0.0, False, 0)
 
@@ -169,16 +166,10 @@ def _run_replica(
         blocks = (kv + prompt) // BLOCK_SIZE + len(running)
         for stage in range(num_stages):
             start = now + stage * seconds
-            rows.append(
-                (replica, stage, number, now, start, seconds, 1, len(running), prompt + len(decoding), prompt)
-                + (
-                    len(decoding),
-                    kv,
-                    0,
-                    round(float(np.hypot.reduce(requests["num_prefill_tokens"][new].astype(float)))),
-                )
-                + (blocks, queued, len(running))
-            )
+            chunk = round(float(np.linalg.norm(requests["num_prefill_tokens"][new])))
+            when = (number, now, start, seconds, 1)
+            what = (len(running), prompt + len(decoding), prompt, len(decoding), kv, 0, chunk)
+            rows.append((replica, stage, *when, *what, blocks, queued, len(running)))
             members.append(list(running))
             replicas[f"busy_time_stage{stage}"][replica] += seconds
         replicas["attention_token_pairs"][replica] += kv + prompt * prompt / 2

@@ -40,6 +40,7 @@ class Recording:
 
     replicas: arrays of length R. num_blocks (KV-cache capacity), busy_time_stage{i} (seconds, i = 0, 1, ...),
         num_requests (placed on it), num_preemptions, group (index into the cluster's groups).
+        num_batches: optional; for a recording without the rows of batches.
         attention_token_pairs: the sum over batches and their requests of query tokens * KV tokens.
 
     members: (offsets int64[K+1], request_ids int32[offsets[K]]) for the first K rows of batches, or None.

@@ -18,6 +18,15 @@ def duration(recording: Recording) -> float:
     return max(0.0, recording.end_time - float(arrived_at.min())) if len(arrived_at) else 0.0
 
 
+def num_batches(recording: Recording, runs: Columns) -> int | None:
+    """How many batches ran; None if neither they nor their number were recorded though some requests ran."""
+    if len(runs["count"]) == 0 and "num_batches" in recording.replicas:
+        return int(recording.replicas["num_batches"].sum())
+    if len(runs["count"]) == 0 and (recording.requests["execution_time"] > 0).any():
+        return None
+    return int(runs["count"].sum(dtype=np.int64))
+
+
 def request_columns(recording: Recording, counted: NDArray[np.bool_] | None = None) -> Columns:
     """request_metrics.csv: a row for each request. docs/output.md says what each column is.
 
@@ -75,7 +84,7 @@ def time_per_output_token(recording: Recording) -> NDArray[np.float64]:
     requests = recording.requests
     gaps = requests["num_decode_tokens"] - 1.0
     gaps[gaps == 0] = np.nan
-    return (requests["completed_at"] - requests["prefill_completed_at"]) / gaps  # type: ignore[no-any-return]
+    return (requests["completed_at"] - requests["prefill_completed_at"]) / gaps
 
 
 def batch_columns(runs: Columns, chunk: int | None = None) -> Iterator[Columns]:
@@ -99,7 +108,7 @@ def batch_columns(runs: Columns, chunk: int | None = None) -> Iterator[Columns]:
 def _expanded(runs: Columns, rows: NDArray[np.intp]) -> Columns:
     count = runs["count"][rows]
     within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-    columns = {name: np.repeat(column[rows], count) for name, column in runs.items() if name in _BATCH_SOURCES}
+    columns = {name: np.repeat(runs[name][rows], count) for name in _BATCH_SOURCES}
     elapsed = within * columns["iteration_time"]
     return {
         "Batch Id": columns["batch_id"] + within,
@@ -117,9 +126,9 @@ def _expanded(runs: Columns, rows: NDArray[np.intp]) -> Columns:
     }
 
 
-_BATCH_SOURCES = frozenset(
-    "batch_id num_tokens num_prefill_tokens batch_size execution_time iteration_time replica scheduled_at start"
-    " kv_blocks num_waiting num_running".split()
+_BATCH_SOURCES = (
+    *("batch_id", "num_tokens", "num_prefill_tokens", "batch_size", "execution_time", "iteration_time"),
+    *("replica", "scheduled_at", "start", "kv_blocks", "num_waiting", "num_running"),
 )
 
 
@@ -133,7 +142,7 @@ def replica_columns(recording: Recording, runs: Columns) -> Columns:
     owner = runs["replica"]
     peak = np.zeros(num_replicas, np.int64)
     np.maximum.at(peak, owner, runs["kv_blocks"])
-    num_batches = np.bincount(owner, runs["count"], num_replicas)
+    batches = np.bincount(owner, runs["count"], num_replicas).astype(np.int64)
     num_blocks = np.where(len(owner) > 0, replicas["num_blocks"], np.nan)
     return {
         "replica": np.arange(num_replicas),
@@ -141,7 +150,7 @@ def replica_columns(recording: Recording, runs: Columns) -> Columns:
         "num_requests": replicas["num_requests"],
         "num_preemptions": replicas["num_preemptions"],
         "num_blocks": replicas["num_blocks"],
-        "num_batches": num_batches.astype(np.int64),
+        "num_batches": replicas.get("num_batches", batches),
         "num_tokens": np.bincount(owner, runs["num_tokens"] * runs["count"].astype(np.float64), num_replicas).astype(
             np.int64
         ),

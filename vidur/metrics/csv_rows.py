@@ -84,7 +84,7 @@ def _float_field(values: NDArray[np.float64]) -> list[Characters]:
 
 def _sign(negative: NDArray[np.bool_]) -> Characters:
     width = 1 if negative.any() else 0
-    return np.where(negative[:, None], np.uint8(ord("-")), np.uint8(0))[:, :width]
+    return np.where(negative, ord("-"), 0).astype(np.uint8)[:, None][:, :width]
 
 
 def _whole_digits(values: NDArray[np.int64]) -> Characters:

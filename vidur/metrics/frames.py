@@ -18,18 +18,21 @@ def request_frame(recording: Recording) -> pd.DataFrame:
 
     columns = request_columns(recording)
     columns["status"] = columns["status"].astype("U")
-    return pd.DataFrame(columns)
+    frame: pd.DataFrame = pd.DataFrame(columns)
+    return frame
 
 
 def batch_frame(recording: Recording) -> pd.DataFrame:
     """A row for each batch, the columns of batch_metrics.csv. Runs of equal batches are taken apart: it can be long."""
     import pandas as pd
 
-    return pd.DataFrame(next(batch_columns(whole_batches(recording))))
+    frame: pd.DataFrame = pd.DataFrame(next(batch_columns(whole_batches(recording))))
+    return frame
 
 
 def replica_frame(recording: Recording) -> pd.DataFrame:
     """A row for each replica."""
     import pandas as pd
 
-    return pd.DataFrame(replica_columns(recording, whole_batches(recording)))
+    frame: pd.DataFrame = pd.DataFrame(replica_columns(recording, whole_batches(recording)))
+    return frame

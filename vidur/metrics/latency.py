@@ -31,7 +31,10 @@ def latencies(recording: Recording, counted: NDArray[np.bool_]) -> dict[str, NDA
 def meets_objectives(
     times: dict[str, NDArray[np.float64]], ttft: float | None, tpot: float | None
 ) -> NDArray[np.bool_]:
-    """Which of the requests of `latencies` met the objectives (seconds; None is none). One-token outputs meet any TPOT."""
+    """Which of the requests of `latencies` met the objectives (seconds; None is none).
+
+    A request of one output token meets any TPOT.
+    """
     met = np.ones(len(times["ttft"]), np.bool_)
     if ttft is not None:
         met &= times["ttft"] <= ttft

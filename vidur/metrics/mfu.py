@@ -35,4 +35,4 @@ def model_flop_utilization(
     attention = 4.0 * replica.layers_per_stage * q_heads * replica.model.head_dim * token_pairs
     operations = 2.0 * parameters_per_device(replica) * num_tokens + attention
     peak = replica.device_sku.fp16_tflops * 2.0**40
-    return operations / (peak * (seconds or np.nan))  # type: ignore[no-any-return]
+    return operations / (peak * (seconds or np.nan))

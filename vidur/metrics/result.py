@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-
 from vidur.engine.recording import Columns, Recording
 from vidur.metrics.batch_runs import whole_batches
 

@@ -28,7 +28,7 @@ def weighted_statistics(values: NDArray[Any], counts: NDArray[Any]) -> Statistic
     """The same of `values`, each repeated `counts` times (whole numbers, at least 1)."""
     if len(values) == 0:
         return _statistics(None)
-    if values.dtype.kind == "i" and 0 <= values.min() and values.max() < len(values):
+    if values.dtype.kind == "i" and values.min() >= 0 and values.max() < len(values):
         counts = np.bincount(values, counts).astype(np.int64)
         values = np.flatnonzero(counts)
         counts = counts[values]

@@ -11,7 +11,7 @@ import numpy as np
 import vidur
 from vidur.engine.recording import FINISHED, REFUSED, UNFINISHED, Recording
 from vidur.metrics.batch_runs import counted_requests, only_batches
-from vidur.metrics.columns import duration, replica_columns
+from vidur.metrics.columns import duration, num_batches, replica_columns
 from vidur.metrics.describe import describe_cluster, describe_group, describe_predictor, describe_schedulers
 from vidur.metrics.latency import latencies, meets_objectives
 from vidur.metrics.mfu import model_flop_utilization
@@ -95,9 +95,10 @@ def _batches(result: SimulationResult) -> Section:
     metrics = result.config.metrics_config
     runs = only_batches(result.runs, metrics.min_batch_index, metrics.max_batch_index)
     count = runs["count"]
+    is_cut = metrics.min_batch_index is not None or metrics.max_batch_index is not None
     names = {"size": "batch_size", "num_tokens": "num_tokens", "execution_time": "execution_time"}
     return {
-        "count": int(count.sum(dtype=np.int64)),
+        "count": int(count.sum(dtype=np.int64)) if is_cut else num_batches(result.recording, runs),
         **{name: weighted_statistics(runs[column], count) for name, column in names.items()},
     }
 
@@ -156,10 +157,11 @@ def _replicas(result: SimulationResult) -> list[Section]:
 
 
 def _speed(result: SimulationResult, wall_seconds: float) -> Section:
+    batches = num_batches(result.recording, result.runs)
     return {
         "wall_seconds": wall_seconds,
         "requests_per_second": _rate(len(result.recording.requests["status"]), wall_seconds),
-        "batches_per_second": _rate(int(result.runs["count"].sum(dtype=np.int64)), wall_seconds),
+        "batches_per_second": None if batches is None else _rate(batches, wall_seconds),
     }
 
 

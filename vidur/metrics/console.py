@@ -1,0 +1,158 @@
+"""The summary as it is printed: plain and aligned where the output is no terminal."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, Any
+
+from vidur.metrics.result import SimulationResult
+from vidur.metrics.text import NOTHING, in_seconds, percent, plural, significant, time_unit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+MAX_WIDTH = 100
+MAX_REPLICA_ROWS = 16
+"""More replicas than this are summed up by group."""
+
+LATENCY_LABELS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E", "scheduling_delay": "Scheduling delay"}
+
+Section = dict[str, Any]
+
+
+def print_summary(result: SimulationResult, file: IO[str] | None = None) -> None:
+    """Print the run's figures to `file` (standard output if None), in at most MAX_WIDTH columns."""
+    from rich.console import Console
+
+    console = Console(file=file, highlight=False)
+    console.width = min(console.width, MAX_WIDTH) if console.is_terminal else MAX_WIDTH
+    figures = result.summary
+    _print_facts(console, figures)
+    console.print()
+    console.print(_latency_table(console, figures["latency"]))
+    console.print()
+    if len(figures["replicas"]) > MAX_REPLICA_ROWS:
+        console.print(_group_table(console, figures["replicas"]))
+    else:
+        console.print(_replica_table(console, figures["replicas"]))
+
+
+def facts(figures: Section) -> list[tuple[str, str]]:
+    """What ran and how it went, one line each: (label, text)."""
+    requests, throughput = figures["requests"], figures["throughput"]
+    outcome = f"{requests['finished']:,} of {requests['total']:,} finished"
+    for name in ("refused", "unfinished", "restarts", "reroutes"):
+        if requests[name]:
+            outcome += f", {requests[name]:,} {name}"
+    lines = [
+        ("Cluster", figures["cluster"]),
+        ("Schedulers", figures["schedulers"]),
+        ("Workload", figures["workload"] or NOTHING),
+        ("Execution times", figures["execution_times"]),
+        ("KV-cache", ", ".join(_blocks(group, len(figures["groups"])) for group in figures["groups"])),
+        ("Requests", outcome + (" (partial: the run was cut)" if figures["partial"] else "")),
+        (
+            "Throughput",
+            f"{significant(throughput['requests_per_second'])} requests/s, "
+            f"{significant(throughput['output_tokens_per_second'])} output tokens/s, "
+            f"{significant(throughput['tokens_per_second'])} tokens/s in all",
+        ),
+        ("Simulated", _simulated(figures)),
+    ]
+    if "goodput" in figures:
+        lines.append(("Goodput", _goodput(figures["goodput"])))
+    return lines
+
+
+def _blocks(group: Section, num_groups: int) -> str:
+    text = f"{group['kv_cache_blocks']:,} blocks a replica"
+    return text if num_groups == 1 else f"{group['name']}: {text}"
+
+
+def _simulated(figures: Section) -> str:
+    text = in_seconds(figures["duration"])
+    if "batches" in figures and figures["batches"]["count"] is not None:
+        text += f", {plural(figures['batches']['count'], 'batch', 'es')}"
+    if "speed" in figures:
+        text += f", in {in_seconds(figures['speed']['wall_seconds'])}"
+    return text
+
+
+def _goodput(goodput: Section) -> str:
+    objectives = [
+        f"{name.upper()} <= {in_seconds(goodput[f'{name}_objective'])}"
+        for name in ("ttft", "tpot")
+        if goodput[f"{name}_objective"] is not None
+    ]
+    rate, fraction = significant(goodput["requests_per_second"]), percent(goodput["fraction_of_finished"])
+    return f"{rate} requests/s, {fraction} of the finished, at {' and '.join(objectives)}"
+
+
+def _print_facts(console: Console, figures: Section) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in facts(figures):
+        grid.add_row(label, Text(text))
+    console.print(grid)
+
+
+def _table(console: Console, names: list[str], num_texts: int) -> Table:
+    """A table whose first `num_texts` columns are texts, the others numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, header_style="bold")
+    for place, name in enumerate(names):
+        table.add_column(name, justify="left" if place < num_texts else "right")
+    return table
+
+
+def _latency_table(console: Console, latency: Section) -> Table:
+    columns = ("mean", "p50", "p90", "p99")
+    table = _table(console, ["Latency", *columns], 1)
+    for name, label in LATENCY_LABELS.items():
+        values = [latency[name][column] for column in columns]
+        unit = time_unit(values)
+        cells = [NOTHING if value is None else significant(value * unit.per_second) for value in values]
+        table.add_row(f"{label} ({unit.name})", *cells)
+    return table
+
+
+def _replica_table(console: Console, replicas: list[Section]) -> Table:
+    mixed = len({replica["group"] for replica in replicas}) > 1
+    texts = ["Replica", "Group"] if mixed else ["Replica"]
+    table = _table(console, [*texts, "Requests", "Busy", "KV-cache mean", "KV-cache max", "Preemptions"], len(texts))
+    for replica in replicas:
+        cells = [str(replica["replica"]), replica["group"]][: len(texts)]
+        shares = [percent(replica.get(name)) for name in ("busy", "kv_use_mean", "kv_use_max")]
+        table.add_row(*cells, f"{replica['requests']:,}", *shares, f"{replica['preemptions']:,}")
+    return table
+
+
+def _group_table(console: Console, replicas: list[Section]) -> Table:
+    """Sums of counts, means of shares, and the range over the group's replicas."""
+    names = ["Group", "Replicas", "Requests", "(each)", "Busy", "(each)", "KV-cache mean", "max", "Preemptions"]
+    table = _table(console, names, 1)
+    for group in dict.fromkeys(replica["group"] for replica in replicas):
+        members = [replica for replica in replicas if replica["group"] == group]
+        requests = [replica["requests"] for replica in members]
+        busy, mean, peak = (
+            [value for member in members if (value := member.get(name)) is not None]
+            for name in ("busy", "kv_use_mean", "kv_use_max")
+        )
+        table.add_row(
+            group,
+            f"{len(members):,}",
+            f"{sum(requests):,}",
+            f"{min(requests):,}-{max(requests):,}",
+            percent(sum(busy) / len(busy) if busy else None),
+            f"{100 * min(busy):.0f}-{100 * max(busy):.0f} %" if busy else NOTHING,
+            percent(sum(mean) / len(mean) if mean else None),
+            percent(max(peak, default=None)),
+            f"{sum(replica['preemptions'] for replica in members):,}",
+        )
+    return table

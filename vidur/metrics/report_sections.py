@@ -1,0 +1,330 @@
+"""What report.html shows of a run, section by section."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidur.engine.recording import Columns
+from vidur.metrics.batch_runs import counted_requests, only_batches
+from vidur.metrics.columns import time_per_output_token
+from vidur.metrics.latency import latencies
+from vidur.metrics.report_charts import (
+    ACCENT,
+    COLORS,
+    HEAT,
+    Chart,
+    Floats,
+    Trace,
+    axis,
+    bars,
+    cumulative,
+    layout,
+    line,
+    range_band,
+    short,
+    weighted_histogram,
+)
+from vidur.metrics.result import SimulationResult
+from vidur.metrics.text import MILLISECONDS, Unit, significant, time_unit
+from vidur.metrics.timeline import Timeline, time_edges, timeline
+
+CURVE_POINTS = 1000
+SCATTER_POINTS = 2000
+TIME_BINS = 600
+RATE_BINS = 100
+HEAT_COLUMNS = 200
+HEAT_ROWS = 128
+MAX_LINES = 16
+"""More replicas than this are shown as a range and a heat map."""
+
+SERIES = {
+    "running": "Running requests",
+    "waiting": "Waiting requests",
+    "kv_use": "KV-cache use (%)",
+    "busy": "Busy time (%)",
+}
+PERCENTAGES = ("kv_use", "busy")
+
+
+def latency_charts(result: SimulationResult) -> list[Chart]:
+    """Cumulative distributions of what requests waited for; in a mixed cluster also of each group."""
+    counted = _counted(result)
+    times = latencies(result.recording, counted)
+    groups = result.config.cluster_config.groups
+    group = result.recording.replicas["group"][result.recording.requests["replica"][counted]]
+    num_points = result.config.metrics_config.subsamples or CURVE_POINTS
+    titles = {
+        "ttft": ("TTFT", "time to first token: from arrival to the first output token"),
+        "tpot": ("TPOT", "time per output token: mean over a request's output tokens after the first"),
+        "e2e": ("E2E", "end to end: from arrival to the last output token"),
+        "scheduling_delay": ("Scheduling delay", "from arrival to the first batch"),
+    }
+    charts = []
+    for name, (title, note) in titles.items():
+        values = times[name]
+        unit = time_unit(short(_percentiles(values)))
+        curves = [_curve(values, unit, num_points, "all", "#0f172a")]
+        if len(groups) > 1:
+            for number, resolved in enumerate(groups[: len(COLORS)]):
+                curves.append(_curve(values[group == number], unit, num_points, resolved.name, COLORS[number]))
+        else:
+            curves[0]["line"]["color"] = ACCENT
+        shown = layout(f"{title} ({unit.name})", "requests (%)", **_percentile_marks(values, unit))
+        shown["yaxis"]["range"] = [0, 102]
+        charts.append(Chart(title, note, curves, shown | {"showlegend": len(groups) > 1}, classes=("cdf",)))
+    return charts
+
+
+def load_chart(result: SimulationResult) -> Chart:
+    """Arrivals and completions per second."""
+    edges = time_edges(result.recording, RATE_BINS)
+    requests = result.recording.requests
+    middles = short((edges[1:] + edges[:-1]) / 2, 6)
+    traces = []
+    for column, name, color in (("arrived_at", "arrivals", "#94a3b8"), ("completed_at", "completions", ACCENT)):
+        rates = np.histogram(requests[column], edges)[0] / np.diff(edges)
+        traces.append(line(middles, short(rates), name, color, line={"color": color, "width": 1.8, "shape": "hvh"}))
+    shown = layout("time (s)", "requests per second", hovermode="x unified")
+    return Chart(
+        "Load", "where completions stay below arrivals, a queue builds up", traces, shown, height=260, is_wide=True
+    )
+
+
+def replica_charts(result: SimulationResult) -> list[Chart]:
+    """Queues, KV-cache and busy time over time: a line for each replica, or of many their range and heat maps."""
+    lines = timeline(
+        result.recording, result.runs, min(TIME_BINS, result.config.metrics_config.subsamples or TIME_BINS)
+    )
+    many = len(lines.busy) > MAX_LINES
+    chart = _stacked(result, lines, many)
+    return [chart, *_heat_maps(lines)] if many else [chart]
+
+
+def batch_charts(result: SimulationResult) -> list[Chart]:
+    """Distributions of the batches' sizes, tokens and times."""
+    metrics = result.config.metrics_config
+    runs = only_batches(result.runs, metrics.min_batch_index, metrics.max_batch_index)
+    seconds = runs["execution_time"]
+    unit = time_unit(short([seconds.max(initial=0.0)]))
+    return [
+        _histogram("Batch size", "requests in a batch, share of all batches", "requests", runs["batch_size"], runs),
+        _histogram("Tokens in a batch", "prompt and output tokens processed", "tokens", runs["num_tokens"], runs),
+        _histogram(
+            "Batch time",
+            "from scheduling to the end of the last pipeline stage; the last bar holds the slowest 0.1 %",
+            unit.name,
+            seconds * unit.per_second,
+            runs,
+        ),
+        _time_by_tokens(runs, unit),
+    ]
+
+
+def request_charts(result: SimulationResult) -> list[Chart]:
+    """TTFT against the length of the prompt and against the time of arrival, of a sample of the requests."""
+    requests = result.recording.requests
+    ids = np.flatnonzero(_counted(result))
+    # A fixed seed: the report of a run is the same whenever it is written.
+    if len(ids) > SCATTER_POINTS:
+        ids = np.sort(np.random.default_rng(0).choice(ids, SCATTER_POINTS, replace=False))
+    ttft = requests["prefill_completed_at"][ids] - requests["arrived_at"][ids]
+    tpot = time_per_output_token(result.recording)[ids] * MILLISECONDS.per_second
+    unit = time_unit(short([ttft.max(initial=0.0)]))
+    ttft = ttft * unit.per_second
+    sampled = f"{len(ids):,} requests" + (", sampled" if len(ids) == SCATTER_POINTS else "")
+    specs = [
+        ("TTFT by prompt length", "prompt (tokens)", f"TTFT ({unit.name})", requests["num_prefill_tokens"][ids], ttft),
+        ("TTFT by arrival", "arrival (s)", f"TTFT ({unit.name})", requests["arrived_at"][ids], ttft),
+        ("TPOT by output length", "output (tokens)", "TPOT (ms)", requests["num_decode_tokens"][ids], tpot),
+        ("TPOT by arrival", "arrival (s)", "TPOT (ms)", requests["arrived_at"][ids], tpot),
+    ]
+    return [Chart(title, sampled, [_dots(x, y)], layout(x_title, y_title)) for title, x_title, y_title, x, y in specs]
+
+
+def operation_chart(result: SimulationResult) -> Chart:
+    """Where the batches' time went."""
+    totals = sorted(result.summary["operation_seconds"].items(), key=lambda item: item[1])
+    everything = sum(seconds for _, seconds in totals) or 1.0
+    shares = short([100 * seconds / everything for _, seconds in totals])
+    trace: Trace = {
+        "type": "bar",
+        "orientation": "h",
+        "x": shares,
+        "y": [name for name, _ in totals],
+        "marker": {"color": ACCENT},
+        "text": [f"{significant(share)} %" for share in shares],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "hovertemplate": "%{y}: %{x} %<extra></extra>",
+    }
+    shown = {"xaxis": axis("share of the busy time (%)"), "yaxis": axis(automargin=True), "margin": {"l": 190, "r": 60}}
+    note = "operations of the layers, all replicas and batches"
+    return Chart("Operations", note, [trace], shown, height=60 + 24 * len(totals), is_wide=True)
+
+
+def _counted(result: SimulationResult) -> NDArray[np.bool_]:
+    metrics = result.config.metrics_config
+    return counted_requests(result.recording, result.runs, metrics.min_batch_index, metrics.max_batch_index)
+
+
+def _percentiles(values: Floats) -> Floats:
+    present = values[~np.isnan(values)]
+    return np.percentile(present, (50, 90, 99)) if len(present) else np.zeros(0)
+
+
+def _percentile_marks(values: Floats, unit: Unit) -> dict[str, Any]:
+    """Dotted lines at p50, p90 and p99, named where they cross."""
+    shapes, names = [], []
+    style = {"color": "#94a3b8", "width": 1, "dash": "dot"}
+    for height, value in zip((50, 90, 99), _percentiles(values) * unit.per_second, strict=False):
+        at = float(f"{value:.4g}")
+        shapes.append({"type": "line", "layer": "below", "x0": at, "x1": at, "y0": 0, "y1": height, "line": style})
+        names.append(f"p{height} {significant(at)} {unit.name}")
+    text = " &nbsp; ".join(names)
+    note = {
+        "xref": "paper", "yref": "paper", "x": 0.98, "y": 0.06, "xanchor": "right", "showarrow": False, "text": text,
+        "font": {"size": 11, "color": "#475569"}, "bgcolor": "rgba(255,255,255,0.9)",
+    }  # fmt: skip
+    return {"shapes": shapes, "annotations": [note] if names else []}
+
+
+def _curve(values: Floats, unit: Unit, num_points: int, name: str, color: str) -> Trace:
+    x, y = cumulative(values, num_points)
+    style = {"color": color, "width": 2, "shape": "hv"}
+    hover = f"%{{y:.1f}} % within %{{x}} {unit.name}<extra>{name}</extra>"
+    return line(short(x * unit.per_second), short(y), name, color, line=style, hovertemplate=hover)
+
+
+def _stacked(result: SimulationResult, lines: Timeline, many: bool) -> Chart:
+    middles = short((lines.edges[1:] + lines.edges[:-1]) / 2, 6)
+    groups = result.config.cluster_config.groups
+    group = result.recording.replicas["group"]
+    names = [
+        f"{number} ({groups[group[number]].name})" if len(groups) > 1 else str(number) for number in range(len(group))
+    ]
+    traces: list[Trace] = []
+    shown: dict[str, Any] = {"xaxis": axis("time (s)", anchor=f"y{len(SERIES)}"), "hovermode": "x unified"}
+    for place, (attribute, title) in enumerate(SERIES.items()):
+        values = getattr(lines, attribute) * (100 if attribute in PERCENTAGES else 1)
+        suffix = "" if place == 0 else str(place + 1)
+        axes = {"yaxis": f"y{suffix}"}
+        top = 1 - place / len(SERIES)
+        limits = {"range": [0, 103]} if attribute in PERCENTAGES else {"rangemode": "tozero"}
+        shown[f"yaxis{suffix}"] = axis(title, domain=[top - 1 / len(SERIES) + 0.03, top], **limits)
+        if many:
+            traces += range_band(middles, values.min(axis=0), values.mean(axis=0), values.max(axis=0), axes)
+            continue
+        for replica, series in enumerate(values):
+            more: dict[str, Any] = {"legendgroup": names[replica], "showlegend": place == 0 and len(values) > 1, **axes}
+            traces.append(line(middles, short(series), f"replica {names[replica]}", COLORS[replica], **more))
+    shown |= _event_marks(result)
+    note = "the mean of all replicas, in a band from the least to the greatest" if many else "mean over each time bin"
+    if len(traces) > len(SERIES) and not many:
+        note += "; a click on the legend hides a replica"
+    return Chart("Replicas over time", note, traces, shown, height=880, is_wide=True)
+
+
+def _event_marks(result: SimulationResult) -> dict[str, Any]:
+    """Lines at the configured events of the cluster, if there are few."""
+    events = result.config.cluster_config.replica_events[:20]
+    style = {"color": "#dc2626", "width": 1, "dash": "dash"}
+    return {
+        "shapes": [
+            {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": event.time, "x1": event.time, "line": style}
+            for event in events
+        ],
+        "annotations": [
+            {
+                "x": event.time, "yref": "paper", "y": 1, "text": f"{event.replica}: {event.action}",
+                "showarrow": False,
+                "xanchor": "left", "yanchor": "top",
+                "font": {"size": 10, "color": "#dc2626"},
+            }
+            for event in events
+        ],
+    }  # fmt: skip
+
+
+def _heat_maps(lines: Timeline) -> list[Chart]:
+    per_row = -(-len(lines.busy) // HEAT_ROWS)
+    first = np.arange(0, len(lines.busy), per_row)
+    per_column = -(-lines.busy.shape[1] // HEAT_COLUMNS)
+    begins = lines.edges[:-1:per_column]
+    charts = []
+    for attribute, title in SERIES.items():
+        values = _mean_of_groups(_mean_of_groups(getattr(lines, attribute), per_row, 0), per_column, 1)
+        is_share = attribute in PERCENTAGES
+        trace: Trace = {
+            "type": "heatmap",
+            "x": short((begins + np.append(begins[1:], lines.edges[-1])) / 2, 6),
+            "y": first.tolist(),
+            "z": [short(row, 3) for row in values * (100 if is_share else 1)],
+            "colorscale": HEAT,
+            "zmin": 0,
+            "zmax": 100 if is_share else float(values.max()) or 1.0,
+            "colorbar": {"thickness": 10, "outlinewidth": 0},
+            "hovertemplate": "replica %{y}, %{x} s: %{z}<extra></extra>",
+        }
+        rows = {
+            "xaxis": axis("time (s)", showgrid=False),
+            "yaxis": axis("replica", showgrid=False, autorange="reversed"),
+        }
+        note = "by replica and time" + (f", {per_row} replicas a row" if per_row > 1 else "")
+        charts.append(Chart(title, note, [trace], rows))
+    return charts
+
+
+def _mean_of_groups(values: Floats, size: int, direction: int) -> Floats:
+    """Means of each `size` successive rows (direction 0) or columns (1); of fewer at the end."""
+    count = values.shape[direction]
+    first = np.arange(0, count, size)
+    sizes = np.diff(np.append(first, count))
+    sums = np.add.reduceat(values, first, axis=direction)
+    return sums / (sizes[:, None] if direction == 0 else sizes)  # type: ignore[no-any-return]
+
+
+def _histogram(title: str, note: str, what: str, values: NDArray[Any], runs: Columns) -> Chart:
+    """Share of the batches by value, up to what 99.9 % of them stay within."""
+    if len(values) == 0:
+        return Chart(title, note, [], layout(what, "batches (%)"))
+    high = float(np.quantile(values, 0.999, method="higher"))
+    if values.dtype.kind in "iu":
+        step = max(1, -(-int(high) // 60))
+        edges = np.arange(0.5, high + step + 0.5, step) if step == 1 else np.arange(0, high + step + 1, step)
+    else:
+        edges = np.linspace(0, high or 1.0, 61)
+    shown = layout(what, "batches (%)")
+    heights = weighted_histogram(values, runs["count"], edges)
+    if heights.max() > 50:  # one bar would leave the others invisible
+        shown["yaxis"] = axis("batches (%), logarithmic", type="log", dtick=1)
+    return Chart(title, note, [bars(edges, heights, what)], shown)
+
+
+def _time_by_tokens(runs: Columns, unit: Unit) -> Chart:
+    """Batch time against tokens, of a sample of the runs."""
+    rows = np.arange(len(runs["count"]))
+    if len(rows) > SCATTER_POINTS:
+        rows = np.sort(np.random.default_rng(0).choice(rows, SCATTER_POINTS, replace=False))
+    dots = _dots(runs["num_tokens"][rows], runs["execution_time"][rows] * unit.per_second)
+    shown = layout("tokens in the batch", f"batch time ({unit.name})")
+    return Chart(
+        "Batch time by tokens",
+        "a dot for each run of equal batches" + ", sampled" * (len(rows) == SCATTER_POINTS),
+        [dots],
+        shown,
+    )
+
+
+def _dots(x: NDArray[Any], y: Floats) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": short(x, 5),
+        "y": short(y),
+        "marker": {"color": ACCENT, "size": 5, "opacity": 0.45},
+        "hovertemplate": "%{x}, %{y}<extra></extra>",
+        "showlegend": False,
+    }
