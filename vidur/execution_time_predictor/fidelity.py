@@ -1,7 +1,8 @@
 """How far a predictor is from reference iterations: `python -m vidur.execution_time_predictor.fidelity FILE`.
 
-FILE is JSON: `{"<system>/tp<n>": {"<iteration>": milliseconds}}` for Llama-3.1-8B, the system h100_sxm or a100_sxm, the
-iteration "prefill C", "prefill C @ past P", "decode b=B kv=K" (K counts the new token) or "mixed Bdec@K + C chunk".
+FILE is JSON: `{"<system>/tp<n>": {"<iteration>": milliseconds}}` for Llama-3.1-8B, where the iteration is "prefill C",
+"prefill C @ past P", "decode b=B kv=K" (K counts the new token) or "mixed Bdec@K + C chunk". In place of a file,
+`--systems` takes the reference from the predictor `aiconfigurator`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,20 @@ PREDICTORS: dict[str, type[BaseExecutionTimePredictorConfig]] = {
     config.type_name: config
     for config in (RooflineExecutionTimePredictorConfig, AiconfiguratorExecutionTimePredictorConfig)
 }
+# By the names of aiconfigurator: device and node.
+SYSTEMS = {
+    "a100_sxm": ("a100", "a100_dgx"),
+    "h100_sxm": ("h100", "h100_dgx"),
+    "h200_sxm": ("h200", "h200_dgx"),
+    "b200_sxm": ("b200", "b200_dgx"),
+    "l40s": ("l40s", "l40s_pcie"),
+}
+ITERATIONS = (
+    *(f"prefill {chunk}" for chunk in (512, 2048, 8192)),
+    "prefill 512 @ past 7680",
+    *(f"decode b={batch} kv={kv}" for kv in (1024, 4096) for batch in (1, 16, 64, 128, 256)),
+    "mixed 64dec@1024 + 512 chunk",
+)
 PATTERNS = (
     re.compile(r"prefill (?P<chunk>\d+)(?: @ past (?P<past>\d+))?$"),
     re.compile(r"decode b=(?P<batch>\d+) kv=(?P<kv>\d+)$"),
@@ -56,19 +71,36 @@ class Comparison:
         return self.predicted / self.reference - 1.0
 
 
-def compare(points: Path, config: BaseExecutionTimePredictorConfig) -> list[Comparison]:
-    """Every point of the file. Raises InputError if it is missing or malformed."""
+Points = dict[str, dict[str, float]]
+
+
+def read_points(path: Path) -> Points:
+    """Raises InputError if the file is missing or malformed."""
     try:
-        reference = json.loads(points.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{points}: not a readable JSON file of iteration times ({error})") from error
-    return [
-        Comparison(system, iteration, milliseconds, _predict(tables, replica, iteration))
-        for system, iterations in reference.items()
-        for replica in [_replica(system)]
-        for tables in [build_tables(config, replica, BOUNDS)]
-        for iteration, milliseconds in iterations.items()
-    ]
+        points = json.loads(path.read_text(encoding="utf-8"))
+        return {system: {name: float(ms) for name, ms in times.items()} for system, times in points.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not a readable JSON file of iteration times ({error})") from error
+
+
+def measured_points(systems: list[str]) -> Points:
+    """The iterations of `ITERATIONS` by the predictor `aiconfigurator`. Raises InputError if its package is missing."""
+    config = AiconfiguratorExecutionTimePredictorConfig()
+    tables = {system: build_tables(config, replica_of(system), BOUNDS) for system in systems}
+    return {
+        system: {name: predict(tables[system], replica_of(system), name) for name in ITERATIONS} for system in systems
+    }
+
+
+def compare(points: Points, config: BaseExecutionTimePredictorConfig) -> list[Comparison]:
+    """Every point, predicted with tables of the configuration."""
+    comparisons = []
+    for system, iterations in points.items():
+        replica = replica_of(system)
+        tables = build_tables(config, replica, BOUNDS)
+        for name, milliseconds in iterations.items():
+            comparisons.append(Comparison(system, name, milliseconds, predict(tables, replica, name)))
+    return comparisons
 
 
 def summary(comparisons: list[Comparison]) -> dict[str, float]:
@@ -82,17 +114,17 @@ def summary(comparisons: list[Comparison]) -> dict[str, float]:
     }
 
 
-def _replica(system: str) -> ReplicaConfig:
-    matched = re.fullmatch(r"(h100|a100)_sxm/tp(\d+)", system)
-    if not matched:
-        raise InputError(f"'{system}': expected h100_sxm/tp<n> or a100_sxm/tp<n>")
-    device, size = matched.groups()
-    return ReplicaConfig(
-        model_name=MODEL, device=device, network_device=f"{device}_dgx", tensor_parallel_size=int(size)
-    )
+def replica_of(system: str) -> ReplicaConfig:
+    """Of "<system>/tp<n>"."""
+    name, _, size = system.partition("/tp")
+    if name not in SYSTEMS or not size.isdecimal():
+        raise InputError(f"'{system}': expected <system>/tp<n>, the system being one of {', '.join(SYSTEMS)}")
+    device, node = SYSTEMS[name]
+    return ReplicaConfig(model_name=MODEL, device=device, network_device=node, tensor_parallel_size=int(size))
 
 
-def _predict(tables: ExecutionTimeTables, replica: ReplicaConfig, iteration: str) -> float:
+def predict(tables: ExecutionTimeTables, replica: ReplicaConfig, iteration: str) -> float:
+    """Milliseconds of the iteration of that name."""
     for pattern in PATTERNS:
         if matched := pattern.match(iteration):
             values = {name: int(value) for name, value in matched.groupdict().items() if value}
@@ -103,11 +135,15 @@ def _predict(tables: ExecutionTimeTables, replica: ReplicaConfig, iteration: str
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vidur.execution_time_predictor.fidelity", description=__doc__)
-    parser.add_argument("points", type=Path, help="the JSON file of reference times")
+    parser.add_argument("points", type=Path, nargs="?", help="the JSON file of reference times")
+    parser.add_argument("--systems", nargs="+", help="in place of a file: h200_sxm/tp1 l40s/tp2 ...")
     parser.add_argument("--predictor", choices=sorted(PREDICTORS), default="roofline")
     options = parser.parse_args(arguments)
+    if (options.points is None) == (options.systems is None):
+        parser.error("give either a file or --systems")
     try:
-        comparisons = compare(options.points, PREDICTORS[options.predictor]())
+        points = read_points(options.points) if options.points else measured_points(options.systems)
+        comparisons = compare(points, PREDICTORS[options.predictor]())
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from vidur.config.replica import ReplicaConfig
-from vidur.execution_time_predictor.tables import TOKEN_ROUNDING, ExecutionTimeTables
+from vidur.execution_time_predictor.tables import ExecutionTimeTables
 
 
 def iteration_ms(
@@ -22,7 +22,7 @@ def iteration_ms(
     """
     step = tables.kv_granularity
     tokens = len(decode_kv) + sum(chunk for _, chunk in prefills)
-    rounded = -(-tokens // TOKEN_ROUNDING) * TOKEN_ROUNDING
+    rounded = -(-tokens // tables.token_rounding) * tables.token_rounding
     layer = sum(
         float(times[tokens if op == "attn_kv_cache_save" else rounded]) * (2.0 if op == "all_reduce" else 1.0)
         for op, times in tables.linear.items()

@@ -117,6 +117,7 @@ def build_roofline(
         attn_decode=decode * 1e-3,
         kv_granularity=grid.kv_granularity,
         chunk_granularity=grid.chunk_granularity,
+        token_rounding=1,
         cpu={"head": head * 1e-3},
         source=", ".join(note for note in (_source(replica.device), network.note, grid.note) if note),
     )

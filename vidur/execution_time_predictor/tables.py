@@ -2,7 +2,7 @@
 
 In the file each operation is a pair: `<op>.keys` (int64, one row per prediction) and `<op>.values` (float64, ms).
 Keys are (tokens) for linear operations, (KV length, chunk squared) for `attn_prefill`, (batch size, KV length) for
-`attn_decode`, (batch size) for CPU operations. Optional members: `source` (text), `granularity` ([KV, chunk]).
+`attn_decode`, (batch size) for CPU operations. Optional: `source` (text), `granularity` (KV, chunk, token rounding).
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ LAYER_OPS = (
     "add",
 )
 POST_NORM_OP = "post_attention_layernorm"
-# Once per iteration, by batch size: upstream's five, and the constant-plus-per-request overhead of the flags.
+# Once per iteration, by batch size: upstream's five; what the flags add; the model's head (its last projection).
 UPSTREAM_CPU_OPS = ("schedule", "sampler_e2e", "prepare_inputs_e2e", "process_model_outputs", "ray_comm_time")
-CPU_OPS = (*UPSTREAM_CPU_OPS, "cpu_overhead")
+CPU_OPS = (*UPSTREAM_CPU_OPS, "cpu_overhead", "head")
 DEFAULT_KV_GRANULARITY = 64
-# Linear operations are looked up at the number of tokens rounded up to this.
+# Upstream looks linear operations up at the number of tokens rounded up to this.
 TOKEN_ROUNDING = 8
 
 
@@ -59,10 +59,11 @@ class TableBounds:
 
 @dataclass(frozen=True, eq=False)
 class ExecutionTimeTables:
-    """Milliseconds per layer and operation (CPU operations: per iteration).
+    """Milliseconds per layer and operation; those of `cpu` are per iteration and pipeline stage.
 
     `linear[op][tokens]`, index 0 unused; `attn_prefill[i, j]` at KV length i * kv_granularity and chunk
     j * chunk_granularity; `attn_decode[b, i]` at batch size b; `cpu[op][batch size]`.
+    Linear operations but `attn_kv_cache_save` are looked up at the tokens rounded up to `token_rounding`.
     """
 
     linear: dict[str, FloatArray]
@@ -72,6 +73,7 @@ class ExecutionTimeTables:
     chunk_granularity: int = 1
     cpu: dict[str, FloatArray] = field(default_factory=dict)
     source: str = ""
+    token_rounding: int = TOKEN_ROUNDING
 
     @property
     def max_tokens(self) -> int:
@@ -131,7 +133,8 @@ class ExecutionTimeTables:
         kv = np.arange(self.attn_decode.shape[1], dtype=np.int64) * self.kv_granularity
         members["attn_decode.keys"] = _product(batch, kv)
         members["attn_decode.values"] = self.attn_decode[1:].ravel()
-        members["granularity"] = np.array([self.kv_granularity, self.chunk_granularity], dtype=np.int64)
+        granularity = [self.kv_granularity, self.chunk_granularity, self.token_rounding]
+        members["granularity"] = np.array(granularity, dtype=np.int64)
         members["source"] = np.array(self.source)
         with open_atomic(path, "wb") as file:
             np.savez_compressed(file, allow_pickle=False, **members)
@@ -161,6 +164,7 @@ class ExecutionTimeTables:
             chunk_granularity=chunk,
             cpu={op: curve for op, curve in curves.items() if op in CPU_OPS},
             source=str(members["source"]) if "source" in members else f"tables of {path}",
+            token_rounding=reader.granularity(2) or TOKEN_ROUNDING,
         )
 
 
@@ -235,7 +239,7 @@ class _Reader:
     def granularity(self, index: int) -> int:
         """What the file itself says, 0 if nothing."""
         stored = self.members.get("granularity")
-        if stored is None or stored.shape != (2,) or stored.dtype.kind != "i":
+        if stored is None or stored.shape != (3,) or stored.dtype.kind != "i":
             return 0
         return max(0, int(stored[index]))
 
