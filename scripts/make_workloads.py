@@ -10,9 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +26,7 @@ AZURE = "Azure public dataset, LLM inference traces of 2023 ({}), https://github
 AZURE_LICENCE = "CC-BY 4.0"
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A trace and what to say of it."""
 
     name: str  # of the table

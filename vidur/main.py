@@ -54,7 +54,7 @@ class _Signals:
 def _simulate(config: SimulationConfig) -> int:
     # These bring in numba: after the flags are known to be good.
     from vidur.engine.compile import is_cached
-    from vidur.metrics.console import print_plan, print_summary
+    from vidur.metrics.console import print_summary
     from vidur.metrics.writer import write_results
     from vidur.simulator import Simulator
 
@@ -62,13 +62,12 @@ def _simulate(config: SimulationConfig) -> int:
         print("Compiling the simulator for this machine: once, half a minute ...", file=sys.stderr, flush=True)
     with _Signals() as signals:
         simulator = Simulator(config)
-        print_plan(config, simulator.hardware_plans, simulator.requests.source)
         with _ProgressBar(len(simulator.requests)) as progress:
             result = simulator.run(progress.update)
     print_summary(result)
     folder = Path(config.metrics_config.output_dir) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    written = write_results(result, folder)
-    print(f"\nResults: {written}")
+    write_results(result, folder)
+    print(f"Results: {folder}")
     return signals.status
 
 

@@ -94,11 +94,13 @@ class Simulator:
             gauge_interval=0.0 if fresh else cluster.gauge_refresh_interval,
             record_rows=records or metrics.store_operation_metrics or metrics.enable_chrome_trace,
             member_rows=metrics.chrome_trace_max_batches if metrics.enable_chrome_trace else 0,
-            observed=kernel is None or kernel.observes,
+            observed=2 if kernel is None else kernel.observes,
         )
         if kernel is not None:
             # A failed replica's requests are routed again; they use their draws a second time.
-            options = EngineOptions(**{**vars(options), "memory": kernel.memory, "draws": kernel.draw(len(self.requests))})
+            options = EngineOptions(
+                **{**vars(options), "memory": kernel.memory, "draws": kernel.draw(len(self.requests))}
+            )
         state = EngineState(
             self.requests, self.replica_plans, self.hardware_plans, event_rows(cluster.replica_events), options
         )
@@ -116,13 +118,14 @@ class Simulator:
             if on_progress is not None:
                 on_progress(finished, total)
 
+        simulation = self.simulation
         started = time.perf_counter()
         try:
             if isinstance(self.router, KernelScheduler):
-                self.simulation.run(type(self.router).choose, on_slice)
+                simulation.run(type(self.router).choose, on_slice)
             else:
-                while (observation := self.simulation.next_decision(on_slice)) is not None:
-                    self.simulation.place(int(self.router.schedule(observation)))
+                while (observation := simulation.next_decision(on_slice)) is not None:
+                    simulation.place(int(self.router.schedule(observation)))
             mark_cached()
         except KeyboardInterrupt:
             self._partial = True
@@ -153,9 +156,7 @@ def simulate(config: SimulationConfig, requests: RequestTable | None = None) -> 
     return Simulator(config, requests).run()
 
 
-def simulate_many(
-    configs: Iterable[SimulationConfig], workers: int | None = None
-) -> Iterator[SimulationResult]:
+def simulate_many(configs: Iterable[SimulationConfig], workers: int | None = None) -> Iterator[SimulationResult]:
     """Simulate independent configurations on all cores (or `workers` processes); the results in the same order.
 
     The first error ends the iteration. On one worker everything runs in this process.

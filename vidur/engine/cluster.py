@@ -279,6 +279,7 @@ def run(
     stage_ends: Floats,
     stage_state: Ints,
     followers: Ints,
+    batch_times: Floats,
     sessions: Ints,
     events: Floats,
     held: Ints,
@@ -329,7 +330,7 @@ def run(
                 request = held[cluster[HELD_HEAD]] if holding else cluster[NEXT_ARRIVAL]
                 describe_arrival(request, times, requests, sessions, cluster, decision_at, arrival)
                 cluster[CHOSEN] = choose(
-                    router, (observed, gauges, hardware, arrival, available, completions, memory, draws[request])
+                    router, (ledger, gauges, hardware, arrival, available, completions, memory, draws[request])
                 )
             only = cluster[CHOSEN]
         first = 0 if only == _UP_TO_DATE else only
@@ -354,6 +355,7 @@ def run(
                         batch_tokens, batches, busy, groups, prefill_overhead, token_times, decode_times,
                         prefill_times, cpu_times, ledger, completions, cluster, cluster_floats, row_floats, row_ints,
                         member_offsets, members, send_times, stage_ends, stage_state, followers,
+                        batch_times,
                     )  # fmt: skip
                 if not fine:
                     return TABLE_MISS
@@ -425,12 +427,15 @@ def run(
                 hold(request, held, cluster)
                 continue
         if only == _UP_TO_DATE:
-            observe_ledger(decision_at, replicas, replica_floats, batches, ledger, observed)
-            gauges[:, GAUGE_AGE] = decision_at - cluster_floats[GAUGES_AT]
+            # Copying the ledger of a large cluster costs more than a decision, so it is done on demand only.
+            if cluster[OBSERVED] > 1:
+                observe_ledger(decision_at, replicas, replica_floats, batches, ledger, observed)
+                gauges[:, GAUGE_AGE] = decision_at - cluster_floats[GAUGES_AT]
             describe_arrival(request, times, requests, sessions, cluster, decision_at, arrival)
             if router == 0:
                 cluster[CURRENT] = request
                 return DECISION
-            only = choose(router, (observed, gauges, hardware, arrival, available, completions, memory, draws[request]))
+            seen = observed if cluster[OBSERVED] > 1 else ledger
+            only = choose(router, (seen, gauges, hardware, arrival, available, completions, memory, draws[request]))
         cluster[CHOSEN] = _UP_TO_DATE
         place(request, only, next_time, times, requests, replicas, replica_floats, ledger, cluster, cluster_floats)

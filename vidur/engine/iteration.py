@@ -189,26 +189,6 @@ def batch_time(
 
 
 @kernel
-def begin_stage(replica: int, slot: int, size: int, now: float, times: Floats, batch_requests: Ints) -> None:
-    """Count the time since each request's last stage as preempted time."""
-    for index in range(size):
-        request = batch_requests[replica, slot, index]
-        if times[request, LAST_END] != 0.0:
-            times[request, PREEMPTED] += now - times[request, LAST_END]
-
-
-@kernel
-def end_stage(
-    replica: int, slot: int, size: int, now: float, seconds: float, times: Floats, batch_requests: Ints
-) -> None:
-    """Count `seconds` of execution for each request of the batch."""
-    for index in range(size):
-        request = batch_requests[replica, slot, index]
-        times[request, EXECUTION] += seconds
-        times[request, LAST_END] = now
-
-
-@kernel
 def free_finished(replica: int, request: int, requests: Ints, replicas: Ints) -> None:
     """Free the blocks of a finished request, or leave them to the first request of its batch, which is freed last."""
     if replicas[replica, HOLD_UNTIL_BATCH_ENDS] == 0:
@@ -226,7 +206,10 @@ def end_batch(
     replica: int,
     slot: int,
     iterations: int,
+    began: float,
     now: float,
+    execution: float,
+    gaps: float,
     times: Floats,
     requests: Ints,
     replicas: Ints,
@@ -240,7 +223,8 @@ def end_batch(
 ) -> None:
     """Advance the requests of a batch that ran `iterations` times (more than once only if all are in decode).
 
-    Finished requests leave the replica; the others go to the end of `ready`.
+    It began its first stage at `began`, spent `execution` seconds in stages and `gaps` seconds between them. Finished
+    requests leave the replica; the others go to the end of `ready`.
     """
     grows = replicas[replica, GROWS] == 1
     block_size = replicas[replica, BLOCK_SIZE]
@@ -265,6 +249,11 @@ def end_batch(
             if math.isnan(times[request, FIRST_TOKEN]):
                 times[request, FIRST_TOKEN] = now
                 count_first_token(replica, request, requests, ledger)
+        if times[request, LAST_END] != 0.0:
+            times[request, PREEMPTED] += began - times[request, LAST_END]
+        times[request, PREEMPTED] += gaps
+        times[request, EXECUTION] += execution
+        times[request, LAST_END] = now
         requests[request, PROCESSED] = processed
         requests[request, STREAMED] += new_tokens
         ledger[replica, STREAMED_TOKENS] += new_tokens

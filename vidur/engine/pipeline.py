@@ -12,7 +12,7 @@ import numpy as np
 
 from vidur.engine.arrays import Floats, Ints
 from vidur.engine.compile import kernel
-from vidur.engine.iteration import batch_time, begin_stage, end_batch, end_stage, measure_batch
+from vidur.engine.iteration import batch_time, end_batch, measure_batch
 from vidur.engine.layout import (
     ADMITTED,
     BATCH_ID,
@@ -24,7 +24,6 @@ from vidur.engine.layout import (
     NEXT_BATCH,
     SCHEDULE_AT,
     SEQUENCE,
-    SIZE,
     SLOWDOWN,
     STAGES,
     TOKEN_TABLE,
@@ -35,6 +34,11 @@ from vidur.engine.rows import record_row
 from vidur.scheduler.replica_scheduler.policy import form_batch_callback
 
 form_batch = form_batch_callback.call
+
+# Columns of batch_times: when the batch was formed, began its first stage, ended its last one; seconds in stages and
+# between them.
+_SCHEDULED_AT, _BEGAN, _LAST_END, _EXECUTION, _GAPS = range(5)
+BATCH_TIMES = 5
 
 _STAGE_ARRIVAL, _STAGE_SCHEDULE, _BATCH_END, _REPLICA_SCHEDULE = range(4)
 
@@ -101,10 +105,11 @@ def step_pipeline(
     stage_ends: Floats,
     stage_state: Ints,
     followers: Ints,
+    batch_times: Floats,
 ) -> bool:
     """Do all that happens on the replica at its next time. False: a lookup beyond the tables.
 
-    stage_ends[replica, stage]: (when the batch in service ends or inf, its seconds, its start, when it was scheduled).
+    stage_ends[replica, stage]: (when the batch in service ends or inf, its seconds, its start).
     followers: room for what follows within one instant.
     stage_state[replica, stage]: (slot in service or -1, its number, queue length, queued slots ...).
     """
@@ -118,9 +123,10 @@ def step_pipeline(
         seconds = stage_ends[replica, ending, 1]
         busy[replica, ending] += seconds
         cluster_floats[ENDED_AT] = max(cluster_floats[ENDED_AT], now)
-        end_stage(replica, slot, batches[replica, slot, SIZE], now, seconds, times, batch_requests)
+        batch_times[replica, slot, _EXECUTION] += seconds
+        batch_times[replica, slot, _LAST_END] = now
         record_row(
-            replica, ending, slot, batches[replica, slot, BATCH_ID], stage_ends[replica, slot, 3],
+            replica, ending, slot, batches[replica, slot, BATCH_ID], batch_times[replica, slot, _SCHEDULED_AT],
             stage_ends[replica, ending, 2], seconds, 1, batch_requests, batch_tokens, batches,
             cluster, row_floats, row_ints, member_offsets, members,
         )  # fmt: skip
@@ -166,7 +172,10 @@ def step_pipeline(
             if stage < stages - 1:
                 seconds += send_times[groups[replicas[replica, HARDWARE], TOKEN_TABLE] + batch[TOKENS]]
             seconds *= replica_floats[replica, SLOWDOWN]
-            begin_stage(replica, slot, batch[SIZE], now, times, batch_requests)
+            if stage == 0:
+                batch_times[replica, slot, _BEGAN] = now
+            else:
+                batch_times[replica, slot, _GAPS] += now - batch_times[replica, slot, _LAST_END]
             cluster[SEQUENCE] += 1
             stage_state[replica, stage, 0] = slot
             stage_state[replica, stage, 1] = cluster[SEQUENCE]
@@ -175,7 +184,8 @@ def step_pipeline(
             stage_ends[replica, stage, 2] = now
         elif kind == _BATCH_END:
             end_batch(
-                replica, what, 1, now, times, requests, replicas, ready, batch_requests, batch_tokens, batches,
+                replica, what, 1, batch_times[replica, what, _BEGAN], now, batch_times[replica, what, _EXECUTION],
+                batch_times[replica, what, _GAPS], times, requests, replicas, ready, batch_requests, batch_tokens, batches,
                 ledger, completions, cluster,
             )  # fmt: skip
             batches[replica, what, IN_USE] = 0
@@ -202,7 +212,9 @@ def step_pipeline(
                 batches[replica, slot, IN_USE] = 1
                 batches[replica, slot, BATCH_ID] = cluster[NEXT_BATCH]
                 cluster[NEXT_BATCH] += 1
-                stage_ends[replica, slot, 3] = now
+                batch_times[replica, slot, _SCHEDULED_AT] = now
+                batch_times[replica, slot, _EXECUTION] = 0.0
+                batch_times[replica, slot, _GAPS] = 0.0
                 replicas[replica, IN_FLIGHT] += 1
                 replicas[replica, ITERATIONS] += 1
                 followers[tail, 0] = _STAGE_ARRIVAL

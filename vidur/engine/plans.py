@@ -159,9 +159,7 @@ def plan_replicas(
     for number, (group, limit) in enumerate(zip(cluster.groups, limits, strict=True)):
         for _ in range(group.num_replicas):
             present = len(plans) not in absent
-            plans.append(
-                dataclasses.replace(limit, hardware=number, speed=float(speeds[number]), present=present)
-            )
+            plans.append(dataclasses.replace(limit, hardware=number, speed=float(speeds[number]), present=present))
     return plans, hardware, policy
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from vidur.engine.arrays import Floats, Ints
 from vidur.engine.compile import kernel
-from vidur.engine.iteration import batch_time, begin_stage, end_batch, end_stage, measure_batch
+from vidur.engine.iteration import batch_time, end_batch, measure_batch
 from vidur.engine.layout import (
     ADMITTED,
     ALLOCATED,
@@ -125,9 +125,8 @@ def finish_run(
         replica, 0, 0, batch_id, start, start, seconds, count, batch_requests, batch_tokens, batches,
         cluster, row_floats, row_ints, member_offsets, members,
     )  # fmt: skip
-    end_stage(replica, 0, batch[SIZE], end, count * seconds, times, batch_requests)
     end_batch(
-        replica, 0, count, end, times, requests, replicas, ready, batch_requests, batch_tokens, batches,
+        replica, 0, count, start, end, count * seconds, 0.0, times, requests, replicas, ready, batch_requests, batch_tokens, batches,
         ledger, completions, cluster,
     )  # fmt: skip
     replicas[replica, ITERATIONS] += count - 1
@@ -192,7 +191,6 @@ def step_replica(
     )
     if seconds < 0.0:
         return False
-    begin_stage(replica, 0, size, now, times, batch_requests)
     seconds *= replica_floats[replica, SLOWDOWN]
     count = run_length(replica, repeats, shortest, batch, replicas, groups)
     replicas[replica, IN_FLIGHT] = 1

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vidur.engine import layout as at
 from vidur.engine.arrays import Floats, Ints
+from vidur.engine.pipeline import BATCH_TIMES
 from vidur.engine.recording import UNFINISHED, Recording
 from vidur.scheduler import observation
 
@@ -105,14 +106,14 @@ class ReplicaPlan:
 class EngineOptions:
     """Seconds and counts. record_rows: whether batches are recorded; member_rows: for how many rows their members are.
 
-    observed: whether the router looks at the replicas; if not, they are brought up to now only when they are chosen.
+    observed: see OBSERVED in vidur.engine.layout; at 0 replicas are brought up to now only when they are chosen.
     """
 
     time_limit: float = np.inf
     gauge_interval: float = 0.0
     record_rows: bool = True
     member_rows: int = 0
-    observed: bool = True
+    observed: int = 2
     memory: Floats = field(default_factory=lambda: np.zeros(1))
     draws: Floats = field(default_factory=lambda: np.zeros((0, 2)))
 
@@ -151,7 +152,7 @@ class EngineState:
         self.cluster = np.zeros(at.CLUSTER_INTS, np.int64)
         self.cluster[at.NUM_ARRIVALS] = count
         self.cluster[at.CHOSEN] = -1
-        self.cluster[at.OBSERVED] = int(options.observed)
+        self.cluster[at.OBSERVED] = options.observed
         self.cluster_floats = np.zeros(at.CLUSTER_FLOATS)
         self.cluster_floats[at.TIME_LIMIT] = options.time_limit
         self.cluster_floats[at.GAUGE_INTERVAL] = options.gauge_interval
@@ -160,10 +161,11 @@ class EngineState:
         # a replica has several stages, every change of the batch where it has one.
         rows = 4096 + count * (200 * stages if stages > 1 else 20) if options.record_rows else 0
         self.row_floats = np.empty((rows, len(at.ROW_FLOATS)))
-        self.row_ints = np.empty((rows, len(at.ROW_INTS)), np.int64)
+        self.row_ints = np.empty((rows, len(at.ROW_INTS)), np.int32)
         self.member_offsets = np.zeros(options.member_rows + 1, np.int64)
         self.members = np.zeros((min(options.member_rows * capacity, 1 << 24), 2), np.int64)
-        self.stage_ends = np.full((replicas, stages, 4), np.inf)
+        self.batch_times = np.zeros((replicas, stages, BATCH_TIMES))
+        self.stage_ends = np.full((replicas, stages, 3), np.inf)
         self.stage_state = np.zeros((replicas, stages, 4 + stages), np.int64)
         self.stage_state[:, :, 0] = -1
         # Each stage that ends at an instant brings few more events: two, a batch, and its way through idle stages.
@@ -247,7 +249,7 @@ class EngineState:
             self.batch_requests, self.batch_tokens, self.batches, self.busy, self.groups, self.prefill_overhead,
             self.token_times, self.decode_times, self.prefill_times, self.cpu_times, self.ledger, self.completions,
             self.cluster, self.cluster_floats, self.row_floats, self.row_ints, self.member_offsets, self.members,
-            self.send_times, self.stage_ends, self.stage_state, self.followers, self.sessions, self.events, self.held, self.gauges,
+            self.send_times, self.stage_ends, self.stage_state, self.followers, self.batch_times, self.sessions, self.events, self.held, self.gauges,
             self.hardware, self.observed, self.arrival, self.available, self.memory, self.draws,
         )  # fmt: skip
 
@@ -271,11 +273,11 @@ class EngineState:
         """What has happened so far."""
         rows = int(self.cluster[at.ROWS])
         batches: dict[str, NDArray[Any]] = {
-            name: self.row_ints[:rows, column].astype(np.int32) for column, name in enumerate(at.ROW_INTS)
+            name: self.row_ints[:rows, column].copy() for column, name in enumerate(at.ROW_INTS)
         }
-        batches["batch_id"] = self.row_ints[:rows, at.ROW_INTS.index("batch_id")].copy()
         for column, name in enumerate(at.ROW_FLOATS):
-            batches[name] = self.row_floats[:rows, column].copy()
+            values = self.row_floats[:rows, column]
+            batches[name] = values.astype(np.int64) if name == "batch_id" else values.copy()
         member_rows = int(self.cluster[at.MEMBER_ROWS])
         used = int(self.cluster[at.MEMBERS])
         members = None

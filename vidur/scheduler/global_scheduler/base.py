@@ -67,12 +67,13 @@ class KernelScheduler(GlobalScheduler):
     choose(ledger, gauges, hardware, arrival, available, completions, memory, draws) -> replica: the arrays of
     vidur.scheduler.observation; `memory`, float64 and the router's own, holds its parameters and whatever it keeps from
     one decision to the next; `draws`, float64[2], are uniform random numbers in [0, 1) for this decision.
-    observes: whether it looks at the replicas at all. draws_numbers: whether it uses `draws`.
+    observes: 0 if it looks at no replica, 1 if at the ledger less STREAMED_TOKENS and at the gauges less GAUGE_AGE, 2 if
+    at all of it. draws_numbers: whether it uses `draws`.
     needs_fresh_gauges: whether it is defined on gauges without delay only.
     """
 
     choose: ClassVar[ChooseKernel]
-    observes: ClassVar[bool] = True
+    observes: ClassVar[int] = 1
     draws_numbers: ClassVar[bool] = False
     needs_fresh_gauges: ClassVar[bool] = False
 

@@ -18,7 +18,9 @@ def load_custom_scheduler(config: CustomGlobalSchedulerConfig, context: RouterCo
     module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
     found = getattr(module, name, None)
     if not isinstance(found, type) or not issubclass(found, GlobalScheduler):
-        routers = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, GlobalScheduler)]
+        routers = [
+            key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, GlobalScheduler)
+        ]
         if found is None:
             raise unknown_name(f"class in {where}", name, routers)
         raise InputError(f"{config.scheduler} is no subclass of vidur.scheduler.global_scheduler.GlobalScheduler")

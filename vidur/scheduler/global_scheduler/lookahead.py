@@ -66,11 +66,15 @@ class _Forward:
     def __init__(self, plan: ReplicaPlan, model: ReplicaModel, capacity: int) -> None:
         ones = np.ones(capacity, np.int64)
         table = RequestTable.of(np.zeros(capacity), ones, ones, "lookahead")
-        options = EngineOptions(record_rows=False, observed=False, memory=np.full(1, -1.0))
+        options = EngineOptions(record_rows=False, observed=0, memory=np.full(1, -1.0))
         self.capacity = capacity
         self.plan = plan
         self.state = EngineState(table, [plan], model.hardware, np.zeros((0, 4)), options)
         self.simulation = Simulation(self.state, model.policy)
+        # No longer than the tables reach and the replica holds.
+        tables = model.hardware[plan.hardware].tables
+        reach = (tables.attn_decode.shape[1] - 1) * tables.kv_granularity
+        self._longest = min(plan.max_request_tokens, reach)
         self._replica = self.state.replicas.copy()
         self._times = self.state.times.copy()
 
@@ -90,7 +94,7 @@ class _Forward:
         output: NDArray[np.int64],
     ) -> None:  # fmt: skip
         state, plan, count = self.state, self.plan, len(prompt)
-        total = np.minimum(prompt + output, np.maximum(plan.max_request_tokens, prompt + streamed + 1))
+        total = np.minimum(prompt + output, np.maximum(self._longest, prompt + streamed + 1))
         rows = state.requests[:count]
         rows[:] = 0
         rows[:, at.PREFILL] = rows[:, at.PROMPT] = prompt
@@ -117,9 +121,7 @@ class _Forward:
         state.times[:count, at.FIRST_TOKEN] = np.where(started, 0.0, np.nan)
         self._load_replica(np.flatnonzero(held), np.flatnonzero(~held), int(blocks[held].sum()), count)
 
-    def _load_replica(
-        self, running: NDArray[np.int64], waiting: NDArray[np.int64], allocated: int, count: int
-    ) -> None:
+    def _load_replica(self, running: NDArray[np.int64], waiting: NDArray[np.int64], allocated: int, count: int) -> None:
         state = self.state
         replica = state.replicas[0]
         replica[:] = self._replica[0]

@@ -31,5 +31,5 @@ def choose_random(
 @GLOBAL_SCHEDULERS.register("random")
 class RandomScheduler(KernelScheduler):
     choose = staticmethod(choose_random)
-    observes = False
+    observes = 0
     draws_numbers = True

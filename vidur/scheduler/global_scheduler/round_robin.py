@@ -30,4 +30,4 @@ def choose_round_robin(
 @GLOBAL_SCHEDULERS.register("round_robin")
 class RoundRobinScheduler(KernelScheduler):
     choose = staticmethod(choose_round_robin)
-    observes = False
+    observes = 0

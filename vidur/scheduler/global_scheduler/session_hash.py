@@ -44,4 +44,4 @@ def choose_session_hash(
 @GLOBAL_SCHEDULERS.register("session_hash")
 class SessionHashScheduler(KernelScheduler):
     choose = staticmethod(choose_session_hash)
-    observes = False
+    observes = 0

@@ -35,7 +35,7 @@ def choose_weighted_round_robin(
 @GLOBAL_SCHEDULERS.register("weighted_round_robin")
 class WeightedRoundRobinScheduler(KernelScheduler):
     choose = staticmethod(choose_weighted_round_robin)
-    observes = False
+    observes = 0
 
     def __init__(self, context: RouterContext) -> None:
         super().__init__(context, np.zeros(context.num_replicas))
