@@ -107,9 +107,12 @@ def test_an_arrival_trace_that_is_too_short_is_refused(tmp_path: Path) -> None:
     file = write_invocations(tmp_path / "invocations.csv", times)
     with pytest.raises(InputError, match="num_requests is 9 and the arrival trace has 8 in its window"):
         arrivals(TraceRequestIntervalGeneratorConfig(trace_file=file), 9)
-    window = {"start_time": "1970-01-04 13:00:07", "end_time": "1970-01-05"}
     with pytest.raises(InputError, match=r"has 1 arrivals between --trace_request_interval_generator_config_start"):
-        arrivals(TraceRequestIntervalGeneratorConfig(trace_file=file, **window))
+        arrivals(
+            TraceRequestIntervalGeneratorConfig(
+                trace_file=file, start_time="1970-01-04 13:00:07", end_time="1970-01-05"
+            )
+        )
 
 
 def test_malformed_arrival_traces(tmp_path: Path) -> None:
@@ -137,5 +140,5 @@ def test_rates_beyond_doubles_are_refused() -> None:
 def test_too_many_requests_are_refused() -> None:
     with pytest.raises(InputError, match="num_requests must be at most 100000000, not 1000000000000"):
         arrivals(PoissonRequestIntervalGeneratorConfig(), 10**12)
-    with pytest.raises(InputError, match="more than 100000000 requests arrive in .*duration 1e\\+12"):
+    with pytest.raises(InputError, match=r"more than 100000000 requests arrive in .*duration 1e\+12"):
         arrivals(PoissonRequestIntervalGeneratorConfig(), duration=1e12)

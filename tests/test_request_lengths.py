@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from vidur.config import (
 )
 from vidur.errors import InputError
 from vidur.request_generator import RequestTable, generate_requests
+from vidur.request_generator.zipf_lengths import draw_zipf, scramble
 
 UNIFORM_TABLE = {
     "rank_correlation": 0.0,
@@ -107,7 +108,7 @@ def test_uniform_lengths_have_the_stream_to_themselves_otherwise() -> None:
 def test_synthetic_lengths_stay_in_range(
     seed: int, low: int, width: int, ratio: float, theta: float, scramble: bool
 ) -> None:
-    limits = {"min_tokens": low, "max_tokens": low + width, "prefill_to_decode_ratio": ratio}
+    limits: dict[str, Any] = {"min_tokens": low, "max_tokens": low + width, "prefill_to_decode_ratio": ratio}
     for config in (
         UniformRequestLengthGeneratorConfig(**limits),
         ZipfRequestLengthGeneratorConfig(seed=seed, theta=theta, scramble=scramble, **limits),
@@ -136,12 +137,19 @@ def test_zipf_totals_are_upstream_s(low: int, high: int, theta: float, seed: int
 
 
 def test_scrambling_moves_equal_totals_to_equal_places() -> None:
-    plain = pairs(requests(ZipfRequestLengthGeneratorConfig(theta=0.9), 2000))
-    moved = pairs(requests(ZipfRequestLengthGeneratorConfig(theta=0.9, scramble=True), 2000))
-    assert Counter(plain).most_common(1)[0][0] != Counter(moved).most_common(1)[0][0]
-    assert len(set(zip(plain, moved, strict=True))) == len(set(plain))
-    assert moved == pairs(requests(ZipfRequestLengthGeneratorConfig(theta=0.9, scramble=True), 2000))
-    assert moved != pairs(requests(ZipfRequestLengthGeneratorConfig(theta=0.9, scramble=True, seed=1), 2000))
+    plain = draw_zipf(2000, 1024, 4096, 0.9, 42)
+    moved = scramble(plain, 1024, 4096, 42)
+    assert moved.min() >= 1024 and moved.max() <= 4096
+    assert len(set(zip(plain.tolist(), moved.tolist(), strict=True))) == len(set(plain.tolist()))
+    assert np.bincount(plain).argmax() == 1024 != np.bincount(moved).argmax()
+    assert moved.tolist() != scramble(plain, 1024, 4096, 1).tolist()
+    assert scramble(np.array([1024, 2000, 1024]), 1024, 4096, 42).tolist() == [3553, 3899, 3553]
+
+
+def test_scrambled_lengths_are_those_totals() -> None:
+    table = requests(ZipfRequestLengthGeneratorConfig(scramble=True), 200)
+    total = scramble(draw_zipf(200, 1024, 4096, 0.6, 42), 1024, 4096, 42)
+    assert table.num_decode_tokens.tolist() == (total / 21.0).astype(np.int64).tolist()
 
 
 def test_zipf_beyond_doubles_is_refused() -> None:

@@ -18,7 +18,7 @@ from vidur.errors import InputError
 from vidur.request_generator.quantile_table import load_quantile_table
 from vidur.request_generator.random_streams import numpy_random
 from vidur.request_generator.request_table import FloatArray
-from vidur.request_generator.token_limits import Lengths, check_max_tokens, cut_in_proportion, whole_tokens
+from vidur.request_generator.token_limits import Lengths, check_max_tokens, cut_in_proportion, fitted, whole_tokens
 from vidur.request_generator.trace import read_trace
 from vidur.request_generator.zipf_lengths import draw_zipf, scramble
 
@@ -43,7 +43,7 @@ def _fixed(config: FixedRequestLengthGeneratorConfig, count: int, uniform: Float
 def _uniform(config: UniformRequestLengthGeneratorConfig, count: int, uniform: FloatArray) -> Lengths:
     total = config.min_tokens + (config.max_tokens - config.min_tokens) * uniform
     decode = np.ceil(total / (1 + config.prefill_to_decode_ratio))
-    return _at_least_one(total - decode, decode)
+    return fitted(whole_tokens(total - decode), whole_tokens(decode), config.max_tokens)
 
 
 @draw_lengths.register
@@ -56,7 +56,7 @@ def _zipf(config: ZipfRequestLengthGeneratorConfig, count: int, uniform: FloatAr
     if config.scramble:
         total = scramble(total, config.min_tokens, config.max_tokens, config.seed)
     decode = total / (1 + config.prefill_to_decode_ratio)
-    return _at_least_one(total - decode, decode)
+    return fitted(whole_tokens(total - decode), whole_tokens(decode), config.max_tokens)
 
 
 @draw_lengths.register
@@ -87,7 +87,3 @@ def describe_lengths(config: BaseRequestLengthGeneratorConfig) -> str:
     if isinstance(config, QuantileRequestLengthGeneratorConfig):
         return f"lengths from the quantiles of {config.distribution}"
     return f"{config.get_type()} lengths"
-
-
-def _at_least_one(prefill: FloatArray, decode: FloatArray) -> Lengths:
-    return Lengths(np.maximum(whole_tokens(prefill), 1), np.maximum(whole_tokens(decode), 1))

@@ -22,14 +22,15 @@ class Lengths(NamedTuple):
 
 def whole_tokens(values: FloatArray, factor: float = 1.0) -> IntArray:
     """`values * factor`, cut to integers."""
-    return np.minimum(values * factor, MOST_TOKENS).astype(np.int64)
+    with np.errstate(over="ignore"):
+        return np.asarray(np.minimum(values * factor, MOST_TOKENS).astype(np.int64))
 
 
 def cut_prompts(prefill: IntArray, decode: IntArray, max_tokens: int) -> Lengths:
     """Shorten the prompt of a request longer than `max_tokens`; its output only where one prompt token is too many."""
     prefill, decode = np.maximum(prefill, 1), np.maximum(decode, 1)
     excess = np.maximum(prefill + decode - max_tokens, 0)
-    return _fitted(prefill - excess, decode, max_tokens, excess)
+    return fitted(prefill - excess, decode, max_tokens)._replace(note=_note(excess, max_tokens))
 
 
 def cut_in_proportion(prefill: IntArray, decode: IntArray, max_tokens: int) -> Lengths:
@@ -42,14 +43,18 @@ def cut_in_proportion(prefill: IntArray, decode: IntArray, max_tokens: int) -> L
     divisor = np.maximum(total, 1)
     prefill_cut = np.ceil(excess * (prefill / divisor)).astype(np.int64)
     decode_cut = np.ceil(excess * (decode / divisor)).astype(np.int64)
-    return _fitted(prefill - prefill_cut, decode - decode_cut, max_tokens, excess)
+    return fitted(prefill - prefill_cut, decode - decode_cut, max_tokens)._replace(note=_note(excess, max_tokens))
 
 
-def _fitted(prefill: IntArray, decode: IntArray, max_tokens: int, excess: IntArray) -> Lengths:
-    prefill = np.maximum(prefill, 1)
-    decode = np.maximum(np.minimum(decode, max_tokens - prefill), 1)
+def fitted(prefill: IntArray, decode: IntArray, max_tokens: int) -> Lengths:
+    """At least one prompt and one output token; where there was none, the other part makes room for it."""
+    prefill = np.maximum(np.minimum(prefill, max_tokens - 1), 1)
+    return Lengths(prefill, np.maximum(np.minimum(decode, max_tokens - prefill), 1))
+
+
+def _note(excess: IntArray, max_tokens: int) -> str:
     cut = int(np.count_nonzero(excess))
-    return Lengths(prefill, decode, f"{cut} cut to {max_tokens} tokens" if cut else "")
+    return f"{cut} cut to {max_tokens} tokens" if cut else ""
 
 
 def check_max_tokens(max_tokens: int, flag: str) -> None:
