@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vidur.config.device_sku import NODES, NodeSKU
+from vidur.config.device_sku import DEVICES, NODES, NodeSKU
 from vidur.config.replica import ReplicaConfig
 from vidur.errors import InputError
 from vidur.execution_time_predictor.norm import p_norm
 from vidur.execution_time_predictor.roofline_constants import (
-    ALL_REDUCE_SIZES,
     CUSTOM_ALL_REDUCE_MAX_BYTES,
     NETWORK_CONSTANTS,
     AllReduce,
@@ -19,28 +18,37 @@ from vidur.execution_time_predictor.roofline_constants import (
 )
 from vidur.execution_time_predictor.tables import FloatArray
 
-# Nodes without constants of their own, and whose they take: those with the same kind of link. The four-device
-# all-reduce of the pairwise nodes runs over PCIe, so a PCIe node takes it at every size.
-NODE_REFERENCES = {
+# Nodes where no all-reduce was measured, and whose they take, scaled by bandwidth: those with the same kind of link.
+ALL_REDUCE_REFERENCES = {
     "a40_pairwise_nvlink": "a100_pairwise_nvlink",
-    "l40s_pcie": "a100_pairwise_nvlink",
-    "h200_dgx": "h100_dgx",
     "h200_pairwise_nvlink": "h100_pairwise_nvlink",
-    "b200_dgx": "h100_dgx",
 }
-# A link that no constants exist for reaches the fraction of its peak that NVLink reaches here.
+# Where no transfer was measured, a link reaches the fraction of its peak that NVLink reaches here, and two nodes are
+# joined by the network that joins these.
 SEND_RECV_REFERENCE = "h100_dgx"
 
 
 @dataclass(frozen=True)
 class Interconnect:
-    """Times in microseconds for messages of a number of bytes, on one replica's network."""
+    """Microseconds for messages of a number of bytes, on one replica's network. note: what was not measured."""
 
     size: int
     small: AllReduce | None
     large: AllReduce | None
-    transfer: SendRecv
+    transfer: SendRecv | None
     note: str
+
+    @staticmethod
+    def of(replica: ReplicaConfig) -> Interconnect:
+        """Raises InputError if tensor parallelism spans nodes: nothing was measured there."""
+        small, large, transfer, notes = None, None, None, []
+        if replica.tensor_parallel_size > 1:
+            small, large, note = _all_reduce_of(replica)
+            notes.append(note)
+        if replica.num_pipeline_stages > 1:
+            transfer, note = _send_recv_of(replica)
+            notes.append(note)
+        return Interconnect(replica.tensor_parallel_size, small, large, transfer, ", ".join(filter(None, notes)))
 
     def all_reduce(self, num_bytes: FloatArray) -> FloatArray:
         """Never falls with the size: a larger message is not faster where the kernels change."""
@@ -51,23 +59,8 @@ class Interconnect:
         return np.where(num_bytes <= limit, small, np.maximum(small, large))
 
     def send_recv(self, num_bytes: FloatArray) -> FloatArray:
+        assert self.transfer is not None
         return self.transfer.launch_us + num_bytes / (self.transfer.bandwidth_gbps * 1e3)
-
-    @staticmethod
-    def of(replica: ReplicaConfig) -> Interconnect:
-        """Raises InputError if tensor parallelism spans nodes: nothing was measured there."""
-        node, size = replica.node_sku, replica.tensor_parallel_size
-        reference = NODES[NODE_REFERENCES.get(node.name, node.name)]
-        small, large, notes = None, None, []
-        if size > 1:
-            small, large = _all_reduce_of(replica, reference)
-            if reference is not node:
-                notes.append(f"all-reduce scaled from {reference.name} by link bandwidth")
-            if size not in NETWORK_CONSTANTS[reference.name].all_reduce:
-                notes.append(f"all-reduce among {size} devices by the constants of another number of devices")
-        if replica.num_pipeline_stages > 1 and reference is not node:
-            notes.append(f"transfers between stages scaled from {reference.name} by link bandwidth")
-        return Interconnect(size, small, large, _send_recv_of(replica, reference), ", ".join(notes))
 
 
 def _all_reduce(constants: AllReduce, size: int, num_bytes: FloatArray) -> FloatArray:
@@ -75,40 +68,49 @@ def _all_reduce(constants: AllReduce, size: int, num_bytes: FloatArray) -> Float
     return constants.launch_us + p_norm(constants.q, np.full_like(sent, constants.floor_us), sent)
 
 
-def _all_reduce_of(replica: ReplicaConfig, reference: NodeSKU) -> tuple[AllReduce, AllReduce]:
+def _all_reduce_of(replica: ReplicaConfig) -> tuple[AllReduce, AllReduce, str]:
+    """Constants for small and for larger messages; and what is not measured about them."""
     node, size = replica.node_sku, replica.tensor_parallel_size
     if size > node.num_devices_per_node:
         raise InputError(
             f"{replica.flag('tensor_parallel_size')} {size} spans nodes: {node.name} holds"
-            f" {node.num_devices_per_node} devices, and no all-reduce between nodes is known to this predictor;"
-            " use a larger node, a smaller size with more pipeline stages, or --execution_time_predictor_config_type"
-            " tables"
+            f" {node.num_devices_per_node} devices, and roofline knows no all-reduce between nodes; use a larger node,"
+            " or a smaller size with more pipeline stages"
         )
+    reference = NODES[ALL_REDUCE_REFERENCES.get(node.name, node.name)]
     known = NETWORK_CONSTANTS[reference.name].all_reduce
-    wanted = max(known) if node.interconnect == "pcie" else next(n for n in ALL_REDUCE_SIZES if n >= size)
-    nearest = min(wanted, max(known))
-    over_pcie = reference.interconnect == "pairwise_nvlink" and nearest > 2
-    if over_pcie:
-        scale = replica.device_sku.pcie_bandwidth / _pcie_bandwidth(reference)
-    else:
-        scale = node.link_bandwidth / reference.link_bandwidth
-    small, large = (replace(c, bandwidth_gbps=c.bandwidth_gbps * scale) for c in known[nearest])
-    return small, large
+    nearest = next((count for count in sorted(known) if count >= size), max(known))
+    notes = []
+    scale = 1.0
+    if reference is not node:
+        scale = _bandwidth(node, nearest) / _bandwidth(reference, nearest)
+        notes.append(f"all-reduce scaled from {reference.name} by bandwidth")
+    if nearest != size:
+        notes.append(f"all-reduce among {size} devices by the constants for {nearest}")
+    small, large = (replace(one, bandwidth_gbps=one.bandwidth_gbps * scale) for one in known[nearest])
+    return small, large, ", ".join(notes)
 
 
-def _send_recv_of(replica: ReplicaConfig, reference: NodeSKU) -> SendRecv:
+def _bandwidth(node: NodeSKU, size: int) -> float:
+    """Of the slowest link among `size` devices."""
+    if node.interconnect == "pairwise_nvlink" and size > 2:
+        return DEVICES[node.device].pcie_bandwidth
+    return node.link_bandwidth
+
+
+def _send_recv_of(replica: ReplicaConfig) -> tuple[SendRecv, str]:
+    """Constants of a transfer to the next stage; and what is not measured about them."""
     node = replica.node_sku
-    constants = NETWORK_CONSTANTS[reference.name]
-    if replica.world_size > node.num_devices_per_node:
-        return constants.send_recv_between_nodes
-    if reference is node or node.link_bandwidth == reference.link_bandwidth:
-        return constants.send_recv_in_node
-    at_peak = NODES[SEND_RECV_REFERENCE]
-    measured = NETWORK_CONSTANTS[SEND_RECV_REFERENCE].send_recv_in_node
-    return replace(measured, bandwidth_gbps=measured.bandwidth_gbps * node.link_bandwidth / at_peak.link_bandwidth)
-
-
-def _pcie_bandwidth(node: NodeSKU) -> float:
-    from vidur.config.device_sku import DEVICES
-
-    return DEVICES[node.device].pcie_bandwidth
+    spans_nodes = replica.world_size > node.num_devices_per_node
+    measured, reference = NETWORK_CONSTANTS.get(node.name), NETWORK_CONSTANTS[SEND_RECV_REFERENCE]
+    if measured is not None:
+        known = measured.send_recv_between_nodes if spans_nodes else measured.send_recv_in_node
+        if known is not None:
+            return known, ""
+    if spans_nodes:
+        assert reference.send_recv_between_nodes is not None
+        return reference.send_recv_between_nodes, f"transfers between nodes as between nodes of {SEND_RECV_REFERENCE}"
+    assert reference.send_recv_in_node is not None
+    scale = node.link_bandwidth / NODES[SEND_RECV_REFERENCE].link_bandwidth
+    scaled = replace(reference.send_recv_in_node, bandwidth_gbps=reference.send_recv_in_node.bandwidth_gbps * scale)
+    return scaled, f"transfers between stages scaled from {SEND_RECV_REFERENCE} by bandwidth"

@@ -165,4 +165,4 @@ def _source(device: str) -> str:
     if device not in DEVICE_REFERENCES:
         return f"roofline fitted on {device}"
     reference = DEVICES[DEVICE_REFERENCES[device]].name
-    return f"roofline for {device} scaled from {reference} by peak FLOP/s, memory bandwidth and SMs; never measured"
+    return f"roofline of {reference} scaled to {device} by peak FLOP/s, memory bandwidth and SMs"

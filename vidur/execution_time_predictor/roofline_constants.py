@@ -15,7 +15,6 @@ ELEMENTWISE_LAUNCH_US = 3.0
 ELEMENTWISE_BANDWIDTH_FRACTION = 0.8
 # All-reduces of at most this many bytes run vLLM's own one- or two-shot kernels, larger ones NCCL.
 CUSTOM_ALL_REDUCE_MAX_BYTES = 4 * 2**20
-ALL_REDUCE_SIZES = (2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -90,11 +89,11 @@ class DeviceConstants:
 
 @dataclass(frozen=True)
 class NetworkConstants:
-    """`all_reduce[n]`: of small messages, and of larger ones, among n devices of one node."""
+    """`all_reduce[n]`: of small messages, and of larger ones, among n devices of one node. None: never measured."""
 
     all_reduce: dict[int, tuple[AllReduce, AllReduce]]
-    send_recv_in_node: SendRecv
-    send_recv_between_nodes: SendRecv
+    send_recv_in_node: SendRecv | None = None
+    send_recv_between_nodes: SendRecv | None = None
 
 
 DEVICE_CONSTANTS = {
@@ -166,5 +165,55 @@ NETWORK_CONSTANTS = {
         },
         send_recv_in_node=SendRecv(7.7948, 359.59),  # vidur: 3.9 %, 16.9 %
         send_recv_between_nodes=SendRecv(3.0237, 2.4595),  # vidur: 17.3 %, 211.4 %
+    ),
+    # `tables`: fitted here to the all-reduce tables of aiconfigurator-core 0.12.0, by least squares of the relative
+    # error at 60 message sizes, 8 KiB to 128 MiB.
+    "h200_dgx": NetworkConstants(
+        all_reduce={
+            2: (
+                AllReduce(4.424, 0.0, 264.97, 1.0),  # tables: 1.5 %, 3.8 %
+                AllReduce(6.487, 0.0, 252.72, 1.0),  # tables: 4.5 %, 12.2 %
+            ),
+            4: (
+                AllReduce(5.017, 0.0, 227.25, 1.0),  # tables: 4.9 %, 15.5 %
+                AllReduce(11.42, 0.0, 317.42, 1.0),  # tables: 3.0 %, 5.4 %
+            ),
+            8: (
+                AllReduce(6.248, 0.0, 272.69, 1.0),  # tables: 11.4 %, 21.8 %
+                AllReduce(10.3, 0.0, 388.55, 1.0),  # tables: 2.2 %, 6.6 %
+            ),
+        },
+    ),
+    "b200_dgx": NetworkConstants(
+        all_reduce={
+            2: (
+                AllReduce(6.408, 0.0, 139.29, 1.0),  # tables: 6.0 %, 10.3 %
+                AllReduce(29.25, 0.0, 545.24, 1.0),  # tables: 3.1 %, 9.3 %
+            ),
+            4: (
+                AllReduce(7.348, 0.0, 187.8, 1.0),  # tables: 6.1 %, 30.8 %
+                AllReduce(20.94, 0.0, 572.35, 1.0),  # tables: 4.9 %, 7.2 %
+            ),
+            8: (
+                AllReduce(9.376, 0.0, 288.26, 1.0),  # tables: 17.0 %, 56.0 %
+                AllReduce(13.1, 0.0, 570.92, 1.0),  # tables: 1.8 %, 3.9 %
+            ),
+        },
+    ),
+    "l40s_pcie": NetworkConstants(
+        all_reduce={
+            2: (
+                AllReduce(5.485, 0.0, 19.512, 1.0),  # tables: 3.3 %, 9.8 %
+                AllReduce(9.367, 0.0, 19.036, 1.0),  # tables: 0.2 %, 0.6 %
+            ),
+            4: (
+                AllReduce(12.0, 0.0, 3.9754, 1.0),  # tables: 3.6 %, 8.6 %
+                AllReduce(0.0, 0.0, 3.7421, 1.0),  # tables: 1.1 %, 1.7 %
+            ),
+            8: (
+                AllReduce(19.71, 0.0, 2.3626, 1.0),  # tables: 7.1 %, 23.8 %
+                AllReduce(409.0, 0.0, 1.9503, 1.0),  # tables: 1.2 %, 2.7 %
+            ),
+        },
     ),
 }

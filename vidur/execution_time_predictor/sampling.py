@@ -35,7 +35,8 @@ def fill_surface(rows: FloatArray, columns: FloatArray, evaluate: Callable[[int,
     """`evaluate(row, column)` over the product of the axes, bilinear between the points that are evaluated."""
     row_at, column_at = (sample_indices(len(axis), DENSE_SURFACE_POINTS) for axis in (rows, columns))
     values = np.array([[evaluate(int(row), int(column)) for column in columns[column_at]] for row in rows[row_at]])
-    return _refine(_refine(values, row_at).T, column_at).T
+    filled: FloatArray = _refine(_refine(values, row_at).T, column_at).T
+    return filled
 
 
 def _refine(values: FloatArray, at: npt.NDArray[np.int64]) -> FloatArray:
