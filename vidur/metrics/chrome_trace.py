@@ -11,11 +11,8 @@ import numpy as np
 from vidur.atomic import open_atomic
 from vidur.engine.recording import Recording
 
-MAX_BATCHES = 100_000
-"""A file with more is too large for the viewers."""
 
-
-def write_chrome_trace(path: Path, recording: Recording, max_batches: int = MAX_BATCHES) -> None:
+def write_chrome_trace(path: Path, recording: Recording, max_batches: int) -> None:
     """Write one complete event for each stage of each batch, with upstream's fields; times are microseconds.
 
     Only rows whose members were recorded are written, and of them the first `max_batches` batches; `otherData` says

@@ -6,20 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidur.config import ReplicaConfig
-
-
-def parameters_per_device(replica: ReplicaConfig) -> int:
-    """Weights of the layers that one device holds: attention and MLP projections, nothing outside the layers.
-
-    Source: microsoft/vidur, utils/param_counter.py.
-    """
-    model, tensor_parallel = replica.model, replica.tensor_parallel_size
-    q_heads = model.num_q_heads // tensor_parallel
-    kv_heads = -(-model.num_kv_heads // tensor_parallel)
-    attention = model.embedding_dim * model.head_dim * (2 * q_heads + 2 * kv_heads)
-    matrices = 3 if model.use_gated_mlp else 2
-    mlp = matrices * model.embedding_dim * model.mlp_hidden_dim // tensor_parallel
-    return (attention + mlp) * replica.layers_per_stage
+from vidur.memory_planner import parameters_per_device
 
 
 def model_flop_utilization(

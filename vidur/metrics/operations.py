@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,48 +10,38 @@ from numpy.typing import NDArray
 
 from vidur.atomic import open_atomic
 from vidur.engine.recording import Columns
-from vidur.engine.state import TOKEN_ROUNDING, HardwarePlan
+from vidur.engine.state import HardwarePlan
 from vidur.metrics.csv_rows import format_rows, header_line
+from vidur.metrics.describe import unique
 from vidur.metrics.result import SimulationResult
 
 Floats = NDArray[np.float64]
 
 CHUNK_ROWS = 1 << 16
 
-LINEAR_OPERATIONS = {
-    "mlp_up_proj": "mlp_up_proj",
-    "mlp_activation": "mlp_act",
-    "mlp_down_proj": "mlp_down_proj",
-    "attn_pre_proj": "attn_pre_proj",
-    "attn_post_proj": "attn_post_proj",
-    "attn_kv_cache_save": "attn_kv_cache_save",
-    "attn_rope": "attn_rope",
-    "add": "add",
-    "input_layernorm": "input_layernorm",
-    "post_attention_layernorm": "post_attention_layernorm",
-}
-"""Upstream's name of each metric, and the table it is read from."""
+UPSTREAM_NAMES = {"mlp_act": "mlp_activation", "sampler_e2e": "sample_e2e"}
+"""Upstream's names of the operations that its metrics call otherwise than its predictors."""
 
-CPU_OPERATIONS = {
-    "schedule": "schedule",
-    "sample_e2e": "sampler_e2e",
-    "prepare_inputs_e2e": "prepare_inputs_e2e",
-    "process_model_outputs": "process_model_outputs",
-    "ray_comm_time": "ray_comm_time",
-    "cpu_overhead": "cpu_overhead",
-}
-"""The same for what the CPU does once per batch and stage; `cpu_overhead` is this project's."""
+LAYER_OPERATIONS = (
+    *("mlp_up_proj", "mlp_activation", "mlp_down_proj", "mlp_down_proj_all_reduce", "attn_pre_proj", "attn_post_proj"),
+    *("attn_post_proj_all_reduce", "attn_prefill", "attn_kv_cache_save", "attn_decode", "attn_rope"),
+)
+OTHER_OPERATIONS = ("pipeline_send_recv", "add", "input_layernorm", "post_attention_layernorm")
+CPU_OPERATIONS = (
+    *("schedule", "sample_e2e", "prepare_inputs_e2e", "model_execution_e2e", "process_model_outputs", "ray_comm_time"),
+)
+"""Upstream's columns, in its order."""
 
 
 def layer_times(plan: HardwarePlan, rows: Columns) -> dict[str, Floats]:
     """Milliseconds of each operation in one layer, for each row. The two all-reduces of a layer are two operations."""
     tables = plan.tables
     tokens = rows["num_tokens"]
-    rounded = -(-tokens // TOKEN_ROUNDING) * TOKEN_ROUNDING
+    rounded = _rounded_tokens(plan, rows)
     times = {
-        name: tables.linear[op][tokens if op == "attn_kv_cache_save" else rounded]
-        for name, op in LINEAR_OPERATIONS.items()
-        if op in tables.linear
+        UPSTREAM_NAMES.get(op, op): curve[tokens if op == "attn_kv_cache_save" else rounded]
+        for op, curve in tables.linear.items()
+        if op not in ("all_reduce", "send_recv")
     }
     if "all_reduce" in tables.linear:
         all_reduce = tables.linear["all_reduce"][rounded] + plan.nccl_overhead_ms
@@ -62,16 +52,17 @@ def layer_times(plan: HardwarePlan, rows: Columns) -> dict[str, Floats]:
 
 
 def stage_times(plan: HardwarePlan, rows: Columns, num_stages: int) -> dict[str, Floats]:
-    """Milliseconds of what happens once in a stage: the transfer to the next, and the CPU's work."""
-    times: dict[str, Floats] = {}
-    linear, cpu = plan.tables.linear, plan.tables.cpu
-    if "send_recv" in linear:
-        rounded = -(-rows["num_tokens"] // TOKEN_ROUNDING) * TOKEN_ROUNDING
-        times["pipeline_send_recv"] = np.where(rows["stage"] < num_stages - 1, linear["send_recv"][rounded], 0.0)
-    for name, op in CPU_OPERATIONS.items():
-        if op in cpu:
-            times[name] = cpu[op][rows["batch_size"]]
+    """Milliseconds of what happens once in a stage: the transfer to the next, and what goes by the batch size."""
+    times = {UPSTREAM_NAMES.get(op, op): curve[rows["batch_size"]] for op, curve in plan.tables.cpu.items()}
+    if "send_recv" in plan.tables.linear:
+        transfer = plan.tables.linear["send_recv"][_rounded_tokens(plan, rows)]
+        times["pipeline_send_recv"] = np.where(rows["stage"] < num_stages - 1, transfer, 0.0)
     return times
+
+
+def _rounded_tokens(plan: HardwarePlan, rows: Columns) -> NDArray[np.int64]:
+    step = plan.tables.token_rounding
+    return -(-rows["num_tokens"].astype(np.int64) // step) * step
 
 
 def operation_totals(result: SimulationResult) -> dict[str, float]:
@@ -95,9 +86,13 @@ def write_operation_metrics(result: SimulationResult, runs: Columns, folder: Pat
 
     `runs`: whole batches. Of a pipeline, the first stage is shown. The field of an operation that did not run is empty.
     """
-    model_names = [*LINEAR_OPERATIONS, "mlp_down_proj_all_reduce", "attn_post_proj_all_reduce", "attn_prefill"]
-    model_names += ["attn_decode", "pipeline_send_recv"]
-    cpu_names = [*CPU_OPERATIONS, "model_execution_e2e"]
+    plans = result.hardware
+    model_names = [
+        *LAYER_OPERATIONS,
+        *OTHER_OPERATIONS,
+        *_further_names(op for plan in plans for op in plan.tables.linear),
+    ]
+    cpu_names = [*CPU_OPERATIONS, *_further_names(op for plan in plans for op in plan.tables.cpu)]
     with (
         open_atomic(folder / "operation_metrics.csv", "wb") as model_file,
         open_atomic(folder / "cpu_operation_metrics.csv", "wb") as cpu_file,
@@ -106,8 +101,14 @@ def write_operation_metrics(result: SimulationResult, runs: Columns, folder: Pat
         cpu_file.write(header_line(["Batch Id", *cpu_names]))
         for numbers, count, times in _batch_times(result, runs):
             for file, names in ((model_file, model_names), (cpu_file, cpu_names)):
-                columns = [times.get(name, np.full(len(numbers), np.nan)) for name in names]
+                columns = [times.get(name, np.full(len(count), np.nan)) for name in names]
                 file.write(format_rows([numbers, *(np.repeat(column, count) for column in columns)]))
+
+
+def _further_names(ops: Iterable[str]) -> list[str]:
+    """The operations that upstream does not know, each once."""
+    known = {*LAYER_OPERATIONS, *OTHER_OPERATIONS, *CPU_OPERATIONS, "all_reduce", "send_recv"}
+    return [name for name in unique(UPSTREAM_NAMES.get(op, op) for op in ops) if name not in known]
 
 
 def _batch_times(
@@ -123,13 +124,13 @@ def _batch_times(
         times: dict[str, Floats] = {}
         for number in np.unique(group[part]):
             own = group[part] == number
-            _, rows = _of_group(result, number, {name: column[part[own]] for name, column in runs.items()})
+            rows = _of_group(result, number, {name: column[part[own]] for name, column in runs.items()})
             for name, each in rows.items():
                 times.setdefault(name, np.full(len(part), np.nan))[own] = each
         yield np.repeat(runs["batch_id"][part], count) + within, count, times
 
 
-def _of_group(result: SimulationResult, number: int, rows: Columns) -> tuple[HardwarePlan, dict[str, Floats]]:
+def _of_group(result: SimulationResult, number: int, rows: Columns) -> dict[str, Floats]:
     plan = result.hardware[number]
     num_stages = result.config.cluster_config.groups[number].replica_config.num_pipeline_stages
     layer = layer_times(plan, rows)
@@ -137,7 +138,7 @@ def _of_group(result: SimulationResult, number: int, rows: Columns) -> tuple[Har
     transfer = once.get("pipeline_send_recv", np.zeros(len(rows["stage"])))
     model = plan.layers_per_stage * np.sum(list(layer.values()), axis=0) + transfer
     attention = {name: np.where(layer[name] > 0, layer[name], np.nan) for name in ("attn_prefill", "attn_decode")}
-    return plan, {**layer, **attention, **once, "model_execution_e2e": model}
+    return {**layer, **attention, **once, "model_execution_e2e": model}
 
 
 def _chunks_by_group(result: SimulationResult) -> Iterator[tuple[HardwarePlan, int, Columns]]:

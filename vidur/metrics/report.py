@@ -125,7 +125,7 @@ def _latency_table(latency: Section) -> str:
     rows = []
     for name, label in (*LATENCY_LABELS.items(), ("e2e_normalized", "E2E per output token")):
         values = [latency[name][column] for column in columns]
-        unit = time_unit(values)
+        unit = time_unit([latency[name]["p99"]])
         cells = [NOTHING if value is None else significant(value * unit.per_second) for value in values]
         rows.append([f"{label} ({unit.name})", *cells])
     return _table(["", *columns], rows, num_texts=1)

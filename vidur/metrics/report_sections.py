@@ -36,6 +36,8 @@ SCATTER_POINTS = 2000
 TIME_BINS = 600
 RATE_BINS = 100
 HEAT_COLUMNS = 200
+TAIL = 1.5
+"""A distribution is first shown up to this times its p99, if its largest value is beyond that."""
 HEAT_ROWS = 128
 MAX_LINES = 16
 """More replicas than this are shown as a range and a heat map."""
@@ -65,15 +67,20 @@ def latency_charts(result: SimulationResult) -> list[Chart]:
     charts = []
     for name, (title, note) in titles.items():
         values = times[name]
-        unit = time_unit(short(_percentiles(values)))
+        present = values[~np.isnan(values)]
+        p99 = float(np.percentile(present, 99)) if len(present) else 0.0
+        unit = time_unit([p99])
         curves = [_curve(values, unit, num_points, "all", "#0f172a")]
         if len(groups) > 1:
             for number, resolved in enumerate(groups[: len(COLORS)]):
                 curves.append(_curve(values[group == number], unit, num_points, resolved.name, COLORS[number]))
         else:
             curves[0]["line"]["color"] = ACCENT
-        shown = layout(f"{title} ({unit.name})", "requests (%)", **_percentile_marks(values, unit))
+        shown = layout(f"{title} ({unit.name})", "requests (%)", **_percentile_marks(present, unit))
         shown["yaxis"]["range"] = [0, 102]
+        if present.max(initial=0.0) > TAIL * p99:
+            shown["xaxis"]["range"] = [0, TAIL * p99 * unit.per_second]
+            note += "; a double click shows the whole tail"
         charts.append(Chart(title, note, curves, shown | {"showlegend": len(groups) > 1}, classes=("cdf",)))
     return charts
 
@@ -141,7 +148,11 @@ def request_charts(result: SimulationResult) -> list[Chart]:
         ("TPOT by output length", "output (tokens)", "TPOT (ms)", requests["num_decode_tokens"][ids], tpot),
         ("TPOT by arrival", "arrival (s)", "TPOT (ms)", requests["arrived_at"][ids], tpot),
     ]
-    return [Chart(title, sampled, [_dots(x, y)], layout(x_title, y_title)) for title, x_title, y_title, x, y in specs]
+    return [
+        Chart(title, sampled, [_dots(x, y)], layout(x_title, y_title))
+        for title, x_title, y_title, x, y in specs
+        if len(x) == 0 or x.min() < x.max()
+    ]
 
 
 def operation_chart(result: SimulationResult) -> Chart:
@@ -170,19 +181,15 @@ def _counted(result: SimulationResult) -> NDArray[np.bool_]:
     return counted_requests(result.recording, result.runs, metrics.min_batch_index, metrics.max_batch_index)
 
 
-def _percentiles(values: Floats) -> Floats:
-    present = values[~np.isnan(values)]
-    return np.percentile(present, (50, 90, 99)) if len(present) else np.zeros(0)
-
-
-def _percentile_marks(values: Floats, unit: Unit) -> dict[str, Any]:
+def _percentile_marks(present: Floats, unit: Unit) -> dict[str, Any]:
     """Dotted lines at p50, p90 and p99, named where they cross."""
     shapes, names = [], []
     style = {"color": "#94a3b8", "width": 1, "dash": "dot"}
-    for height, value in zip((50, 90, 99), _percentiles(values) * unit.per_second, strict=False):
-        at = float(f"{value:.4g}")
+    marked = (50, 90, 99) if len(present) else ()
+    for height, value in zip(marked, np.percentile(present, marked) * unit.per_second, strict=True):
+        at = float(f"{value:.6g}")
         shapes.append({"type": "line", "layer": "below", "x0": at, "x1": at, "y0": 0, "y1": height, "line": style})
-        names.append(f"p{height} {significant(at)} {unit.name}")
+        names.append(f"p{height} {significant(float(value))} {unit.name}")
     text = " &nbsp; ".join(names)
     note = {
         "xref": "paper", "yref": "paper", "x": 0.98, "y": 0.06, "xanchor": "right", "showarrow": False, "text": text,
@@ -283,7 +290,7 @@ def _mean_of_groups(values: Floats, size: int, direction: int) -> Floats:
     first = np.arange(0, count, size)
     sizes = np.diff(np.append(first, count))
     sums = np.add.reduceat(values, first, axis=direction)
-    return sums / (sizes[:, None] if direction == 0 else sizes)  # type: ignore[no-any-return]
+    return sums / (sizes[:, None] if direction == 0 else sizes)
 
 
 def _histogram(title: str, note: str, what: str, values: NDArray[Any], runs: Columns) -> Chart:

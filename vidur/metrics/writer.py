@@ -32,7 +32,7 @@ def write_results(result: SimulationResult, folder: str | Path) -> None:
     if not metrics.write_metrics:
         return
     if metrics.enable_chrome_trace:
-        write_chrome_trace(folder / "chrome_trace.json", recording)
+        write_chrome_trace(folder / "chrome_trace.json", recording, metrics.chrome_trace_max_batches)
     if metrics.write_json_trace:
         write_event_trace(folder / "event_trace.json", recording)
     _write_tables(result, folder)
