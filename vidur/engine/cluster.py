@@ -237,8 +237,9 @@ def observe_ledger(
     now: float, replicas: Ints, replica_floats: Floats, batches: Ints, ledger: Floats, observed: Floats
 ) -> None:
     """Copy the ledger to `observed` with the tokens that runs under way have streamed by `now`."""
-    observed[:] = ledger
     for replica in range(len(replicas)):
+        for column in range(ledger.shape[1]):
+            observed[replica, column] = ledger[replica, column]
         if replicas[replica, IN_FLIGHT] > 0 and replicas[replica, RUN_COUNT] > 1:
             done = ended_iterations(
                 replica_floats[replica, RUN_START], replica_floats[replica, RUN_TIME], replicas[replica, RUN_COUNT], now
@@ -330,7 +331,16 @@ def run(
                 request = held[cluster[HELD_HEAD]] if holding else cluster[NEXT_ARRIVAL]
                 describe_arrival(request, times, requests, sessions, cluster, decision_at, arrival)
                 cluster[CHOSEN] = choose(
-                    router, (ledger, gauges, hardware, arrival, available, completions, memory, draws[request])
+                    router,
+                    decision_at,
+                    ledger,
+                    gauges,
+                    hardware,
+                    arrival,
+                    available,
+                    completions,
+                    memory,
+                    draws[request],
                 )
             only = cluster[CHOSEN]
         first = 0 if only == _UP_TO_DATE else only
@@ -430,12 +440,15 @@ def run(
             # Copying the ledger of a large cluster costs more than a decision, so it is done on demand only.
             if cluster[OBSERVED] > 1:
                 observe_ledger(decision_at, replicas, replica_floats, batches, ledger, observed)
-                gauges[:, GAUGE_AGE] = decision_at - cluster_floats[GAUGES_AT]
+                for replica in range(num_replicas):
+                    gauges[replica, GAUGE_AGE] = decision_at - cluster_floats[GAUGES_AT]
             describe_arrival(request, times, requests, sessions, cluster, decision_at, arrival)
             if router == 0:
                 cluster[CURRENT] = request
                 return DECISION
             seen = observed if cluster[OBSERVED] > 1 else ledger
-            only = choose(router, (seen, gauges, hardware, arrival, available, completions, memory, draws[request]))
+            only = choose(
+                router, decision_at, seen, gauges, hardware, arrival, available, completions, memory, draws[request]
+            )
         cluster[CHOSEN] = _UP_TO_DATE
         place(request, only, next_time, times, requests, replicas, replica_floats, ledger, cluster, cluster_floats)

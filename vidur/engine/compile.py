@@ -22,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 COMPILED = not numba.config.DISABLE_JIT
 _OPTIONS = {"cache": True, "error_model": "numpy"}
+# Kernels that Python calls.
+ENTRY_POINTS = ("run", "place")
 
 
 def cache_folder() -> Path:
@@ -63,12 +65,24 @@ def _cached(decorate: Callable[[], Any]) -> Any:
 
 
 def kernel(function: F) -> F:
-    """Compile `function` on its first call."""
+    """Compile `function` on its first call. It cannot make arrays: see `allocating_kernel`.
+
+    Callers take the kernel in whole. Without Numba's memory management no array is counted up and down, atomically, at
+    every call and slice, which takes a third of the time of a step.
+    """
+    inline = function.__name__ not in ENTRY_POINTS
+    return _compile(function, nogil=True, forceinline=inline, _nrt=False)
+
+
+def allocating_kernel(function: F) -> F:
+    """Compile `function` on its first call. It may make arrays."""
+    return _compile(function, nogil=True)
+
+
+def _compile(function: F, **options: bool) -> F:
     if not COMPILED:
         return function
-    return _cached(
-        lambda: numba.njit(nogil=True, forceinline=function.__name__ not in ("run", "place"), **_OPTIONS)(function)
-    )  # type: ignore[no-any-return]
+    return _cached(lambda: numba.njit(**options, **_OPTIONS)(function))  # type: ignore[no-any-return]
 
 
 def array(dtype: str, ndim: int) -> Any:
@@ -79,8 +93,8 @@ def array(dtype: str, ndim: int) -> Any:
 class Callback:
     """A kernel that another kernel calls through a handle, so that the caller is compiled once for all of them.
 
-    `handle(function)` gives an int64 that is not 0; `call(handle, arguments)`, with a tuple of arguments, works in
-    compiled and in plain Python code. Compiled, the handle is the address of a C function; uncompiled, it counts from 1.
+    `handle(function)` gives an int64 that is not 0; `call(handle, *arguments)`, with nine of them, works in compiled
+    and in plain Python code. Compiled, the handle is the address of a C function; uncompiled, it counts from 1.
     """
 
     def __init__(self, result: Any, *arguments: Any) -> None:
@@ -100,25 +114,23 @@ class Callback:
             self._compiled[function] = compiled
         return int(self._compiled[function].address)
 
-    def _call_plain(self, handle: int, arguments: tuple[Any, ...]) -> Any:
+    def _call_plain(self, handle: int, *arguments: Any) -> Any:
         return self._plain[handle - 1](*arguments)
 
 
 def _indirect_call(signature: Any) -> Any:
     """An intrinsic that calls the C function at an address: the arguments go by value, as `numba.cfunc` takes them."""
 
+    # Nine separate parameters: a tuple would count a reference to each array up and down, atomically, in every call.
     @intrinsic
-    def call(typing_context: Any, address: Any, arguments: Any) -> Any:
-        full = signature.return_type(types.int64, arguments)
-
-        def generate(context: Any, builder: Any, full_signature: Any, values: Any) -> Any:
+    def call(
+        typing_context: Any, handle: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any
+    ) -> Any:
+        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
             kinds = [context.get_value_type(kind) for kind in signature.args]
             kind = ir.FunctionType(context.get_value_type(signature.return_type), kinds)
-            function = builder.inttoptr(values[0], kind.as_pointer())
-            packed = full_signature.args[1]
-            unpacked = [builder.extract_value(values[1], index) for index in range(len(packed))]
-            return builder.call(function, unpacked)
+            return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
 
-        return full, generate
+        return signature.return_type(types.int64, *signature.args), generate
 
     return call

@@ -113,18 +113,17 @@ def measure_batch(
             if math.isnan(times[request, SCHEDULED]):
                 times[request, SCHEDULED] = now
     replica_floats[replica, ATTENTION_PAIRS] += pairs
-    batch = batches[replica, slot]
-    batch[SIZE] = size
-    batch[TOKENS] = tokens
-    batch[PREFILL_TOKENS] = prefill_tokens
-    batch[DECODE_SIZE] = decode_size
-    batch[DECODE_KV] = decode_kv
-    batch[PREFILL_KV] = prefill_kv
-    batch[PREFILL_CHUNK] = round(math.sqrt(squares))
-    batch[PREFILL_SIZE] = prefill_size
-    batch[KV_BLOCKS] = replicas[replica, ALLOCATED]
-    batch[NUM_WAITING] = replicas[replica, WAITING]
-    batch[NUM_RUNNING] = replicas[replica, ADMITTED]
+    batches[replica, slot, SIZE] = size
+    batches[replica, slot, TOKENS] = tokens
+    batches[replica, slot, PREFILL_TOKENS] = prefill_tokens
+    batches[replica, slot, DECODE_SIZE] = decode_size
+    batches[replica, slot, DECODE_KV] = decode_kv
+    batches[replica, slot, PREFILL_KV] = prefill_kv
+    batches[replica, slot, PREFILL_CHUNK] = int(math.sqrt(squares) + 0.5)
+    batches[replica, slot, PREFILL_SIZE] = prefill_size
+    batches[replica, slot, KV_BLOCKS] = replicas[replica, ALLOCATED]
+    batches[replica, slot, NUM_WAITING] = replicas[replica, WAITING]
+    batches[replica, slot, NUM_RUNNING] = replicas[replica, ADMITTED]
     return shortest
 
 
@@ -141,7 +140,8 @@ def miss(cluster: Ints, replica: int, table: int, asked: int, held: int) -> floa
 @kernel
 def batch_time(
     replica: int,
-    batch: Ints,
+    slot: int,
+    batches: Ints,
     replicas: Ints,
     groups: Ints,
     prefill_overhead: Floats,
@@ -153,38 +153,47 @@ def batch_time(
 ) -> float:
     """Seconds that one stage takes for the batch, less the transfer to the next stage. Negative: beyond the tables."""
     hardware = replicas[replica, HARDWARE]
-    group = groups[hardware]
-    tokens = batch[TOKENS]
-    if tokens >= group[TOKEN_LENGTH]:
-        return miss(cluster, replica, TOKEN_MISS, tokens, group[TOKEN_LENGTH] - 1)
-    seconds = token_times[group[TOKEN_TABLE] + tokens]
-    step = group[KV_STEP]
-    decodes = batch[DECODE_SIZE]
+    tokens = batches[replica, slot, TOKENS]
+    if tokens >= groups[hardware, TOKEN_LENGTH]:
+        return miss(cluster, replica, TOKEN_MISS, tokens, groups[hardware, TOKEN_LENGTH] - 1)
+    seconds = token_times[groups[hardware, TOKEN_TABLE] + tokens]
+    step = groups[hardware, KV_STEP]
+    decodes = batches[replica, slot, DECODE_SIZE]
     if decodes > 0:
-        column = (batch[DECODE_KV] // decodes + step - 1) // step
-        if decodes >= group[DECODE_ROWS]:
-            return miss(cluster, replica, BATCH_MISS, decodes, group[DECODE_ROWS] - 1)
-        if column >= group[DECODE_COLUMNS]:
-            return miss(cluster, replica, DECODE_MISS, column * step, (group[DECODE_COLUMNS] - 1) * step)
-        seconds += decode_times[group[DECODE_TABLE] + decodes * group[DECODE_COLUMNS] + column]
-    if batch[PREFILL_SIZE] > 0:
-        row = batch[PREFILL_KV] // step
-        chunk_step = group[CHUNK_STEP]
-        column = (batch[PREFILL_CHUNK] + chunk_step - 1) // chunk_step
-        if row >= group[PREFILL_ROWS]:
-            return miss(cluster, replica, PREFILL_KV_MISS, batch[PREFILL_KV], (group[PREFILL_ROWS] - 1) * step)
-        if column >= group[PREFILL_COLUMNS]:
+        column = (batches[replica, slot, DECODE_KV] // decodes + step - 1) // step
+        if decodes >= groups[hardware, DECODE_ROWS]:
+            return miss(cluster, replica, BATCH_MISS, decodes, groups[hardware, DECODE_ROWS] - 1)
+        if column >= groups[hardware, DECODE_COLUMNS]:
+            return miss(cluster, replica, DECODE_MISS, column * step, (groups[hardware, DECODE_COLUMNS] - 1) * step)
+        seconds += decode_times[groups[hardware, DECODE_TABLE] + decodes * groups[hardware, DECODE_COLUMNS] + column]
+    if batches[replica, slot, PREFILL_SIZE] > 0:
+        row = batches[replica, slot, PREFILL_KV] // step
+        chunk_step = groups[hardware, CHUNK_STEP]
+        column = (batches[replica, slot, PREFILL_CHUNK] + chunk_step - 1) // chunk_step
+        if row >= groups[hardware, PREFILL_ROWS]:
             return miss(
-                cluster, replica, PREFILL_CHUNK_MISS, batch[PREFILL_CHUNK], (group[PREFILL_COLUMNS] - 1) * chunk_step
+                cluster,
+                replica,
+                PREFILL_KV_MISS,
+                batches[replica, slot, PREFILL_KV],
+                (groups[hardware, PREFILL_ROWS] - 1) * step,
             )
-        prefill = prefill_times[group[PREFILL_TABLE] + row * group[PREFILL_COLUMNS] + column]
-        if batch[PREFILL_SIZE] > 1:
+        if column >= groups[hardware, PREFILL_COLUMNS]:
+            return miss(
+                cluster,
+                replica,
+                PREFILL_CHUNK_MISS,
+                batches[replica, slot, PREFILL_CHUNK],
+                (groups[hardware, PREFILL_COLUMNS] - 1) * chunk_step,
+            )
+        prefill = prefill_times[groups[hardware, PREFILL_TABLE] + row * groups[hardware, PREFILL_COLUMNS] + column]
+        if batches[replica, slot, PREFILL_SIZE] > 1:
             prefill *= prefill_overhead[hardware]
         seconds += prefill
-    if group[CPU_LENGTH] > 0:
-        if batch[SIZE] >= group[CPU_LENGTH]:
-            return miss(cluster, replica, BATCH_MISS, batch[SIZE], group[CPU_LENGTH] - 1)
-        seconds += cpu_times[group[CPU_TABLE] + batch[SIZE]]
+    if groups[hardware, CPU_LENGTH] > 0:
+        if batches[replica, slot, SIZE] >= groups[hardware, CPU_LENGTH]:
+            return miss(cluster, replica, BATCH_MISS, batches[replica, slot, SIZE], groups[hardware, CPU_LENGTH] - 1)
+        seconds += cpu_times[groups[hardware, CPU_TABLE] + batches[replica, slot, SIZE]]
     return seconds  # type: ignore[no-any-return]
 
 

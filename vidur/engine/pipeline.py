@@ -162,15 +162,14 @@ def step_pipeline(
             stage_state[replica, stage, 2] -= 1
             for index in range(stage_state[replica, stage, 2]):
                 stage_state[replica, stage, 3 + index] = stage_state[replica, stage, 4 + index]
-            batch = batches[replica, slot]
             seconds = batch_time(
-                replica, batch, replicas, groups, prefill_overhead, token_times, decode_times, prefill_times,
+                replica, slot, batches, replicas, groups, prefill_overhead, token_times, decode_times, prefill_times,
                 cpu_times, cluster,
             )  # fmt: skip
             if seconds < 0.0:
                 return False
             if stage < stages - 1:
-                seconds += send_times[groups[replicas[replica, HARDWARE], TOKEN_TABLE] + batch[TOKENS]]
+                seconds += send_times[groups[replicas[replica, HARDWARE], TOKEN_TABLE] + batches[replica, slot, TOKENS]]
             seconds *= replica_floats[replica, SLOWDOWN]
             if stage == 0:
                 batch_times[replica, slot, _BEGAN] = now
@@ -196,12 +195,12 @@ def step_pipeline(
             while replicas[replica, IN_FLIGHT] < stages:
                 slot = free_slot(replica, stages, batches)
                 size, _ = form_batch(
-                    policy, (replica, now, slot, times, requests, replicas, ready, batch_requests, batch_tokens)
+                    policy, replica, now, slot, times, requests, replicas, ready, batch_requests, batch_tokens
                 )
                 if size == 0 and replicas[replica, WAITING] > 0 and replicas[replica, ADMITTED] == 0:
                     # As in step_replica: the last request preempted itself.
                     size, _ = form_batch(
-                        policy, (replica, now, slot, times, requests, replicas, ready, batch_requests, batch_tokens)
+                        policy, replica, now, slot, times, requests, replicas, ready, batch_requests, batch_tokens
                     )
                 if size == 0:
                     break

@@ -45,17 +45,17 @@ form_batch = form_batch_callback.call
 
 
 @kernel
-def run_length(replica: int, repeats: int, shortest: int, batch: Ints, replicas: Ints, groups: Ints) -> int:
+def run_length(replica: int, repeats: int, shortest: int, batches: Ints, replicas: Ints, groups: Ints) -> int:
     """How many iterations the batch runs with one iteration time before anything can change."""
-    if repeats <= 1 or batch[PREFILL_SIZE] > 0:
+    if repeats <= 1 or batches[replica, 0, PREFILL_SIZE] > 0:
         return 1
     step = groups[replicas[replica, HARDWARE], KV_STEP]
-    mean = batch[DECODE_KV] // batch[DECODE_SIZE]
+    mean = batches[replica, 0, DECODE_KV] // batches[replica, 0, DECODE_SIZE]
     count = min(repeats, shortest, (mean + step - 1) // step * step - mean + 1)
     if replicas[replica, GROWS] == 0:
         return count
     # One block must stay free at every check of the policy; each request takes at most one block per block_size tokens.
-    spare = (replicas[replica, NUM_BLOCKS] - replicas[replica, ALLOCATED] - 1) // batch[SIZE] - 1
+    spare = (replicas[replica, NUM_BLOCKS] - replicas[replica, ALLOCATED] - 1) // batches[replica, 0, SIZE] - 1
     if spare <= 0:
         return 1
     return min(count, spare * replicas[replica, BLOCK_SIZE])
@@ -112,12 +112,13 @@ def finish_run(
     start = replica_floats[replica, RUN_START]
     seconds = replica_floats[replica, RUN_TIME]
     end = start + count * seconds
-    batch = batches[replica, 0]
     if count > 1:
         # The first iteration was counted when the batch was formed.
         more = count - 1
-        first = batch[DECODE_SIZE] + batch[DECODE_KV]
-        replica_floats[replica, ATTENTION_PAIRS] += more * first + batch[DECODE_SIZE] * (more * (more + 1) // 2)
+        first = batches[replica, 0, DECODE_SIZE] + batches[replica, 0, DECODE_KV]
+        replica_floats[replica, ATTENTION_PAIRS] += more * first + batches[replica, 0, DECODE_SIZE] * (
+            more * (more + 1) // 2
+        )
     busy[replica, 0] += count * seconds
     batch_id = cluster[NEXT_BATCH]
     cluster[NEXT_BATCH] += count
@@ -171,13 +172,11 @@ def step_replica(
             batch_requests, batch_tokens, batches, busy, ledger, completions, cluster, cluster_floats,
             row_floats, row_ints, member_offsets, members,
         )  # fmt: skip
-    size, repeats = form_batch(
-        policy, (replica, now, 0, times, requests, replicas, ready, batch_requests, batch_tokens)
-    )
+    size, repeats = form_batch(policy, replica, now, 0, times, requests, replicas, ready, batch_requests, batch_tokens)
     if size == 0 and replicas[replica, WAITING] > 0 and replicas[replica, ADMITTED] == 0:
         # The last request preempted itself. Nothing else will wake the replica, so it is asked again.
         size, repeats = form_batch(
-            policy, (replica, now, 0, times, requests, replicas, ready, batch_requests, batch_tokens)
+            policy, replica, now, 0, times, requests, replicas, ready, batch_requests, batch_tokens
         )
     if size == 0:
         next_time[replica] = np.inf
@@ -185,14 +184,23 @@ def step_replica(
     shortest = measure_batch(
         replica, now, 0, size, times, requests, replicas, replica_floats, batch_requests, batch_tokens, batches, groups
     )
-    batch = batches[replica, 0]
     seconds = batch_time(
-        replica, batch, replicas, groups, prefill_overhead, token_times, decode_times, prefill_times, cpu_times, cluster
+        replica,
+        0,
+        batches,
+        replicas,
+        groups,
+        prefill_overhead,
+        token_times,
+        decode_times,
+        prefill_times,
+        cpu_times,
+        cluster,
     )
     if seconds < 0.0:
         return False
     seconds *= replica_floats[replica, SLOWDOWN]
-    count = run_length(replica, repeats, shortest, batch, replicas, groups)
+    count = run_length(replica, repeats, shortest, batches, replicas, groups)
     replicas[replica, IN_FLIGHT] = 1
     replicas[replica, ITERATIONS] += 1
     replicas[replica, RUN_COUNT] = count

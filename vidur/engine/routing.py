@@ -10,6 +10,7 @@ from vidur.scheduler.global_scheduler import choice
 
 choose_callback = Callback(
     types.int64,
+    types.float64,  # now
     array("float64", 2),  # ledger
     array("float64", 2),  # gauges
     array("float64", 2),  # hardware

@@ -45,27 +45,24 @@ def record_row(
         return
     row = cluster[ROWS]
     cluster[ROWS] += 1
-    batch = batches[replica, slot]
-    floats = row_floats[row]
-    floats[0] = scheduled_at
-    floats[1] = start
-    floats[2] = seconds
-    floats[3] = batch_id
-    ints = row_ints[row]
-    ints[0] = replica
-    ints[1] = stage
-    ints[2] = count
-    ints[3] = batch[SIZE]
-    ints[4] = batch[TOKENS]
-    ints[5] = batch[PREFILL_TOKENS]
-    ints[6] = batch[DECODE_SIZE]
-    ints[7] = batch[DECODE_KV]
-    ints[8] = batch[PREFILL_KV]
-    ints[9] = batch[PREFILL_CHUNK]
-    ints[10] = batch[KV_BLOCKS]
-    ints[11] = batch[NUM_WAITING]
-    ints[12] = batch[NUM_RUNNING]
-    size = batch[SIZE]
+    row_floats[row, 0] = scheduled_at
+    row_floats[row, 1] = start
+    row_floats[row, 2] = seconds
+    row_floats[row, 3] = batch_id
+    row_ints[row, 0] = replica
+    row_ints[row, 1] = stage
+    row_ints[row, 2] = count
+    row_ints[row, 3] = batches[replica, slot, SIZE]
+    row_ints[row, 4] = batches[replica, slot, TOKENS]
+    row_ints[row, 5] = batches[replica, slot, PREFILL_TOKENS]
+    row_ints[row, 6] = batches[replica, slot, DECODE_SIZE]
+    row_ints[row, 7] = batches[replica, slot, DECODE_KV]
+    row_ints[row, 8] = batches[replica, slot, PREFILL_KV]
+    row_ints[row, 9] = batches[replica, slot, PREFILL_CHUNK]
+    row_ints[row, 10] = batches[replica, slot, KV_BLOCKS]
+    row_ints[row, 11] = batches[replica, slot, NUM_WAITING]
+    row_ints[row, 12] = batches[replica, slot, NUM_RUNNING]
+    size = batches[replica, slot, SIZE]
     at = cluster[MEMBERS]
     if cluster[MEMBER_ROWS] == row and row + 1 < len(member_offsets) and at + size <= len(members):
         for index in range(size):

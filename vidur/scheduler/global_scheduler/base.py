@@ -20,7 +20,7 @@ from vidur.registry import Registry
 from vidur.scheduler.observation import ClusterObservation, Floats
 
 ChooseKernel = Callable[
-    [Floats, Floats, Floats, Floats, NDArray[np.int64], Floats, Floats, Floats],
+    [float, Floats, Floats, Floats, Floats, NDArray[np.int64], Floats, Floats, Floats],
     int,
 ]
 
@@ -64,8 +64,8 @@ class GlobalScheduler(ABC):
 class KernelScheduler(GlobalScheduler):
     """A router that is one kernel.
 
-    choose(ledger, gauges, hardware, arrival, available, completions, memory, draws) -> replica: the arrays of
-    vidur.scheduler.observation; `memory`, float64 and the router's own, holds its parameters and whatever it keeps from
+    choose(now, ledger, gauges, hardware, arrival, available, completions, memory, draws) -> replica: seconds and the
+    arrays of vidur.scheduler.observation; `memory`, float64 and the router's own, holds its parameters and whatever it keeps from
     one decision to the next; `draws`, float64[2], are uniform random numbers in [0, 1) for this decision.
     observes: 0 if it looks at no replica, 1 if at the ledger less STREAMED_TOKENS and at the gauges less GAUGE_AGE, 2 if
     at all of it. draws_numbers: whether it uses `draws`.
@@ -93,6 +93,7 @@ class KernelScheduler(GlobalScheduler):
     def schedule(self, observation: ClusterObservation) -> int:
         return int(
             type(self).choose(
+                observation.now,
                 observation.ledger,
                 observation.gauges,
                 observation.hardware,

@@ -11,6 +11,7 @@ from vidur.scheduler.observation import GAUGE_KV_USAGE, Floats
 
 
 def choose_least_kv_cache(
+    now: float,
     ledger: Floats,
     gauges: Floats,
     hardware: Floats,

@@ -12,6 +12,7 @@ from vidur.scheduler.observation import Floats
 
 
 def choose_least_tokens(
+    now: float,
     ledger: Floats,
     gauges: Floats,
     hardware: Floats,

@@ -12,6 +12,7 @@ from vidur.scheduler.observation import GAUGE_WAITING, OUTSTANDING, Floats
 
 
 def choose_lor(
+    now: float,
     ledger: Floats,
     gauges: Floats,
     hardware: Floats,
@@ -28,6 +29,7 @@ def choose_lor(
 
 
 def choose_fewest_waiting(
+    now: float,
     ledger: Floats,
     gauges: Floats,
     hardware: Floats,

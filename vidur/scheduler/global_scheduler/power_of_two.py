@@ -10,6 +10,7 @@ from vidur.scheduler.observation import OUTSTANDING, Floats
 
 
 def choose_power_of_two(
+    now: float,
     ledger: Floats,
     gauges: Floats,
     hardware: Floats,

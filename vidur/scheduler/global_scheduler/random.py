@@ -10,6 +10,7 @@ from vidur.scheduler.observation import Floats
 
 
 def choose_random(
+    now: float,
     ledger: Floats,
     gauges: Floats,
     hardware: Floats,

@@ -13,6 +13,7 @@ _PRIME = 2147483647
 
 
 def choose_session_hash(
+    now: float,
     ledger: Floats,
     gauges: Floats,
     hardware: Floats,

@@ -12,6 +12,7 @@ from vidur.scheduler.observation import ARRIVAL_PROMPT, SPEED, Floats
 
 
 def choose_size_split(
+    now: float,
     ledger: Floats,
     gauges: Floats,
     hardware: Floats,

@@ -10,6 +10,7 @@ from vidur.scheduler.observation import SPEED, Floats
 
 
 def choose_weighted_round_robin(
+    now: float,
     ledger: Floats,
     gauges: Floats,
     hardware: Floats,

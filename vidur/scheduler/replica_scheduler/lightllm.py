@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vidur.engine.arrays import Floats, Ints
-from vidur.engine.compile import kernel
+from vidur.engine.compile import allocating_kernel, kernel
 from vidur.engine.layout import (
     ADMITTED,
     ITERATIONS,
@@ -54,7 +54,7 @@ def peak_tokens(held: Ints, remaining: Ints, count: int) -> int:
     return peak
 
 
-@kernel
+@allocating_kernel
 def admit_prompts(
     replica: int, slot: int, requests: Ints, replicas: Ints, ready: Ints, batch_requests: Ints, batch_tokens: Ints
 ) -> int:
