@@ -187,11 +187,13 @@ def _read_members(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file of execution-time tables")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise InputError(f"{path}: not a .npz file of execution-time tables but a single array")
-            return {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+            with archive:
+                return {name: archive[name] for name in archive.files}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: not a readable .npz file of execution-time tables ({error})") from error
 
 
