@@ -24,10 +24,12 @@ PRIOR_WEIGHT = 20.0
 
 def least(scores: Floats, allowed: NDArray[np.int64], last: int) -> int:
     """The allowed replica with the smallest score; among equals the first after `last`, so that they take turns."""
-    count = len(scores)
     best = -1
-    for offset in range(1, count + 1):
-        replica = (last + offset) % count
+    # Two passes in place of a remainder for each replica, which would cost more than the comparison.
+    for replica in range(last + 1, len(scores)):
+        if allowed[replica] and (best < 0 or scores[replica] < scores[best]):
+            best = replica
+    for replica in range(min(last + 1, len(scores))):
         if allowed[replica] and (best < 0 or scores[replica] < scores[best]):
             best = replica
     return best
