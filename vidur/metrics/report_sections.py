@@ -185,7 +185,9 @@ def _percentile_marks(present: Floats, unit: Unit) -> dict[str, Any]:
     """Dotted lines at p50, p90 and p99, named where they cross."""
     shapes, names = [], []
     style = {"color": "#94a3b8", "width": 1, "dash": "dot"}
-    marked = (50, 90, 99) if len(present) else ()
+    if len(present) == 0:
+        return {}
+    marked = (50, 90, 99)
     for height, value in zip(marked, np.percentile(present, marked) * unit.per_second, strict=True):
         at = float(f"{value:.6g}")
         shapes.append({"type": "line", "layer": "below", "x0": at, "x1": at, "y0": 0, "y1": height, "line": style})
@@ -195,7 +197,7 @@ def _percentile_marks(present: Floats, unit: Unit) -> dict[str, Any]:
         "xref": "paper", "yref": "paper", "x": 0.98, "y": 0.06, "xanchor": "right", "showarrow": False, "text": text,
         "font": {"size": 11, "color": "#475569"}, "bgcolor": "rgba(255,255,255,0.9)",
     }  # fmt: skip
-    return {"shapes": shapes, "annotations": [note] if names else []}
+    return {"shapes": shapes, "annotations": [note]}
 
 
 def _curve(values: Floats, unit: Unit, num_points: int, name: str, color: str) -> Trace:

@@ -1,0 +1,126 @@
+"""report.html."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recordings import empty_recording, made_up_recording, result_of, three_requests
+
+from vidur.metrics.report import write_report
+from vidur.metrics.report_sections import TIME_BINS
+from vidur.metrics.result import SimulationResult
+
+MEBIBYTE = 2**20
+
+
+def report(path: Path, result: SimulationResult) -> tuple[str, list[dict[str, Any]]]:
+    """The page without plotly.js, and its charts."""
+    write_report(path / "report.html", result)
+    page = (path / "report.html").read_text()
+    assert len(page) < 15 * MEBIBYTE
+    head, _, rest = page.partition("<script>/**")
+    data = re.search(r"<script type='application/json' id='charts'>(.*?)</script>", rest, re.DOTALL)
+    assert data is not None
+    return head, json.loads(data.group(1))
+
+
+def titles(page: str) -> list[str]:
+    return re.findall(r"<figcaption><b>(.*?)</b>", page)
+
+
+def test_report_holds_what_was_asked_for(tmp_path: Path) -> None:
+    page, charts = report(tmp_path, result_of(made_up_recording(100, 2)))
+    expected = ["TTFT", "TPOT", "E2E", "Scheduling delay", "Load", "Replicas over time"]
+    expected += ["Batch size", "Tokens in a batch", "Batch time", "Batch time by tokens"]
+    expected += ["TTFT by prompt length", "TTFT by arrival", "TPOT by output length", "TPOT by arrival"]
+    assert titles(page) == expected
+    assert page.count("class='plot'") == len(charts) == len(expected)
+    assert all(trace["x"] for chart in charts for trace in chart["data"])
+    assert "round_robin over sarathi" in page and "config.json" in page
+
+
+def test_report_works_offline(tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", result_of(three_requests()))
+    page = (tmp_path / "report.html").read_text()
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)
+    assert "Plotly.newPlot" in page and "plotly.js v" in page
+
+
+def test_distributions_end_at_all_requests(tmp_path: Path) -> None:
+    _, charts = report(tmp_path, result_of(made_up_recording(3000, 4, qps=30)))
+    for chart in charts[:4]:
+        (curve,) = chart["data"]
+        assert curve["y"] == sorted(curve["y"]) and curve["y"][-1] == 100.0
+        assert curve["x"] == sorted(curve["x"]) and len(curve["x"]) <= 1000
+
+
+def test_subsamples_limits_the_points(tmp_path: Path) -> None:
+    _, charts = report(tmp_path, result_of(made_up_recording(500, 2, qps=30), subsamples=20))
+    assert len(charts[0]["data"][0]["x"]) == 20
+    assert len(charts[5]["data"][0]["x"]) == 20
+
+
+def test_each_replica_is_a_line_up_to_sixteen(tmp_path: Path) -> None:
+    page, charts = report(tmp_path, result_of(made_up_recording(100, 16, qps=30)))
+    lines = charts[titles(page).index("Replicas over time")]["data"]
+    assert len(lines) == 4 * 16
+    assert all(len(line["x"]) == len(line["y"]) == TIME_BINS for line in lines)
+
+
+def test_many_replicas_are_a_band_and_heat_maps(tmp_path: Path) -> None:
+    page, charts = report(tmp_path, result_of(made_up_recording(600, 300, qps=300)))
+    at = titles(page).index("Replicas over time")
+    assert [trace["name"] for trace in charts[at]["data"]] == ["most", "least to most", "mean of the replicas"] * 4
+    for chart in charts[at + 1 : at + 5]:
+        (heat,) = chart["data"]
+        assert heat["type"] == "heatmap"
+        assert len(heat["y"]) == len(heat["z"]) == 100 and len(heat["x"]) == len(heat["z"][0]) == 200
+
+
+def test_groups_and_events_are_shown(tmp_path: Path) -> None:
+    cluster = {
+        "replica_groups": [{"name": "fast<b>", "device": "h100"}, {"name": "slow"}],
+        "replica_events": [{"time": 3.0, "replica": 1, "action": "fail"}],
+    }
+    recording = made_up_recording(100, 2)
+    recording.replicas["group"][1] = 1
+    page, charts = report(tmp_path, result_of(recording, {"cluster_config": cluster}))
+    assert [curve["name"] for curve in charts[0]["data"]] == ["all", "fast<b>", "slow"]
+    assert "fast&lt;b&gt;" in page and "fast<b>" not in page
+    over_time = charts[titles(page).index("Replicas over time")]
+    assert [note["text"] for note in over_time["layout"]["annotations"]] == ["1: fail"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "absent"),
+    [
+        ({"store_request_metrics": False}, {"TTFT", "TTFT by arrival"}),
+        ({"store_batch_metrics": False}, {"Batch size", "Batch time"}),
+        ({"store_utilization_metrics": False}, {"Replicas over time"}),
+    ],
+)
+def test_sections_follow_the_flags(tmp_path: Path, flags: dict[str, Any], absent: set[str]) -> None:
+    page, _ = report(tmp_path, result_of(made_up_recording(50, 2), **flags))
+    assert not absent & set(titles(page))
+
+
+def test_operations_are_shown_if_stored(tmp_path: Path) -> None:
+    page, charts = report(tmp_path, result_of(made_up_recording(50, 2), store_operation_metrics=True))
+    assert titles(page)[-1] == "Operations"
+    assert sum(charts[-1]["data"][0]["x"]) == pytest.approx(100, abs=0.1)
+
+
+@pytest.mark.parametrize("num_replicas", [1, 20])
+def test_empty_run(tmp_path: Path, num_replicas: int) -> None:
+    page, charts = report(tmp_path, result_of(empty_recording(num_replicas)))
+    assert "nothing was recorded" in page
+    assert page.count("class='plot'") == len(charts)
+
+
+def test_partial_run_says_so(tmp_path: Path) -> None:
+    page, _ = report(tmp_path, result_of(made_up_recording(100, 2, time_limit=5.0)))
+    assert "the run was cut" in page
