@@ -98,7 +98,7 @@ class Profile:
         if bad.any():
             at = int(np.argmax(bad))
             raise InputError(
-                f"{self.path}, row {self.frame.index[at] + 2}: {name} is {self.column(name).iloc[at]!r};"
+                f"{self.path}, row {self.frame.index[at] + 2}: {name} is '{self.column(name).iloc[at]}';"
                 " expected a finite number, not negative"
             )
         return values
