@@ -60,7 +60,7 @@ def latency_charts(result: SimulationResult) -> list[Chart]:
     num_points = result.config.metrics_config.subsamples or CURVE_POINTS
     titles = {
         "ttft": ("TTFT", "time to first token: from arrival to the first output token"),
-        "tpot": ("TPOT", "time per output token: mean over a request's output tokens after the first"),
+        "tpot": ("TPOT", "time per output token after a request's first"),
         "e2e": ("E2E", "end to end: from arrival to the last output token"),
         "scheduling_delay": ("Scheduling delay", "from arrival to the first batch"),
     }

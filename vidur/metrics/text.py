@@ -32,7 +32,7 @@ def significant(value: float | None, digits: int = 3) -> str:
     rounded = float(f"{value:.{digits}g}") if abs(value) < 10**digits else float(round(value))
     if rounded == 0:
         return "0"
-    decimals = max(0, digits - len(f"{abs(rounded):.0f}")) if abs(rounded) >= 1 else digits
+    decimals = max(0, digits - len(str(int(abs(rounded))))) if abs(rounded) >= 1 else digits
     while decimals < 12 and float(f"{rounded:.{decimals}f}") != rounded:
         decimals += 1
     return f"{rounded:,.{decimals}f}"
