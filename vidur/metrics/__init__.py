@@ -1,0 +1,1 @@
+"""Recorded arrays -> tables, summary, report and traces."""
