@@ -137,7 +137,7 @@ class ExecutionTimeTables:
         members["granularity"] = np.array(granularity, dtype=np.int64)
         members["source"] = np.array(self.source)
         with open_atomic(path, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **members)
+            np.savez_compressed(file, **members)  # type: ignore[arg-type]  # NumPy 2 has a keyword of its own
 
     @staticmethod
     def load(path: str | Path) -> ExecutionTimeTables:
