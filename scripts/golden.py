@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vidur.config import SimulationConfig
 
-# Flags of the reference runs that have no part in a replay with given tables: how upstream made its requests and tables.
+# Flags that have no part in a replay with given tables: how upstream made its requests and tables.
 _DROPPED = ("random_forrest_execution_time_predictor", "synthetic_request_generator", "_request_interval_generator")
 _DROPPED_LENGTHS = ("interval_generator_config_type", "length_generator_config_type", "_request_length_generator")
 

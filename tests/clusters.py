@@ -28,7 +28,7 @@ def simple_tables(
     kv = np.arange(2 * max_context // granularity + 2, dtype=np.float64) * granularity
     chunk = np.arange(max_tokens + 1, dtype=np.float64)
     batch = np.arange(max_batch + 1, dtype=np.float64)
-    linear = {op: scale * (0.01 + 1e-4 * tokens) for op in LINEAR_OPS}
+    linear = dict.fromkeys(LINEAR_OPS, scale * (0.01 + 1e-4 * tokens))
     linear["send_recv"] = scale * (0.02 + 1e-5 * tokens)
     return ExecutionTimeTables(
         linear=linear,

@@ -32,7 +32,9 @@ def digest(policy: str, stages: int) -> str:
     )
     count = 40
     requests = request_table(
-        [0.02 * i for i in range(count)], [5 + 37 * i % 90 for i in range(count)], [3 + 53 * i % 120 for i in range(count)]
+        [0.02 * i for i in range(count)],
+        [5 + 37 * i % 90 for i in range(count)],
+        [3 + 53 * i % 120 for i in range(count)],
     )
     _, recording = cluster.run(requests)
     hashed = hashlib.sha256()
@@ -51,7 +53,6 @@ def test_uncompiled_gives_the_same_bits(policy: str, stages: int) -> None:
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     root = Path(__file__).resolve().parent
     environment["PYTHONPATH"] = os.pathsep.join([str(root), str(root.parent)])
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, policy, str(stages)], env=environment, capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", PROGRAM, policy, str(stages)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == digest(policy, stages)

@@ -2,4 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vidur.config import SimulationConfig
+    from vidur.metrics.result import SimulationResult
+    from vidur.simulator import Simulator, simulate, simulate_many
+
 __version__ = "0.1.0"
+__all__ = ["SimulationConfig", "SimulationResult", "Simulator", "simulate", "simulate_many"]
+
+_HOMES = {
+    "SimulationConfig": "vidur.config",
+    "SimulationResult": "vidur.metrics.result",
+    "Simulator": "vidur.simulator",
+    "simulate": "vidur.simulator",
+    "simulate_many": "vidur.simulator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the API on demand: a router in front of real replicas needs a part of it only, and no numba."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vidur' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -8,7 +8,7 @@ import vidur
 
 
 def data_path(name: str) -> Path:
-    """The file or folder `name` of `data/`: beside the package in a checkout, in package `vidur_data` when installed."""
+    """The file or folder `name` of `data/`: beside the package, or in package `vidur_data` where it is installed."""
     root = Path(vidur.__file__).resolve().parent.parent
     for base in (root / "data", root / "vidur_data"):
         if base.is_dir():

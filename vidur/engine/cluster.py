@@ -20,7 +20,6 @@ from vidur.engine.layout import (
     BLOCK_SIZE,
     BLOCKS,
     BUDGET,
-    COMPLETED,
     CHOSEN,
     CURRENT,
     DECISION,
@@ -222,6 +221,61 @@ def abort_replica(
 
 
 @kernel
+def apply_event(
+    next_time: Floats,
+    times: Floats,
+    requests: Ints,
+    replicas: Ints,
+    replica_floats: Floats,
+    ready: Ints,
+    batch_requests: Ints,
+    batch_tokens: Ints,
+    batches: Ints,
+    busy: Floats,
+    ledger: Floats,
+    completions: Floats,
+    cluster: Ints,
+    cluster_floats: Floats,
+    row_floats: Floats,
+    row_ints: Ints,
+    member_offsets: Ints,
+    members: Ints,
+    stage_ends: Floats,
+    stage_state: Ints,
+    events: Floats,
+    held: Ints,
+    available: Ints,
+) -> None:
+    """Apply the next timed event, which happens now."""
+    row = cluster[NEXT_EVENT]
+    cluster[NEXT_EVENT] += 1
+    replica = int(events[row, EVENT_REPLICA])
+    action = int(events[row, EVENT_ACTION])
+    running = replicas[replica, STAGES] == 1 and replicas[replica, IN_FLIGHT] > 0
+    if running and action in (SLOW, FAIL):
+        cut_run(replica, cluster_floats[NOW], next_time, replicas, replica_floats)
+    if action == SLOW:
+        replica_floats[replica, SLOWDOWN] = events[row, EVENT_FACTOR]
+        return
+    up = 0 if action in (FAIL, DRAIN) else 1
+    cluster[NUM_AVAILABLE] += up - available[replica]
+    available[replica] = up
+    if action != FAIL:
+        return
+    if running and replicas[replica, RUN_COUNT] > 1:
+        # The iteration under way is lost, those before it happened.
+        finish_run(
+            replica, replicas[replica, RUN_COUNT] - 1, times, requests, replicas, replica_floats, ready,
+            batch_requests, batch_tokens, batches, busy, ledger, completions, cluster, cluster_floats,
+            row_floats, row_ints, member_offsets, members,
+        )  # fmt: skip
+    abort_replica(
+        replica, next_time, times, requests, replicas, replica_floats, batches, stage_ends, stage_state, ledger, held,
+        cluster,
+    )  # fmt: skip
+
+
+@kernel
 def describe_arrival(
     request: int, times: Floats, requests: Ints, sessions: Ints, cluster: Ints, now: float, arrival: Floats
 ) -> None:
@@ -395,34 +449,11 @@ def run(
 
         if event_at <= decision_at:
             cluster_floats[NOW] = event_at
-            event = events[cluster[NEXT_EVENT]]
-            cluster[NEXT_EVENT] += 1
-            replica = int(event[EVENT_REPLICA])
-            action = int(event[EVENT_ACTION])
-            if action == SLOW or action == FAIL:
-                if replicas[replica, STAGES] == 1 and replicas[replica, IN_FLIGHT] > 0:
-                    cut_run(replica, event_at, next_time, replicas, replica_floats)
-            if action == SLOW:
-                replica_floats[replica, SLOWDOWN] = event[EVENT_FACTOR]
-            else:
-                up = 0 if action == FAIL or action == DRAIN else 1
-                cluster[NUM_AVAILABLE] += up - available[replica]
-                available[replica] = up
-            if action == FAIL:
-                if (
-                    replicas[replica, STAGES] == 1
-                    and replicas[replica, RUN_COUNT] > 1
-                    and replicas[replica, IN_FLIGHT] > 0
-                ):
-                    finish_run(
-                        replica, replicas[replica, RUN_COUNT] - 1, times, requests, replicas, replica_floats, ready,
-                        batch_requests, batch_tokens, batches, busy, ledger, completions, cluster, cluster_floats,
-                        row_floats, row_ints, member_offsets, members,
-                    )  # fmt: skip
-                abort_replica(
-                    replica, next_time, times, requests, replicas, replica_floats, batches, stage_ends, stage_state,
-                    ledger, held, cluster,
-                )  # fmt: skip
+            apply_event(
+                next_time, times, requests, replicas, replica_floats, ready, batch_requests, batch_tokens, batches,
+                busy, ledger, completions, cluster, cluster_floats, row_floats, row_ints, member_offsets, members,
+                stage_ends, stage_state, events, held, available,
+            )  # fmt: skip
             continue
 
         cluster_floats[NOW] = decision_at

@@ -20,8 +20,9 @@ from numba.extending import intrinsic
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-COMPILED = not numba.config.DISABLE_JIT
-_OPTIONS = {"cache": True, "error_model": "numpy"}
+_settings: Any = numba.config
+COMPILED = not _settings.DISABLE_JIT
+_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
 # Kernels that Python calls.
 ENTRY_POINTS = ("run", "place")
 
@@ -56,12 +57,12 @@ def mark_cached() -> None:
 
 def _cached(decorate: Callable[[], Any]) -> Any:
     """Decorate with Numba's cache in our folder; other users of Numba in this process keep theirs."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_FOLDER)
+    before = _settings.CACHE_DIR
+    _settings.CACHE_DIR = str(_FOLDER)
     try:
         return decorate()
     finally:
-        numba.config.CACHE_DIR = before
+        _settings.CACHE_DIR = before
 
 
 def kernel(function: F) -> F:
@@ -79,7 +80,7 @@ def allocating_kernel(function: F) -> F:
     return _compile(function, nogil=True)
 
 
-def _compile(function: F, **options: bool) -> F:
+def _compile(function: F, **options: Any) -> F:
     if not COMPILED:
         return function
     return _cached(lambda: numba.njit(**options, **_OPTIONS)(function))  # type: ignore[no-any-return]

@@ -6,10 +6,9 @@ import math
 
 from vidur.engine.arrays import Floats, Ints
 from vidur.engine.compile import kernel
-from vidur.engine.ledger import STREAMED_TOKENS, count_finished, count_first_token
 from vidur.engine.layout import (
-    ALLOCATED,
     ADMITTED,
+    ALLOCATED,
     ATTENTION_PAIRS,
     BATCH_MISS,
     BLOCK_SIZE,
@@ -63,6 +62,7 @@ from vidur.engine.layout import (
     TOTAL,
     WAITING,
 )
+from vidur.engine.ledger import STREAMED_TOKENS, count_finished, count_first_token
 from vidur.engine.queues import release
 
 

@@ -39,8 +39,8 @@ TOKEN_TABLE, TOKEN_LENGTH, DECODE_TABLE, DECODE_ROWS, DECODE_COLUMNS = range(5)
 PREFILL_TABLE, PREFILL_ROWS, PREFILL_COLUMNS, CPU_TABLE, CPU_LENGTH, KV_STEP, CHUNK_STEP = range(5, 12)
 GROUP_INTS = 12
 
-# the cluster, int64. OBSERVED: the router looks at no replica (0), at the ledger (1), also at the tokens streamed and the
-# ages of gauges (2).
+# the cluster, int64. OBSERVED: the router looks at no replica (0), at the ledger and the gauges (1), also at the tokens
+# streamed and the ages of gauges (2).
 NEXT_ARRIVAL, NUM_ARRIVALS, HELD_HEAD, HELD_COUNT, NEXT_EVENT, CURRENT, ROWS, NEXT_BATCH = range(8)
 MEMBERS, MEMBER_ROWS, DECISIONS, NUM_AVAILABLE, NUM_FINISHED, NUM_REFUSED, BUDGET, ERROR = range(8, 16)
 ERROR_ASKED, ERROR_HELD, ERROR_REPLICA, OBSERVED, SEQUENCE, CHOSEN = range(16, 22)

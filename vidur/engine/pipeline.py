@@ -184,7 +184,8 @@ def step_pipeline(
         elif kind == _BATCH_END:
             end_batch(
                 replica, what, 1, batch_times[replica, what, _BEGAN], now, batch_times[replica, what, _EXECUTION],
-                batch_times[replica, what, _GAPS], times, requests, replicas, ready, batch_requests, batch_tokens, batches,
+                batch_times[replica, what, _GAPS], times, requests, replicas, ready, batch_requests, batch_tokens,
+                batches,
                 ledger, completions, cluster,
             )  # fmt: skip
             batches[replica, what, IN_USE] = 0

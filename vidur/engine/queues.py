@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vidur.engine.arrays import Floats, Ints
+from vidur.engine.arrays import Ints
 from vidur.engine.compile import kernel
 from vidur.engine.layout import (
     ADMITTED,

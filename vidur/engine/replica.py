@@ -19,6 +19,7 @@ from vidur.engine.layout import (
     ADMITTED,
     ALLOCATED,
     ATTENTION_PAIRS,
+    BLOCK_SIZE,
     DECODE_KV,
     DECODE_SIZE,
     ENDED_AT,
@@ -29,7 +30,6 @@ from vidur.engine.layout import (
     KV_STEP,
     NEXT_BATCH,
     NUM_BLOCKS,
-    BLOCK_SIZE,
     PREFILL_SIZE,
     RUN_COUNT,
     RUN_START,
@@ -53,12 +53,12 @@ def run_length(replica: int, repeats: int, shortest: int, batches: Ints, replica
     mean = batches[replica, 0, DECODE_KV] // batches[replica, 0, DECODE_SIZE]
     count = min(repeats, shortest, (mean + step - 1) // step * step - mean + 1)
     if replicas[replica, GROWS] == 0:
-        return count
+        return count  # type: ignore[no-any-return]
     # One block must stay free at every check of the policy; each request takes at most one block per block_size tokens.
     spare = (replicas[replica, NUM_BLOCKS] - replicas[replica, ALLOCATED] - 1) // batches[replica, 0, SIZE] - 1
     if spare <= 0:
         return 1
-    return min(count, spare * replicas[replica, BLOCK_SIZE])
+    return min(count, spare * replicas[replica, BLOCK_SIZE])  # type: ignore[no-any-return]
 
 
 @kernel
@@ -127,7 +127,8 @@ def finish_run(
         cluster, row_floats, row_ints, member_offsets, members,
     )  # fmt: skip
     end_batch(
-        replica, 0, count, start, end, count * seconds, 0.0, times, requests, replicas, ready, batch_requests, batch_tokens, batches,
+        replica, 0, count, start, end, count * seconds, 0.0, times, requests, replicas, ready, batch_requests,
+        batch_tokens, batches,
         ledger, completions, cluster,
     )  # fmt: skip
     replicas[replica, ITERATIONS] += count - 1

@@ -42,6 +42,8 @@ class Simulation:
 
     def next_decision(self, on_slice: Callable[[int], None] | None = None) -> ClusterObservation | None:
         """Run up to the next request that is to be routed. None when the simulation has ended."""
+        # Whoever decides out here may look at everything.
+        self.state.cluster[at.OBSERVED] = 2
         return None if self._advance(0, on_slice) == at.DONE else self.observation()
 
     def place(self, replica: int) -> None:

@@ -249,7 +249,8 @@ class EngineState:
             self.batch_requests, self.batch_tokens, self.batches, self.busy, self.groups, self.prefill_overhead,
             self.token_times, self.decode_times, self.prefill_times, self.cpu_times, self.ledger, self.completions,
             self.cluster, self.cluster_floats, self.row_floats, self.row_ints, self.member_offsets, self.members,
-            self.send_times, self.stage_ends, self.stage_state, self.followers, self.batch_times, self.sessions, self.events, self.held, self.gauges,
+            self.send_times, self.stage_ends, self.stage_state, self.followers, self.batch_times, self.sessions,
+            self.events, self.held, self.gauges,
             self.hardware, self.observed, self.arrival, self.available, self.memory, self.draws,
         )  # fmt: skip
 

@@ -19,7 +19,7 @@ Floats: TypeAlias = NDArray[np.float64]
 
 # The ledger, float64[replicas, LEDGER_COLUMNS]. Outstanding = placed and not seen to end.
 # OUTSTANDING: requests; AWAITING: of these, without a first token; PROMPT_TOKENS: the sum of their prompts;
-# AWAITING_TOKENS: the prompts of those without a first token; STREAMED_TOKENS: output tokens streamed by the outstanding;
+# AWAITING_TOKENS: the prompts of those without a first token; STREAMED_TOKENS: what the outstanding have streamed;
 # FINISHED: requests that have ended here.
 OUTSTANDING, AWAITING, PROMPT_TOKENS, AWAITING_TOKENS, STREAMED_TOKENS, FINISHED = range(6)
 LEDGER_COLUMNS = 8

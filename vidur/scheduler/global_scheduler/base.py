@@ -65,14 +65,14 @@ class KernelScheduler(GlobalScheduler):
     """A router that is one kernel.
 
     choose(now, ledger, gauges, hardware, arrival, available, completions, memory, draws) -> replica: seconds and the
-    arrays of vidur.scheduler.observation; `memory`, float64 and the router's own, holds its parameters and whatever it keeps from
-    one decision to the next; `draws`, float64[2], are uniform random numbers in [0, 1) for this decision.
-    observes: 0 if it looks at no replica, 1 if at the ledger less STREAMED_TOKENS and at the gauges less GAUGE_AGE, 2 if
-    at all of it. draws_numbers: whether it uses `draws`.
-    needs_fresh_gauges: whether it is defined on gauges without delay only.
+    arrays of vidur.scheduler.observation; `memory`, float64 and the router's own, holds its parameters and whatever it
+    keeps from one decision to the next; `draws`, float64[2], are uniform random numbers in [0, 1) for this decision.
+    observes: 0 if it looks at no replica; 1 if it looks neither at STREAMED_TOKENS nor at GAUGE_AGE; 2 if it may look
+    at everything. draws_numbers: whether it uses `draws`. needs_fresh_gauges: whether it is defined on gauges without
+    delay only.
     """
 
-    choose: ClassVar[ChooseKernel]
+    choose: ChooseKernel
     observes: ClassVar[int] = 1
     draws_numbers: ClassVar[bool] = False
     needs_fresh_gauges: ClassVar[bool] = False

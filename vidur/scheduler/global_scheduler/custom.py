@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,8 @@ def load_custom_scheduler(config: CustomGlobalSchedulerConfig, context: RouterCo
         if found is None:
             raise unknown_name(f"class in {where}", name, routers)
         raise InputError(f"{config.scheduler} is no subclass of vidur.scheduler.global_scheduler.GlobalScheduler")
-    return found(config.parsed_options, context)
+    make: Callable[..., GlobalScheduler] = found
+    return make(config.parsed_options, context)
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -22,7 +22,7 @@ def choose_least_tokens(
     memory: Floats,
     draws: Floats,
 ) -> int:
-    """The replica that owes the fewest tokens, divided by its speed. memory: last choice, prior of the output length."""
+    """The replica that owes the fewest tokens, divided by its speed. memory: last choice, prior of outputs."""
     scores = np.empty(len(available))
     token_backlog(ledger, hardware, arrival, completions, memory[1], scores)
     replica = least(scores, available, int(memory[0]))

@@ -57,7 +57,8 @@ def conditional_output(completions: Floats, streamed: NDArray[np.int64], prior: 
     bins[some] = np.minimum(BINS_PER_OCTAVE * np.log2(streamed[some]), HISTOGRAM_BINS - 1).astype(np.int64) + 1
     total = _PRIOR_WEIGHT * (streamed + prior) + longer_sums[bins]
     mean = total / (_PRIOR_WEIGHT + longer_counts[bins])
-    return np.maximum(np.rint(mean).astype(np.int64), streamed + 1)
+    rounded: NDArray[np.int64] = np.maximum(np.rint(mean).astype(np.int64), streamed + 1)
+    return rounded
 
 
 class _Forward:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from vidur.scheduler.global_scheduler.base import GLOBAL_SCHEDULERS, KernelScheduler
 from vidur.scheduler.observation import ARRIVAL_ORDINAL, ARRIVAL_SESSION, Floats
 
-
 _PRIME = 2147483647
 
 

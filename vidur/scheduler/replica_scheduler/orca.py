@@ -25,7 +25,7 @@ from vidur.scheduler.replica_scheduler.policy import FOREVER, POLICIES, Policy
 def admit_whole_prompts(
     replica: int, slot: int, size: int, requests: Ints, replicas: Ints, batch_requests: Ints, batch_tokens: Ints
 ) -> int:
-    """Fill the batch from the waiting queue with whole prompts, each with the longest request's blocks. The new size."""
+    """Fill the batch from the waiting queue with whole prompts, each with the longest's blocks. The new size."""
     blocks = replicas[replica, MAX_BLOCKS_PER_REQUEST]
     while replicas[replica, WAITING] > 0 and size < replicas[replica, MAX_BATCH]:
         if replicas[replica, NUM_BLOCKS] - replicas[replica, ALLOCATED] < blocks:

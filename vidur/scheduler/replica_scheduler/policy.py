@@ -25,7 +25,7 @@ from vidur.registry import Registry
 FOREVER = 1 << 40
 
 form_batch_callback = Callback(
-    types.UniTuple(types.int64, 2),
+    types.UniTuple(types.int64, 2),  # type: ignore[no-untyped-call]
     types.int64,
     types.float64,
     types.int64,
@@ -42,7 +42,8 @@ form_batch_callback = Callback(
 class Policy:
     """A batching policy: its kernel and what the engine must know of it.
 
-    grows: requests take blocks as they decode; else all are reserved at admission. chunked: whether a prefill may be split over iterations.
+    grows: requests take blocks as they decode; else all are reserved at admission.
+    chunked: whether a prefill may be split over iterations.
     hold_until_batch_ends: blocks of a finished request stay allocated until its whole batch is done.
     """
 
