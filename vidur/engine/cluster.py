@@ -39,6 +39,7 @@ from vidur.engine.layout import (
     GROWS,
     HELD_COUNT,
     HELD_HEAD,
+    HOLD_UNTIL_BATCH_ENDS,
     IN_FLIGHT,
     LAST_END,
     LEDGER_HEAD,
@@ -199,6 +200,9 @@ def abort_replica(
     request = replicas[replica, LEDGER_HEAD]
     while request >= 0:
         count_dropped(replica, request, times, requests, replicas, ledger)
+        if replicas[replica, HOLD_UNTIL_BATCH_ENDS] == 1:
+            # The first of its batch may have finished, and then holds what others left.
+            requests[requests[request, GROUP], BLOCKS] = 0
         requests[request, PREFILL] = requests[request, PROMPT]
         requests[request, PROCESSED] = 0
         requests[request, BLOCKS] = 0

@@ -106,14 +106,18 @@ def table_bounds(limits: ReplicaPlan, policy: Policy, requests: RequestTable) ->
 
 
 def plan_hardware(
-    predictor: BaseExecutionTimePredictorConfig, replica: ReplicaConfig, bounds: TableBounds, cache: Path | None
+    predictor: BaseExecutionTimePredictorConfig,
+    replica: ReplicaConfig,
+    bounds: TableBounds,
+    cache: Path | None,
+    block_size: int,
 ) -> HardwarePlan:
     """Build the tables of one group. The batching overheads are for grouped-query attention only, as upstream's."""
     model = replica.model
     grouped = model.num_q_heads > model.num_kv_heads
     skew = predictor.nccl_cpu_skew_overhead_per_device_ms * replica.tensor_parallel_size**1.25
     return HardwarePlan(
-        tables=build_tables(predictor, replica, bounds, cache),
+        tables=build_tables(predictor, replica, bounds, cache, block_size),
         layers_per_stage=replica.layers_per_stage,
         decode_batching_overhead=predictor.attention_decode_batching_overhead_fraction if grouped else 0.0,
         prefill_batching_overhead=predictor.attention_prefill_batching_overhead_fraction if grouped else 0.0,
@@ -151,7 +155,8 @@ def plan_replicas(
         limit = replica_limits(group, memory, policy)
         bounds = table_bounds(limit, policy, requests)
         limits.append(limit)
-        hardware.append(plan_hardware(config.execution_time_predictor_config, group.replica_config, bounds, cache))
+        predictor, block_size = config.execution_time_predictor_config, group.replica_scheduler_config.block_size
+        hardware.append(plan_hardware(predictor, group.replica_config, bounds, cache, block_size))
     speeds = 1.0 / np.array([reference_seconds(plan) for plan in hardware])
     speeds /= speeds.max()
     absent = _absent_at_start(cluster.replica_events)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from vidur.execution_time_predictor.tables import ExecutionTimeTables
     from vidur.request_generator.request_table import RequestTable
 
-TOKEN_ROUNDING = 8
 UNLIMITED = 1 << 40
 
 
@@ -36,15 +35,20 @@ class HardwarePlan:
     prefill_batching_overhead: float = 0.0
     nccl_overhead_ms: float = 0.0
 
+    def _tokens(self) -> tuple[Ints, Ints]:
+        """The numbers of tokens that the tables hold, from 0, and what each is rounded up to."""
+        step = self.tables.token_rounding
+        tokens = np.arange(self.tables.max_tokens // step * step + 1)
+        return tokens, -(-tokens // step) * step
+
     def token_seconds(self) -> Floats:
         """float64[max_tokens + 1]: a stage's time for the operations that depend on the number of tokens alone.
 
-        Linear operations run at the tokens rounded up to 8, the KV-cache write at the exact number; all-reduce runs
-        twice a layer. Source: microsoft/vidur, entities/execution_time.py and batch.py.
+        Linear operations run at the tokens rounded up (to 8, by upstream's predictors), the KV-cache write at the exact
+        number; all-reduce runs twice a layer. Source: microsoft/vidur, entities/execution_time.py and batch.py.
         """
         tables = self.tables
-        tokens = np.arange(tables.max_tokens // TOKEN_ROUNDING * TOKEN_ROUNDING + 1)
-        rounded = -(-tokens // TOKEN_ROUNDING) * TOKEN_ROUNDING
+        tokens, rounded = self._tokens()
         total = np.zeros(len(tokens))
         for op, milliseconds in tables.linear.items():
             if op == "send_recv":
@@ -57,10 +61,9 @@ class HardwarePlan:
 
     def send_seconds(self) -> Floats:
         """float64[max_tokens + 1]: the transfer to the next stage."""
-        count = self.tables.max_tokens // TOKEN_ROUNDING * TOKEN_ROUNDING + 1
+        _, rounded = self._tokens()
         if "send_recv" not in self.tables.linear:
-            return np.zeros(count)
-        rounded = -(-np.arange(count) // TOKEN_ROUNDING) * TOKEN_ROUNDING
+            return np.zeros(len(rounded))
         return self.tables.linear["send_recv"][rounded] * 1e-3
 
     def decode_seconds(self) -> Floats:
@@ -317,6 +320,7 @@ class EngineState:
             "num_blocks": self.replicas[:, at.NUM_BLOCKS].copy(),
             "num_requests": self.replicas[:, at.NUM_PLACED].copy(),
             "num_preemptions": self.replicas[:, at.PREEMPTIONS].copy(),
+            "num_batches": self.replicas[:, at.ITERATIONS].copy(),
             "attention_token_pairs": self.replica_floats[:, at.ATTENTION_PAIRS].copy(),
             "group": self.replicas[:, at.HARDWARE].astype(np.int32),
         }
