@@ -1,7 +1,8 @@
 """vLLM's v1 scheduler: one token budget for all; running requests first, then waiting ones; chunked prefill.
 
 Source of the behaviour: vllm-project/vllm, vllm/v1/core/sched/scheduler.py (FCFS, no prefix cache, no speculation).
-With several pipeline stages the victims of preemption are the latest requests that are not in flight.
+With several pipeline stages the victims of preemption are the latest requests that are not in flight; a request that
+only those in flight stand in the way of waits for them, for if it gave up what it has, two could do so in turns forever.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from vidur.engine.layout import (
     BLOCK_SIZE,
     BLOCKS,
     GROUP,
+    IN_FLIGHT,
     MAX_ADMITTED,
     NUM_BLOCKS,
     PREFILL,
@@ -86,11 +88,13 @@ def form_batch(
         request = ready[replica, at]
         tokens = next_tokens(requests, replicas, replica, request, budget)
         blocks = missing_blocks(requests, replicas, replica, request, tokens)
-        while blocks > replicas[replica, NUM_BLOCKS] - replicas[replica, ALLOCATED] and count > at:
+        # Itself last, and only if nothing in flight will free blocks.
+        keep = at + 1 if replicas[replica, IN_FLIGHT] > 0 else at
+        while blocks > replicas[replica, NUM_BLOCKS] - replicas[replica, ALLOCATED] and count > keep:
             count -= 1
             preempt(requests, replicas, replica, ready[replica, count])
             preempted = True
-        if count == at:
+        if count == at or blocks > replicas[replica, NUM_BLOCKS] - replicas[replica, ALLOCATED]:
             break
         allocate(requests, replicas, replica, request, blocks)
         batch_requests[replica, slot, size] = request
