@@ -1,8 +1,8 @@
 """vLLM's v1 scheduler: one token budget for all; running requests first, then waiting ones; chunked prefill.
 
 Source of the behaviour: vllm-project/vllm, vllm/v1/core/sched/scheduler.py (FCFS, no prefix cache, no speculation).
-With several pipeline stages the victims of preemption are the latest requests that are not in flight; a request that
-only those in flight stand in the way of waits for them, for if it gave up what it has, two could do so in turns forever.
+With several pipeline stages the victims of preemption are the latest requests that are not in flight. A request that
+lacks blocks only because of those in flight waits for them: if it gave up what it has, two could do so forever.
 """
 
 from __future__ import annotations
