@@ -65,6 +65,13 @@ def test_the_example_prints_the_table_shown(checkout: Path) -> None:
         assert numbers[0] == pytest.approx(numbers[1], rel=0.02)
 
 
+def test_the_python_works(checkout: Path) -> None:
+    block = re.search(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    (checkout / "readme.py").write_text(block[1])
+    assert float(run(".venv/bin/python readme.py", checkout)) > 0
+
+
 def test_the_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
