@@ -28,14 +28,16 @@ ENTRY_POINTS = ("run", "place")
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels lie: below $VIDUR_CACHE_DIR, $XDG_CACHE_HOME or ~/.cache, by the kernels' sources."""
+    """Where compiled kernels lie: below $VIDUR_CACHE_DIR, $XDG_CACHE_HOME or ~/.cache, by the kernels' sources
+    and where they lie."""
     base = os.environ.get("VIDUR_CACHE_DIR")
     root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vidur"
     package = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256(numba.__version__.encode())
+    digest = hashlib.sha256(f"{numba.__version__} {package}".encode())
     for folder in ("engine", "scheduler"):
         for file in sorted((package / folder).rglob("*.py")):
-            digest.update(str(file.relative_to(package)).encode())
+            # Numba asks for the time of a file too, and compiles anew where it has changed.
+            digest.update(f"{file.relative_to(package)} {file.stat().st_mtime_ns}".encode())
             digest.update(file.read_bytes())
     return root / "kernels" / digest.hexdigest()[:16]
 
