@@ -76,6 +76,7 @@ class _ProgressBar:
 
     def __init__(self, total: int) -> None:
         self._total = total
+        self._finished = -1
         self._started = time.perf_counter()
 
     def __enter__(self) -> _ProgressBar:
@@ -96,6 +97,9 @@ class _ProgressBar:
             self._progress.stop()
 
     def update(self, finished: int, total: int) -> None:
+        if finished == self._finished:
+            return
+        self._finished = finished
         if not self._shown and time.perf_counter() - self._started > _PROGRESS_AFTER:
             self._progress.start()
             self._shown = True

@@ -126,6 +126,7 @@ class Simulator:
             else:
                 while (observation := simulation.next_decision(on_slice)) is not None:
                     simulation.place(int(self.router.schedule(observation)))
+                    on_slice(simulation.num_finished)
             mark_cached()
         except KeyboardInterrupt:
             self._partial = True

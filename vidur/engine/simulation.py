@@ -54,6 +54,10 @@ class Simulation:
             )
         place(int(self.state.cluster[at.CURRENT]), replica, *self.state.place_arguments())
 
+    @property
+    def num_finished(self) -> int:
+        return int(self.state.cluster[at.NUM_FINISHED])
+
     def observation(self) -> ClusterObservation:
         state = self.state
         return ClusterObservation(
@@ -101,7 +105,7 @@ class Simulation:
                 raise self._table_miss()
             elif status == at.YIELD:
                 if on_slice is not None:
-                    on_slice(int(state.cluster[at.NUM_FINISHED]))
+                    on_slice(self.num_finished)
             else:
                 self.done = status == at.DONE
                 return status
