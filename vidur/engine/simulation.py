@@ -40,6 +40,10 @@ class Simulation:
         """Run to the end. `on_slice(finished requests)` is called now and then and may raise to stop."""
         self._advance(choose_callback.handle(choose), on_slice)
 
+    def compile(self, choose: ChooseKernel) -> None:
+        """Have `run` compiled, or loaded, before time is taken; a budget of no steps leaves the rest to `run`."""
+        run(self._policy, choose_callback.handle(choose), 0, *self.state.run_arguments())
+
     def next_decision(self, on_slice: Callable[[int], None] | None = None) -> ClusterObservation | None:
         """Run up to the next request that is to be routed. None when the simulation has ended."""
         # Whoever decides out here may look at everything.
