@@ -375,10 +375,11 @@ def run(
             target = np.nextafter(cluster_floats[TIME_LIMIT], np.inf)
         sample_at = 0.0
         sampling = False
-        if decision_at < event_at and not beyond and cluster[OBSERVED] > 0 and math.isfinite(decision_at):
+        if not beyond and cluster[OBSERVED] > 0 and math.isfinite(target):
+            # Before an event too, so that what it changes does not show before the next refresh.
             interval = cluster_floats[GAUGE_INTERVAL]
-            sample_at = math.floor(decision_at / interval) * interval if interval > 0.0 else decision_at
-            sampling = sample_at > cluster_floats[GAUGES_AT] or interval == 0.0
+            sample_at = math.floor(target / interval) * interval if interval > 0.0 else target
+            sampling = sample_at > cluster_floats[GAUGES_AT] if interval > 0.0 else decision_at < event_at
             if sampling:
                 target = min(target, sample_at)
 
@@ -430,7 +431,7 @@ def run(
         if sampling:
             read_gauges(sample_at, replicas, replica_floats, requests, batch_requests, batches, gauges)
             cluster_floats[GAUGES_AT] = sample_at
-            if sample_at < decision_at:
+            if sample_at < min(decision_at, event_at):
                 continue
         if beyond:
             for replica in range(num_replicas):
