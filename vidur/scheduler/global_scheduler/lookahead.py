@@ -162,7 +162,8 @@ class LookaheadScheduler(GlobalScheduler):
         return cls(context, config.beta, config.expected_output_tokens)
 
     def marginal_costs(self, observation: ClusterObservation) -> Floats:
-        """float64[replicas]: the increase of sum(E2E) + beta * sum(TTFT), in seconds; inf where not available."""
+        """float64[replicas]: the increase of sum(E2E) + beta * sum(TTFT) in seconds; inf where one is not available or
+        can never hold the request."""
         return np.array(
             [
                 self._marginal_cost(observation, replica) if observation.available[replica] else np.inf
@@ -176,14 +177,21 @@ class LookaheadScheduler(GlobalScheduler):
         return self._last
 
     def _marginal_cost(self, observation: ClusterObservation, replica: int) -> float:
+        plan, asked = self._model.replicas[replica], int(observation.arrival[ARRIVAL_PROMPT])
+        if asked >= plan.max_request_tokens or asked > plan.max_prompt_tokens:
+            # The replica would refuse it.
+            return np.inf
         placed: PlacedRequests = observation.placed(replica)
         count = len(placed.request)
-        prompt = np.append(placed.prompt_tokens, int(observation.arrival[ARRIVAL_PROMPT]))
+        prompt = np.append(placed.prompt_tokens, asked)
         streamed = np.append(placed.streamed_tokens, 0)
         started = np.append(placed.has_first_token, False)
         output = conditional_output(observation.completions, streamed, self._prior)
         engine = self._engine(replica, count + 1)
         with_it = engine.cost(prompt, streamed, started, output, self._beta)
+        if np.isnan(with_it):
+            # The replica can never hold it.
+            return np.inf
         if count == 0:
             return with_it
         return with_it - engine.cost(prompt[:-1], streamed[:-1], started[:-1], output[:-1], self._beta)
