@@ -170,6 +170,14 @@ def test_a_failed_replica_hands_its_requests_over_from_the_start() -> None:
     assert recording.routing_decisions == 3
 
 
+def test_a_failure_leaves_the_blocks_of_other_replicas_alone() -> None:
+    requests = request_table([0.001 * i for i in range(8)], [40] * 8, [100] * 8)
+    cluster = Cluster(policy="faster_transformer", max_batch=1, num_blocks=64, events=((0.02, 1, FAIL, 1.0),))
+    simulation, recording = cluster.run(requests)
+    check_all_is_returned(simulation)
+    assert recording.requests["num_reroutes"].sum() == 4
+
+
 def test_requests_wait_for_a_replica_when_none_is_there() -> None:
     requests = request_table([0.0, 0.1], [8, 8], [4, 4])
     _, recording = Cluster(replicas=1, events=((0.0, 0, FAIL, 1.0), (5.0, 0, RETURN, 1.0))).run(requests)

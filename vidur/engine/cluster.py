@@ -200,7 +200,7 @@ def abort_replica(
     request = replicas[replica, LEDGER_HEAD]
     while request >= 0:
         count_dropped(replica, request, times, requests, replicas, ledger)
-        if replicas[replica, HOLD_UNTIL_BATCH_ENDS] == 1:
+        if replicas[replica, HOLD_UNTIL_BATCH_ENDS] == 1 and requests[request, BLOCKS] > 0:
             # The first of its batch may have finished, and then holds what others left.
             requests[requests[request, GROUP], BLOCKS] = 0
         requests[request, PREFILL] = requests[request, PROMPT]
