@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"vidur: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("vidur: interrupted before there was anything to write", file=sys.stderr)
-        return 130
+        return interrupt.args[0] if interrupt.args else 130
 
 
 class _Signals:
@@ -48,7 +48,7 @@ class _Signals:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.status = 128 + number
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(self.status)
 
 
 def _simulate(config: SimulationConfig) -> int:
@@ -58,10 +58,12 @@ def _simulate(config: SimulationConfig) -> int:
     from vidur.metrics.writer import write_results
     from vidur.simulator import Simulator
 
-    if not is_cached():
-        print("Compiling the simulator for this machine: once, half a minute ...", file=sys.stderr, flush=True)
     with _Signals() as signals:
         simulator = Simulator(config)
+        # Bad input shows here, a router that is not there too, and gets one line.
+        _ = simulator.simulation
+        if not is_cached():
+            print("Compiling the simulator for this machine: once, half a minute ...", file=sys.stderr, flush=True)
         with _ProgressBar(len(simulator.requests)) as progress:
             result = simulator.run(progress.update)
     print_summary(result)

@@ -14,7 +14,7 @@ from vidur.config import CustomGlobalSchedulerConfig, SimulationConfig
 from vidur.engine.compile import mark_cached
 from vidur.engine.plans import event_rows, plan_replicas
 from vidur.engine.simulation import Simulation
-from vidur.engine.state import EngineOptions, EngineState
+from vidur.engine.state import EngineOptions, EngineState, hardware_facts
 from vidur.errors import InputError
 from vidur.metrics.result import SimulationResult
 from vidur.request_generator import RequestTable, generate_requests
@@ -62,12 +62,8 @@ class Simulator:
         if self._router is not None:
             return self._router
         config = self.config.cluster_config.global_scheduler_config
-        hardware = np.array(
-            [[plan.speed, plan.num_blocks * plan.block_size, plan.max_admitted, plan.hardware]
-             for plan in self.replica_plans]
-        )  # fmt: skip
         context = RouterContext(
-            hardware=hardware,
+            hardware=hardware_facts(self.replica_plans),
             rng=np.random.default_rng(self.config.seed),
             prompt_tokens=self.requests.num_prefill_tokens,
             output_tokens=self.requests.num_decode_tokens,
@@ -95,6 +91,7 @@ class Simulator:
             record_rows=records or metrics.store_operation_metrics or metrics.enable_chrome_trace,
             member_rows=metrics.chrome_trace_max_batches if metrics.enable_chrome_trace else 0,
             observed=2 if kernel is None else kernel.observes,
+            queue_depth=self.router.queue_depth,
         )
         if kernel is not None:
             # A failed replica's requests are routed again; they use their draws a second time.

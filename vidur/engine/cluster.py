@@ -17,6 +17,8 @@ from vidur.engine.layout import (
     ADMITTED,
     ALLOCATED,
     ARRIVED,
+    AWAIT_HEAD,
+    AWAIT_NEXT,
     BLOCK_SIZE,
     BLOCKS,
     BUDGET,
@@ -101,6 +103,9 @@ from vidur.scheduler.observation import (
     GAUGE_PREEMPTIONS,
     GAUGE_RUNNING,
     GAUGE_WAITING,
+    QUEUE_AGE,
+    QUEUE_COLUMNS,
+    QUEUE_PROMPT,
 )
 
 choose = choose_callback.call
@@ -292,9 +297,18 @@ def describe_arrival(
 
 @kernel
 def observe_ledger(
-    now: float, replicas: Ints, replica_floats: Floats, batches: Ints, ledger: Floats, observed: Floats
+    now: float,
+    times: Floats,
+    requests: Ints,
+    replicas: Ints,
+    replica_floats: Floats,
+    batches: Ints,
+    ledger: Floats,
+    observed: Floats,
 ) -> None:
-    """Copy the ledger to `observed` with the tokens that runs under way have streamed by `now`."""
+    """Copy the ledger to `observed` with the tokens that runs under way have streamed by `now`, and the heads of the
+    queues for a first token."""
+    depth = (observed.shape[1] - ledger.shape[1]) // QUEUE_COLUMNS
     for replica in range(len(replicas)):
         for column in range(ledger.shape[1]):
             observed[replica, column] = ledger[replica, column]
@@ -303,6 +317,15 @@ def observe_ledger(
                 replica_floats[replica, RUN_START], replica_floats[replica, RUN_TIME], replicas[replica, RUN_COUNT], now
             )
             observed[replica, STREAMED_TOKENS] += done * batches[replica, 0, DECODE_SIZE]
+        request = replicas[replica, AWAIT_HEAD]
+        for place_in_queue in range(depth):
+            column = QUEUE_COLUMNS * place_in_queue
+            age, prompt = 0.0, 0
+            if request >= 0:
+                age, prompt = now - times[request, ARRIVED], requests[request, PROMPT]
+                request = requests[request, AWAIT_NEXT]
+            observed[replica, column + QUEUE_AGE] = age
+            observed[replica, column + QUEUE_PROMPT] = prompt
 
 
 @kernel
@@ -475,7 +498,7 @@ def run(
         if only == _UP_TO_DATE:
             # Copying the ledger of a large cluster costs more than a decision, so it is done on demand only.
             if cluster[OBSERVED] > 1:
-                observe_ledger(decision_at, replicas, replica_floats, batches, ledger, observed)
+                observe_ledger(decision_at, times, requests, replicas, replica_floats, batches, ledger, observed)
                 for replica in range(num_replicas):
                     gauges[replica, GAUGE_AGE] = decision_at - cluster_floats[GAUGES_AT]
             describe_arrival(request, times, requests, sessions, cluster, decision_at, arrival)

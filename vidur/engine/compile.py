@@ -32,12 +32,12 @@ def cache_folder() -> Path:
     and where they lie."""
     base = os.environ.get("VIDUR_CACHE_DIR")
     root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vidur"
-    package = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256(f"{numba.__version__} {package}".encode())
-    for folder in ("engine", "scheduler"):
-        for file in sorted((package / folder).rglob("*.py")):
+    packages = Path(__file__).resolve().parent.parent.parent
+    digest = hashlib.sha256(f"{numba.__version__} {packages}".encode())
+    for folder in ("vidur/engine", "vidur/scheduler", "rl/kernels"):
+        for file in sorted((packages / folder).rglob("*.py")):
             # Numba asks for the time of a file too, and compiles anew where it has changed.
-            digest.update(f"{file.relative_to(package)} {file.stat().st_mtime_ns}".encode())
+            digest.update(f"{file.relative_to(packages)} {file.stat().st_mtime_ns}".encode())
             digest.update(file.read_bytes())
     return root / "kernels" / digest.hexdigest()[:16]
 

@@ -62,7 +62,7 @@ from vidur.engine.layout import (
     TOTAL,
     WAITING,
 )
-from vidur.engine.ledger import STREAMED_TOKENS, count_finished, count_first_token
+from vidur.engine.ledger import STREAMED_TOKENS, count_finished, count_first_token, count_token_seconds
 from vidur.engine.queues import release
 
 
@@ -239,6 +239,8 @@ def end_batch(
     block_size = replicas[replica, BLOCK_SIZE]
     size = batches[replica, slot, SIZE]
     count = replicas[replica, READY]
+    if batches[replica, slot, DECODE_SIZE] > 0:
+        count_token_seconds(replica, (now - began) / iterations, iterations, ledger)
     for index in range(size):
         request = batch_requests[replica, slot, index]
         processed = requests[request, PROCESSED] + iterations * batch_tokens[replica, slot, index]
@@ -257,7 +259,7 @@ def end_batch(
             new_tokens = 1
             if math.isnan(times[request, FIRST_TOKEN]):
                 times[request, FIRST_TOKEN] = now
-                count_first_token(replica, request, requests, ledger)
+                count_first_token(replica, request, requests, replicas, ledger)
         if times[request, LAST_END] != 0.0:
             times[request, PREEMPTED] += began - times[request, LAST_END]
         times[request, PREEMPTED] += gaps

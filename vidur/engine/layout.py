@@ -14,7 +14,8 @@ REQUEST_FLOATS = 8
 # decoded so far belong to PREFILL. PROMPT and OUTPUT are the request's own. GROUP orders or groups admitted requests.
 PREFILL, TOTAL, PROCESSED, BLOCKS, PREFILLED, WAIT_NEXT, RESTARTS, REPLICA = range(8)
 PROMPT, OUTPUT, LEDGER_PREV, LEDGER_NEXT, STATUS, REROUTES, GROUP, STREAMED = range(8, 16)
-REQUEST_INTS = 16
+AWAIT_PREV, AWAIT_NEXT = range(16, 18)
+REQUEST_INTS = 18
 
 # replicas, float64.
 RUN_START, RUN_TIME, SLOWDOWN, ATTENTION_PAIRS, SCHEDULE_AT = range(5)
@@ -24,9 +25,12 @@ REPLICA_FLOATS = 8
 HARDWARE, STAGES, NUM_BLOCKS, BLOCK_SIZE, MAX_BLOCKS_PER_REQUEST, WATERMARK, MAX_BATCH, MAX_ADMITTED = range(8)
 TOKEN_LIMIT, MAX_WAITING_ITERS, GROWS, HOLD_UNTIL_BATCH_ENDS, PREFILL_THRESHOLD, MAX_REQUEST_TOKENS = range(8, 14)
 MAX_PROMPT_TOKENS = 14
-# ... and the state. The waiting queue is a list linked through WAIT_NEXT, the ledger one through LEDGER_NEXT.
+# ... and the state. The waiting queue is a list linked through WAIT_NEXT, the ledger one through LEDGER_NEXT, those of
+# the ledger without a first token one through AWAIT_NEXT.
+AWAIT_HEAD = 15
 WAIT_HEAD, WAIT_TAIL, WAITING, READY, ADMITTED, IN_FLIGHT, ALLOCATED = range(16, 23)
 RUN_COUNT, ITERATIONS, LAST_ATTEMPT, PREEMPTIONS, NUM_PLACED, LEDGER_HEAD, LEDGER_TAIL, ADMISSIONS = range(23, 31)
+AWAIT_TAIL = 31
 REPLICA_INTS = 32
 
 # batches in flight, int64, one row per (replica, slot).

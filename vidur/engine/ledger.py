@@ -15,7 +15,7 @@ from vidur.engine.layout import (
     STATUS,
     STREAMED,
 )
-from vidur.engine.queues import drop_ledger, push_ledger
+from vidur.engine.queues import drop_awaiting, drop_ledger, push_awaiting, push_ledger
 from vidur.engine.recording import FINISHED as STATUS_FINISHED
 from vidur.scheduler import observation
 
@@ -33,11 +33,14 @@ HISTOGRAM_SUMS = observation.HISTOGRAM_SUMS
 OUTSTANDING = observation.OUTSTANDING
 PROMPT_TOKENS = observation.PROMPT_TOKENS
 STREAMED_TOKENS = observation.STREAMED_TOKENS
+TOKEN_SECONDS = observation.TOKEN_SECONDS
+TOKEN_SECONDS_WEIGHT = observation.TOKEN_SECONDS_WEIGHT
 
 
 @kernel
 def count_placed(replica: int, request: int, requests: Ints, replicas: Ints, ledger: Floats) -> None:
     push_ledger(requests, replicas, replica, request)
+    push_awaiting(requests, replicas, replica, request)
     ledger[replica, OUTSTANDING] += 1
     ledger[replica, AWAITING] += 1
     ledger[replica, PROMPT_TOKENS] += requests[request, PROMPT]
@@ -45,7 +48,8 @@ def count_placed(replica: int, request: int, requests: Ints, replicas: Ints, led
 
 
 @kernel
-def count_first_token(replica: int, request: int, requests: Ints, ledger: Floats) -> None:
+def count_first_token(replica: int, request: int, requests: Ints, replicas: Ints, ledger: Floats) -> None:
+    drop_awaiting(requests, replicas, replica, request)
     ledger[replica, AWAITING] -= 1
     ledger[replica, AWAITING_TOKENS] -= requests[request, PROMPT]
 
@@ -58,7 +62,18 @@ def count_dropped(replica: int, request: int, times: Floats, requests: Ints, rep
     ledger[replica, PROMPT_TOKENS] -= requests[request, PROMPT]
     ledger[replica, STREAMED_TOKENS] -= requests[request, STREAMED]
     if math.isnan(times[request, FIRST_TOKEN]):
-        count_first_token(replica, request, requests, ledger)
+        count_first_token(replica, request, requests, replicas, ledger)
+
+
+@kernel
+def count_token_seconds(replica: int, seconds: float, count: int, ledger: Floats) -> None:
+    """Note `count` tokens, one after the other, in `seconds` each, on every stream of the replica."""
+    if ledger[replica, TOKEN_SECONDS] == 0.0:
+        ledger[replica, TOKEN_SECONDS] = seconds
+        return
+    # Linear in the count where an average of single tokens would take a power of it.
+    weight = min(1.0, TOKEN_SECONDS_WEIGHT * count)
+    ledger[replica, TOKEN_SECONDS] += weight * (seconds - ledger[replica, TOKEN_SECONDS])
 
 
 @kernel

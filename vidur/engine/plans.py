@@ -125,8 +125,8 @@ def plan_hardware(
     )
 
 
-def reference_seconds(plan: HardwarePlan) -> float:
-    """What a stage takes for the reference request: a prompt of 1,024 tokens and 256 decodes in a batch of 16."""
+def reference_seconds(plan: HardwarePlan) -> tuple[float, float]:
+    """What a stage takes for the reference work: for a prompt of 1,024 tokens, and for an iteration of 16 decodes."""
     tokens, decode, prefill = plan.token_seconds(), plan.decode_seconds(), plan.prefill_seconds()
     step, chunk_step = plan.tables.kv_granularity, plan.tables.chunk_granularity
 
@@ -140,7 +140,7 @@ def reference_seconds(plan: HardwarePlan) -> float:
         seconds += tokens[within(_REFERENCE_CHUNK, len(tokens))] + prefill[row, column]
     batch = within(_REFERENCE_BATCH, decode.shape[0])
     one = tokens[within(batch, len(tokens))] + decode[batch, within(_REFERENCE_PROMPT // step, decode.shape[1])]
-    return float(seconds + _REFERENCE_OUTPUT * one / batch)
+    return float(seconds), float(one * _REFERENCE_BATCH / batch)
 
 
 def plan_replicas(
@@ -156,15 +156,27 @@ def plan_replicas(
         bounds = table_bounds(limit, policy, requests)
         limits.append(limit)
         predictor, block_size = config.execution_time_predictor_config, group.replica_scheduler_config.block_size
-        hardware.append(plan_hardware(predictor, group.replica_config, bounds, cache, block_size))
-    speeds = 1.0 / np.array([reference_seconds(plan) for plan in hardware])
+        plan = plan_hardware(predictor, group.replica_config, bounds, cache, block_size)
+        hardware.append(dataclasses.replace(plan, time_factor=1.0 / group.speed))
+    prefill, decode = np.array([reference_seconds(plan) for plan in hardware]).T
+    speeds = 1.0 / (prefill + _REFERENCE_OUTPUT / _REFERENCE_BATCH * decode)
     speeds /= speeds.max()
     absent = _absent_at_start(cluster.replica_events)
     plans: list[ReplicaPlan] = []
     for number, (group, limit) in enumerate(zip(cluster.groups, limits, strict=True)):
         for _ in range(group.num_replicas):
             present = len(plans) not in absent
-            plans.append(dataclasses.replace(limit, hardware=number, speed=float(speeds[number]), present=present))
+            stages = group.replica_config.num_pipeline_stages
+            plans.append(
+                dataclasses.replace(
+                    limit,
+                    hardware=number,
+                    speed=float(speeds[number]),
+                    prefill_seconds=float(prefill[number]) * stages / _REFERENCE_PROMPT,
+                    decode_seconds=float(decode[number]) * stages,
+                    present=present,
+                )
+            )
     return plans, hardware, policy
 
 

@@ -7,6 +7,10 @@ from vidur.engine.compile import kernel
 from vidur.engine.layout import (
     ADMITTED,
     ALLOCATED,
+    AWAIT_HEAD,
+    AWAIT_NEXT,
+    AWAIT_PREV,
+    AWAIT_TAIL,
     BLOCKS,
     LEDGER_HEAD,
     LEDGER_NEXT,
@@ -86,6 +90,34 @@ def drop_ledger(requests: Ints, replicas: Ints, replica: int, request: int) -> N
         replicas[replica, LEDGER_TAIL] = before
     else:
         requests[after, LEDGER_PREV] = before
+
+
+@kernel
+def push_awaiting(requests: Ints, replicas: Ints, replica: int, request: int) -> None:
+    """Append `request` to the requests placed on `replica` that have no first token."""
+    tail = replicas[replica, AWAIT_TAIL]
+    requests[request, AWAIT_PREV] = tail
+    requests[request, AWAIT_NEXT] = -1
+    if tail < 0:
+        replicas[replica, AWAIT_HEAD] = request
+    else:
+        requests[tail, AWAIT_NEXT] = request
+    replicas[replica, AWAIT_TAIL] = request
+
+
+@kernel
+def drop_awaiting(requests: Ints, replicas: Ints, replica: int, request: int) -> None:
+    """Take `request` out of the requests placed on `replica` that have no first token."""
+    before = requests[request, AWAIT_PREV]
+    after = requests[request, AWAIT_NEXT]
+    if before < 0:
+        replicas[replica, AWAIT_HEAD] = after
+    else:
+        requests[before, AWAIT_NEXT] = after
+    if after < 0:
+        replicas[replica, AWAIT_TAIL] = before
+    else:
+        requests[after, AWAIT_PREV] = before
 
 
 @kernel

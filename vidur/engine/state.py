@@ -25,7 +25,7 @@ UNLIMITED = 1 << 40
 class HardwarePlan:
     """One hardware group: its tables and what turns them into the seconds of a stage.
 
-    nccl_overhead_ms: added to each all-reduce. The batching overheads are fractions, for more than one request; 0 for
+    nccl_overhead_ms: added to each all-reduce. time_factor: multiplies all times. The batching overheads are fractions, for more than one request; 0 for
     models without grouped-query attention.
     """
 
@@ -34,6 +34,7 @@ class HardwarePlan:
     decode_batching_overhead: float = 0.0
     prefill_batching_overhead: float = 0.0
     nccl_overhead_ms: float = 0.0
+    time_factor: float = 1.0
 
     def _tokens(self) -> tuple[Ints, Ints]:
         """The numbers of tokens that the tables hold, from 0, and what each is rounded up to."""
@@ -57,29 +58,29 @@ class HardwarePlan:
                 total += 2.0 * (milliseconds[rounded] + self.nccl_overhead_ms)
             else:
                 total += milliseconds[tokens if op == "attn_kv_cache_save" else rounded]
-        return total * self.layers_per_stage * 1e-3
+        return total * self.layers_per_stage * 1e-3 * self.time_factor
 
     def send_seconds(self) -> Floats:
         """float64[max_tokens + 1]: the transfer to the next stage."""
         _, rounded = self._tokens()
         if "send_recv" not in self.tables.linear:
             return np.zeros(len(rounded))
-        return self.tables.linear["send_recv"][rounded] * 1e-3
+        return self.tables.linear["send_recv"][rounded] * (1e-3 * self.time_factor)
 
     def decode_seconds(self) -> Floats:
-        seconds = self.tables.attn_decode * (self.layers_per_stage * 1e-3)
+        seconds = self.tables.attn_decode * (self.layers_per_stage * 1e-3 * self.time_factor)
         seconds[2:] *= 1.0 + self.decode_batching_overhead
         return seconds
 
     def prefill_seconds(self) -> Floats:
-        return self.tables.attn_prefill * (self.layers_per_stage * 1e-3)
+        return self.tables.attn_prefill * (self.layers_per_stage * 1e-3 * self.time_factor)
 
     def cpu_seconds(self) -> Floats:
         curves = list(self.tables.cpu.values())
         if not curves:
             return np.zeros(0)
         length = min(len(curve) for curve in curves)
-        return np.sum([curve[:length] for curve in curves], axis=0) * 1e-3  # type: ignore[no-any-return]
+        return np.sum([curve[:length] for curve in curves], axis=0) * (1e-3 * self.time_factor)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class ReplicaPlan:
     prefill_threshold: int = 0
     max_prompt_tokens: int = UNLIMITED
     speed: float = 1.0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
     present: bool = True
 
 
@@ -110,6 +113,7 @@ class EngineOptions:
     """Seconds and counts. record_rows: whether batches are recorded; member_rows: for how many rows their members are.
 
     observed: see OBSERVED in vidur.engine.layout; at 0 replicas are brought up to now only when they are chosen.
+    queue_depth: of how many requests without a first token, per replica, a router sees age and prompt.
     """
 
     time_limit: float = np.inf
@@ -117,6 +121,7 @@ class EngineOptions:
     record_rows: bool = True
     member_rows: int = 0
     observed: int = 2
+    queue_depth: int = 0
     memory: Floats = field(default_factory=lambda: np.zeros(1))
     draws: Floats = field(default_factory=lambda: np.zeros((0, 2)))
 
@@ -125,6 +130,19 @@ def _flatten(parts: list[Floats], groups: Ints, column: int) -> Floats:
     """All tables of one kind in one flat array; where each starts goes into `groups[:, column]`."""
     groups[:, column] = np.cumsum([0, *(part.size for part in parts)])[:-1]
     return np.ascontiguousarray(np.concatenate([part.ravel() for part in parts]))
+
+
+def hardware_facts(plans: list[ReplicaPlan]) -> Floats:
+    """float64[replicas, HARDWARE_COLUMNS]: what a router is told of the hardware."""
+    facts = np.zeros((len(plans), observation.HARDWARE_COLUMNS))
+    for row, plan in zip(facts, plans, strict=True):
+        row[observation.SPEED] = plan.speed
+        row[observation.KV_TOKENS] = plan.num_blocks * plan.block_size
+        row[observation.MAX_BATCH_SIZE] = plan.max_admitted
+        row[observation.GROUP_INDEX] = plan.hardware
+        row[observation.PREFILL_SECONDS] = plan.prefill_seconds
+        row[observation.DECODE_SECONDS] = plan.decode_seconds
+    return facts
 
 
 class EngineState:
@@ -177,10 +195,9 @@ class EngineState:
         self.events = np.ascontiguousarray(events.reshape(-1, 4))
         self.held = np.zeros(max(count, 1), np.int64)
         self.gauges = np.zeros((replicas, observation.GAUGE_COLUMNS))
-        self.hardware = np.array(
-            [[p.speed, p.num_blocks * p.block_size, p.max_admitted, p.hardware] for p in replica_plans], np.float64
-        )
-        self.observed = np.zeros_like(self.ledger)
+        self.hardware = hardware_facts(replica_plans)
+        columns = observation.LEDGER_COLUMNS + observation.QUEUE_COLUMNS * options.queue_depth
+        self.observed = np.zeros((replicas, columns))
         self.arrival = np.zeros(observation.ARRIVAL_COLUMNS)
         self.available = np.array([int(plan.present) for plan in replica_plans], np.int64)
         self.cluster[at.NUM_AVAILABLE] = self.available.sum()
@@ -224,7 +241,8 @@ class EngineState:
         }
         for column, name in columns.items():
             self.replicas[:, column] = [int(getattr(plan, name)) for plan in plans]
-        for column in (at.WAIT_HEAD, at.WAIT_TAIL, at.LEDGER_HEAD, at.LEDGER_TAIL):
+        for column in (at.WAIT_HEAD, at.WAIT_TAIL, at.LEDGER_HEAD, at.LEDGER_TAIL,
+                       at.AWAIT_HEAD, at.AWAIT_TAIL):
             self.replicas[:, column] = -1
 
     def _set_tables(self, plans: list[HardwarePlan]) -> None:

@@ -20,18 +20,26 @@ Floats: TypeAlias = NDArray[np.float64]
 # The ledger, float64[replicas, LEDGER_COLUMNS]. Outstanding = placed and not seen to end.
 # OUTSTANDING: requests; AWAITING: of these, without a first token; PROMPT_TOKENS: the sum of their prompts;
 # AWAITING_TOKENS: the prompts of those without a first token; STREAMED_TOKENS: what the outstanding have streamed;
-# FINISHED: requests that have ended here.
-OUTSTANDING, AWAITING, PROMPT_TOKENS, AWAITING_TOKENS, STREAMED_TOKENS, FINISHED = range(6)
+# FINISHED: requests that have ended here; TOKEN_SECONDS: seconds between successive tokens of a stream, averaged over
+# time with the weight TOKEN_SECONDS_WEIGHT for each new token, 0 before there is one.
+OUTSTANDING, AWAITING, PROMPT_TOKENS, AWAITING_TOKENS, STREAMED_TOKENS, FINISHED, TOKEN_SECONDS = range(7)
 LEDGER_COLUMNS = 8
+TOKEN_SECONDS_WEIGHT = 0.02
+
+# For a router of queue depth K, 2 * K more columns of the ledger: of the K requests that were placed first of those
+# without a first token, the age in seconds and the prompt tokens, in turns; zeros where there are fewer.
+QUEUE_AGE, QUEUE_PROMPT = LEDGER_COLUMNS, LEDGER_COLUMNS + 1
+QUEUE_COLUMNS = 2
 
 # The gauges, float64[replicas, GAUGE_COLUMNS]: requests, requests, fraction 0..1, count since start, seconds.
 GAUGE_RUNNING, GAUGE_WAITING, GAUGE_KV_USAGE, GAUGE_PREEMPTIONS, GAUGE_AGE = range(5)
 GAUGE_COLUMNS = 5
 
 # The hardware, float64[replicas, HARDWARE_COLUMNS]: SPEED relative to the fastest replica of the cluster (0..1],
-# KV_TOKENS: capacity; MAX_BATCH_SIZE: requests; GROUP_INDEX.
-SPEED, KV_TOKENS, MAX_BATCH_SIZE, GROUP_INDEX = range(4)
-HARDWARE_COLUMNS = 4
+# KV_TOKENS: capacity; MAX_BATCH_SIZE: requests; GROUP_INDEX; PREFILL_SECONDS: of a prompt token, in the chunks of
+# a prompt of 1,024 tokens; DECODE_SECONDS: of an iteration of 16 requests in decode.
+SPEED, KV_TOKENS, MAX_BATCH_SIZE, GROUP_INDEX, PREFILL_SECONDS, DECODE_SECONDS = range(6)
+HARDWARE_COLUMNS = 6
 
 # The arrival being routed, float64[ARRIVAL_COLUMNS]. SESSION is -1 if the request has none. ORDINAL: how many were
 # routed before it.

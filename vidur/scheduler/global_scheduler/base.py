@@ -54,7 +54,10 @@ class GlobalScheduler(ABC):
 
     It is made as `YourScheduler(options, context)`: `options` is the JSON object of
     `--custom_global_scheduler_config_options`, as a dict; `context` is a RouterContext.
+    queue_depth: of how many requests without a first token, per replica, it sees age and prompt (QUEUE_AGE).
     """
+
+    queue_depth: int = 0
 
     @abstractmethod
     def schedule(self, observation: ClusterObservation) -> int:

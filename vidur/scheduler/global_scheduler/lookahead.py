@@ -118,9 +118,14 @@ class _Forward:
             rows[held, at.GROUP] = int(np.argmax(held))
         lost = started & ~held
         rows[lost, at.PREFILL] = (prompt + streamed)[lost]
+        awaiting = np.flatnonzero(~started)
+        rows[awaiting, at.AWAIT_PREV] = np.append(-1, awaiting[:-1])[: len(awaiting)]
+        rows[awaiting, at.AWAIT_NEXT] = np.append(awaiting[1:], -1)[: len(awaiting)]
         state.times[:count] = self._times[:count]
         state.times[:count, at.FIRST_TOKEN] = np.where(started, 0.0, np.nan)
         self._load_replica(np.flatnonzero(held), np.flatnonzero(~held), int(blocks[held].sum()), count)
+        if len(awaiting):
+            state.replicas[0, at.AWAIT_HEAD], state.replicas[0, at.AWAIT_TAIL] = awaiting[0], awaiting[-1]
 
     def _load_replica(self, running: NDArray[np.int64], waiting: NDArray[np.int64], allocated: int, count: int) -> None:
         state = self.state

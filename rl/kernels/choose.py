@@ -1,0 +1,39 @@
+"""The learned router as one kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.kernels.features import CONTEXT, encode_context, encode_replicas
+from rl.kernels.scores import BETA, FEATURES, LAST, SAMPLES, sample, score
+from vidur.scheduler.global_scheduler.choice import least
+from vidur.scheduler.observation import Floats
+
+
+def choose_ppo(
+    now: float,
+    ledger: Floats,
+    gauges: Floats,
+    hardware: Floats,
+    arrival: Floats,
+    available: NDArray[np.int64],
+    completions: Floats,
+    memory: Floats,
+    draws: Floats,
+) -> int:
+    """The replica of the highest score, equals in turns; or one at random by the policy's probabilities.
+
+    memory: see rl.kernels.scores.
+    """
+    x = np.empty((len(available), int(memory[FEATURES])))
+    context = np.empty(CONTEXT)
+    scores = np.empty(len(available))
+    encode_replicas(ledger, gauges, hardware, arrival, completions, x)
+    encode_context(gauges, hardware, arrival, completions, memory[BETA], available.sum(), context)
+    score(x, context, available, memory, scores)
+    if memory[SAMPLES] > 0.0:
+        return sample(scores, draws[0])
+    replica = least(-scores, available, int(memory[LAST]))
+    memory[LAST] = replica
+    return replica
