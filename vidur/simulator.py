@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from vidur.config import CustomGlobalSchedulerConfig, SimulationConfig
+from vidur.config import CustomGlobalSchedulerConfig, PPOGlobalSchedulerConfig, SimulationConfig
 from vidur.engine.compile import mark_cached
 from vidur.engine.plans import event_rows, plan_replicas
 from vidur.engine.simulation import Simulation
@@ -20,6 +20,7 @@ from vidur.metrics.result import SimulationResult
 from vidur.request_generator import RequestTable, generate_requests
 from vidur.scheduler.global_scheduler import (
     GLOBAL_SCHEDULERS,
+    DrivingScheduler,
     GlobalScheduler,
     KernelScheduler,
     RouterContext,
@@ -73,6 +74,12 @@ class Simulator:
             return load_custom_scheduler(config, context)
         if config.get_type() == "lookahead":
             return LookaheadScheduler.from_config(config, context)
+        if isinstance(config, PPOGlobalSchedulerConfig):
+            # The learned router is a package on top of this one; its kernels are to be known to Numba.
+            import rl.kernels.compiled
+            from rl.scheduler import make_ppo_scheduler
+
+            return make_ppo_scheduler(config, context)
         router: GlobalScheduler = GLOBAL_SCHEDULERS.get(config.get_type()).from_config(config, context)
         return router
 
@@ -122,6 +129,8 @@ class Simulator:
                 simulation.compile(type(self.router).choose)
                 started = time.perf_counter()
                 simulation.run(type(self.router).choose, on_slice)
+            elif isinstance(self.router, DrivingScheduler):
+                self.router.drive(simulation, on_slice)
             else:
                 while (observation := simulation.next_decision(on_slice)) is not None:
                     simulation.place(int(self.router.schedule(observation)))

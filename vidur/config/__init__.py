@@ -27,6 +27,7 @@ from vidur.config.global_scheduler import (
 )
 from vidur.config.metrics import MetricsConfig
 from vidur.config.model import MODELS, ModelConfig
+from vidur.config.ppo import PPOGlobalSchedulerConfig
 from vidur.config.replica import ReplicaConfig
 from vidur.config.replica_event import ReplicaEventConfig
 from vidur.config.replica_group import ReplicaGroupConfig, ResolvedGroup
@@ -89,6 +90,7 @@ __all__ = [
     "ModelConfig",
     "NodeSKU",
     "OrcaSchedulerConfig",
+    "PPOGlobalSchedulerConfig",
     "PoissonRequestIntervalGeneratorConfig",
     "PowerOfTwoGlobalSchedulerConfig",
     "QuantileRequestLengthGeneratorConfig",

@@ -13,10 +13,17 @@ from vidur.scheduler.global_scheduler import (
     size_split,
     weighted_round_robin,
 )
-from vidur.scheduler.global_scheduler.base import GLOBAL_SCHEDULERS, GlobalScheduler, KernelScheduler, RouterContext
+from vidur.scheduler.global_scheduler.base import (
+    GLOBAL_SCHEDULERS,
+    DrivingScheduler,
+    GlobalScheduler,
+    KernelScheduler,
+    RouterContext,
+)
 
 __all__ = [
     "GLOBAL_SCHEDULERS",
+    "DrivingScheduler",
     "GlobalScheduler",
     "KernelScheduler",
     "RouterContext",

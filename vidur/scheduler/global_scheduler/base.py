@@ -64,6 +64,18 @@ class GlobalScheduler(ABC):
         """The number of an available replica for the request in `observation.arrival`."""
 
 
+class DrivingScheduler(GlobalScheduler):
+    """A router that takes the simulation into its own hands, to decide on many requests at once and to learn from them.
+
+    `drive(simulation, on_slice)` routes every request of a vidur.engine.simulation.Simulation to its end, and calls
+    `on_slice(finished)` now and then, which may raise to stop.
+    """
+
+    @abstractmethod
+    def drive(self, simulation: Any, on_slice: Callable[[int], None]) -> None:
+        """Run the simulation to its end."""
+
+
 class KernelScheduler(GlobalScheduler):
     """A router that is one kernel.
 

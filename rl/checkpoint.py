@@ -1,0 +1,119 @@
+"""A policy in one file: safetensors, with what it needs to be used rightly as metadata.
+
+Tensors `policy.*` are the weights for inference on raw features (rl.policy): the normaliser is folded into them.
+`train.*` are what training resumes from: rl.trainer writes and reads these.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from rl.encoder import EncoderSpec, spec_difference
+from rl.policy import PolicyWeights
+from vidur.atomic import write_bytes
+from vidur.data_files import data_path
+from vidur.errors import InputError
+
+FORMAT = "vidur-policy-1"
+SHIPPED = "default"
+_POLICY, _TRAIN = "policy.", "train."
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """weights: for raw features. max_queue_requests: of the encoder. facts: JSON values on how it was made (seeds,
+    configuration, versions, whether it saw what no router can know). training: arrays to resume from, or empty."""
+
+    weights: PolicyWeights
+    max_queue_requests: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    training: Arrays = field(default_factory=dict)
+
+    def save(self, path: str | Path) -> None:
+        """Write the file whole or not at all."""
+        arrays = {_POLICY + f.name: np.ascontiguousarray(getattr(self.weights, f.name)) for f in fields(PolicyWeights)}
+        arrays |= {_TRAIN + name: np.ascontiguousarray(array) for name, array in self.training.items()}
+        metadata = {
+            "format": FORMAT,
+            "max_queue_requests": str(self.max_queue_requests),
+            "spec": json.dumps(EncoderSpec.of(self.max_queue_requests).names()),
+            "facts": json.dumps(self.facts, sort_keys=True),
+        }
+        write_bytes(path, save(arrays, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path, training: bool = False) -> Checkpoint:
+        """Read a checkpoint, with what training resumes from if asked.
+
+        Raises InputError, in one line, for a file that is missing, damaged, from elsewhere, or of another encoder.
+        """
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise InputError(f"{path} is a safetensors file, but no checkpoint of this router ({FORMAT})")
+                names = list(file.keys())
+                arrays = {name: file.get_tensor(name) for name in names if training or name.startswith(_POLICY)}
+        except FileNotFoundError:
+            raise InputError(f"checkpoint {path}: no such file; python -m rl.train makes one") from None
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"checkpoint {path} cannot be read, it is damaged or no safetensors file: {error}") from None
+        depth = _depth(metadata, path)
+        weights = _weights(arrays, path)
+        spec = EncoderSpec.of(depth)
+        if weights.replica.shape[0] != len(spec.replica) or len(weights.context) != len(spec.context):
+            raise InputError(f"checkpoint {path}: its weights do not fit its own encoder spec: it is damaged")
+        if not all(np.isfinite(getattr(weights, f.name)).all() for f in fields(PolicyWeights)):
+            raise InputError(f"checkpoint {path}: its weights are not finite: take an earlier one")
+        kept = {name.removeprefix(_TRAIN): array for name, array in arrays.items() if name.startswith(_TRAIN)}
+        return cls(weights, depth, json.loads(metadata["facts"]), kept)
+
+
+def _depth(metadata: Mapping[str, str], path: str | Path) -> int:
+    try:
+        depth, theirs = int(metadata["max_queue_requests"]), json.loads(metadata["spec"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"checkpoint {path}: its metadata is damaged: {error}") from None
+    difference = spec_difference(EncoderSpec.of(depth).names(), theirs)
+    if difference:
+        raise InputError(f"checkpoint {path} was trained with another encoder: {difference}; train anew (rl.train)")
+    return depth
+
+
+def _weights(arrays: Arrays, path: str | Path) -> PolicyWeights:
+    try:
+        return PolicyWeights(**{f.name: arrays[_POLICY + f.name].astype(np.float64) for f in fields(PolicyWeights)})
+    except (KeyError, ValueError) as error:
+        raise InputError(f"checkpoint {path}: its weights are incomplete: {error}") from None
+
+
+def policy_path(name: str | None) -> Path:
+    """The file of a checkpoint: the shipped one for None, a name in data/policies, or a path."""
+    wanted = SHIPPED if name is None else name
+    if "/" in wanted or wanted.endswith(".safetensors"):
+        return Path(wanted)
+    path = data_path("policies") / f"{wanted}.safetensors"
+    if not path.is_file():
+        shipped = sorted(file.stem for file in data_path("policies").glob("*.safetensors"))
+        raise InputError(f"no policy '{wanted}' is shipped: give a file, or one of {', '.join(shipped) or '(none)'}")
+    return path
+
+
+def check_queue_requests(checkpoint: Checkpoint, asked: int | None, path: str | Path) -> None:
+    """Raise InputError if the cluster's configuration asks for another queue depth than the checkpoint's."""
+    if asked is not None and asked != checkpoint.max_queue_requests:
+        raise InputError(
+            f"checkpoint {path} sees {checkpoint.max_queue_requests} waiting requests of each replica, "
+            f"--ppo_global_scheduler_config_max_queue_requests asks for {asked}: leave the flag out, or train anew with it"
+        )

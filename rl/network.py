@@ -1,0 +1,107 @@
+"""The policy and its critic in torch, for training."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl.policy import PolicyWeights
+from vidur.scheduler.observation import Floats
+
+
+class ReplicaNetwork(nn.Module):
+    """Two hidden layers shared by all replicas: relu(x A + context C + pooled D + a), relu(. B + b).
+
+    forward(x [N, R, F], context [N, G], mask bool[N, R]) -> [N, R, H2]. x and context are normalised. pooled: mean,
+    least and greatest of x over the replicas in the mask.
+    """
+
+    def __init__(self, features: int, context: int, hidden_1: int, hidden_2: int) -> None:
+        super().__init__()
+        self.replica = nn.Linear(features, hidden_1)
+        self.context = nn.Linear(context, hidden_1, bias=False)
+        self.pooled = nn.Linear(3 * features, hidden_1, bias=False)
+        self.hidden = nn.Linear(hidden_1, hidden_2)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        base = self.context(context) + self.pooled(pool(x, mask))
+        return torch.relu(self.hidden(torch.relu(self.replica(x) + base[:, None, :])))  # type: ignore[no-any-return]
+
+
+def pool(x: Tensor, mask: Tensor) -> Tensor:
+    """[N, 3 F]: mean, least and greatest over the replicas in the mask."""
+    absent = ~mask[:, :, None]
+    count = mask.sum(1, keepdim=True)
+    mean = x.masked_fill(absent, 0.0).sum(1) / count
+    least = x.masked_fill(absent, torch.inf).amin(1)
+    greatest = x.masked_fill(absent, -torch.inf).amax(1)
+    return torch.cat([mean, least, greatest], 1)
+
+
+class Actor(nn.Module):
+    """Scores of replicas, and the normaliser of the features, frozen once it is set."""
+
+    replica_mean: Tensor
+    replica_std: Tensor
+    context_mean: Tensor
+    context_std: Tensor
+
+    def __init__(self, features: int, context: int, hidden_1: int = 64, hidden_2: int = 32) -> None:
+        super().__init__()
+        self.network = ReplicaNetwork(features, context, hidden_1, hidden_2)
+        self.score = nn.Linear(hidden_2, 1, bias=False)
+        for name, size in (("replica", features), ("context", context)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_std", torch.ones(size))
+
+    def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return (x - self.replica_mean) / self.replica_std, (context - self.context_mean) / self.context_std
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """log-probabilities [N, R] from raw features; -inf outside the mask."""
+        scores = self.score(self.network(*self.normalise(x, context), mask)).squeeze(2)
+        return torch.log_softmax(scores.masked_fill(~mask, -torch.inf), 1)
+
+    @torch.no_grad()
+    def fit_normaliser(self, x: Tensor, context: Tensor, mask: Tensor) -> None:
+        """Take mean and standard deviation of the features of available replicas and of the context."""
+        seen = x[mask].double()
+        for name, values in (("replica", seen), ("context", context.double())):
+            getattr(self, f"{name}_mean").copy_(values.mean(0))
+            # What never varies in training must not blow up elsewhere.
+            getattr(self, f"{name}_std").copy_(values.std(0).clamp_min(0.05))
+
+    @torch.no_grad()
+    def weights(self) -> PolicyWeights:
+        """Weights for inference on raw features: the normaliser is folded in."""
+        network = self.network
+        weights = PolicyWeights(
+            replica=_array(network.replica.weight.T),
+            context=_array(network.context.weight.T),
+            pooled=_array(network.pooled.weight.T),
+            bias_1=_array(network.replica.bias),
+            hidden=_array(network.hidden.weight.T),
+            bias_2=_array(network.hidden.bias),
+            score=_array(self.score.weight[0]),
+        )
+        return weights.normalised(
+            _array(self.replica_mean), _array(self.replica_std), _array(self.context_mean), _array(self.context_std)
+        )
+
+
+def _array(tensor: Tensor) -> Floats:
+    return np.ascontiguousarray(tensor.detach().double().numpy())
+
+
+class Critic(nn.Module):
+    """The expected return of a state: the same kind of network, pooled over the replicas."""
+
+    def __init__(self, features: int, context: int, hidden_1: int = 64, hidden_2: int = 64) -> None:
+        super().__init__()
+        self.network = ReplicaNetwork(features, context, hidden_1, hidden_2)
+        self.value = nn.Linear(3 * hidden_2, 1)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        """[N] from normalised features."""
+        return self.value(pool(self.network(x, context, mask), mask)).squeeze(1)  # type: ignore[no-any-return]

@@ -1,0 +1,137 @@
+"""Rollouts: the decisions of a policy in running simulations, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.kernels.features import AGGREGATES, CONTEXT
+from rl.kernels.rollout import BY_COST, BY_POLICY, FAILED, roll
+from vidur.config import SimulationConfig
+from vidur.engine.foresight import COST_PARTS
+from vidur.engine.plans import event_rows, plan_replicas
+from vidur.engine.state import EngineOptions, EngineState, HardwarePlan, ReplicaPlan
+from vidur.errors import InputError
+from vidur.request_generator import RequestTable
+from vidur.scheduler.observation import Floats
+from vidur.scheduler.replica_scheduler import Policy
+from vidur.scheduler.replica_scheduler.policy import form_batch_callback
+
+# Seconds: TTFT and TPOT that a request should meet, for the parts of a cost that count misses.
+OBJECTIVES = (1.0, 0.05)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """T successive decisions in one simulation.
+
+    features float32[T + 1, R, F], contexts float32[T + 1, G], masks bool[T + 1, R]: what was seen, raw; the last row
+    is the decision after the last, or unused if `ended`. actions int64[T]; log_probabilities [T] under the policy that
+    acted; costs [T, COST_PARTS]: by how much the decision grew the cost of all requests, with their true lengths
+    (vidur.engine.foresight); all_costs [T, R, COST_PARTS]: the same of every choice, or [0, ...]; decided_at [T + 1]:
+    seconds; outstanding [T, R]: requests before the decision; requests int64[T]: the numbers of those placed.
+    """
+
+    features: NDArray[np.float32]
+    contexts: NDArray[np.float32]
+    masks: NDArray[np.bool_]
+    actions: NDArray[np.int64]
+    log_probabilities: Floats
+    costs: Floats
+    all_costs: Floats
+    decided_at: Floats
+    outstanding: Floats
+    requests: NDArray[np.int64]
+    ended: bool
+
+    def __len__(self) -> int:
+        return len(self.actions)
+
+
+@dataclass(frozen=True)
+class Plans:
+    """What many simulations of one cluster share."""
+
+    replicas: list[ReplicaPlan]
+    hardware: list[HardwarePlan]
+    policy: Policy
+    events: Floats
+    gauge_interval: float
+
+    @classmethod
+    def of(cls, config: SimulationConfig, longest: RequestTable) -> Plans:
+        """longest: requests no shorter than any to be simulated: the tables reach as far as they need."""
+        cluster = config.cluster_config
+        replicas, hardware, policy = plan_replicas(config, longest)
+        return cls(replicas, hardware, policy, event_rows(cluster.replica_events), cluster.gauge_refresh_interval)
+
+
+class RunningSimulation:
+    """One simulation that a policy routes, rollout after rollout."""
+
+    def __init__(
+        self,
+        plans: Plans,
+        requests: RequestTable,
+        queue_depth: int,
+        beta: float,
+        objectives: tuple[float, float] = OBJECTIVES,
+    ) -> None:
+        options = EngineOptions(record_rows=False, gauge_interval=plans.gauge_interval, queue_depth=queue_depth)
+        self.engine = EngineState(requests, plans.replicas, plans.hardware, plans.events, options)
+        self.beta = beta
+        self.num_requests = len(requests)
+        self.num_replicas = len(plans.replicas)
+        self._features = AGGREGATES + 2 * queue_depth
+        self._policy = form_batch_callback.handle(plans.policy.form_batch)
+        self._state = np.zeros(2, np.int64)
+        self._projected = np.full((len(requests), 2), np.nan)
+        self._objectives = np.array(objectives)
+
+    def roll(
+        self,
+        memory: Floats,
+        decisions: int,
+        rng: np.random.Generator,
+        mode: int = BY_POLICY,
+        labels: bool = False,
+        weights: Floats | None = None,
+    ) -> Rollout:
+        """The next decisions, `decisions` or as many as are left. memory: PolicyWeights.memory, its beta this one's.
+
+        Raises InputError where a request fits no replica it was sent to, or is beyond the execution-time tables.
+        """
+        assert mode == BY_POLICY or (labels and weights is not None)
+        replicas = self.num_replicas
+        rollout = Rollout(
+            features=np.zeros((decisions + 1, replicas, self._features), np.float32),
+            contexts=np.zeros((decisions + 1, CONTEXT), np.float32),
+            masks=np.ones((decisions + 1, replicas), np.bool_),
+            actions=np.zeros(decisions, np.int64),
+            log_probabilities=np.zeros(decisions),
+            costs=np.zeros((decisions, COST_PARTS)),
+            all_costs=np.zeros((decisions if labels else 0, replicas, COST_PARTS)),
+            decided_at=np.zeros(decisions + 1),
+            outstanding=np.zeros((decisions, replicas)),
+            requests=np.zeros(decisions, np.int64),
+            ended=False,
+        )
+        count = roll(
+            mode, labels, self._policy, self._state, memory,
+            np.zeros(COST_PARTS) if weights is None else weights, rng.random(decisions), self._objectives,
+            self._projected, rollout.features, rollout.contexts, rollout.masks, rollout.actions,
+            rollout.log_probabilities, rollout.costs, rollout.all_costs, rollout.decided_at, rollout.outstanding,
+            rollout.requests, *self.engine.run_arguments(),
+        )  # fmt: skip
+        if count == FAILED:
+            raise InputError("a request of the training workload fits no replica, or is beyond the tables")
+        if count == decisions:
+            return rollout
+        cut = {name: value[: count + (len(value) > decisions)] if isinstance(value, np.ndarray) else value
+               for name, value in vars(rollout).items()}  # fmt: skip
+        return Rollout(**{**cut, "ended": True})
+
+
+__all__ = ["BY_COST", "BY_POLICY", "OBJECTIVES", "Plans", "Rollout", "RunningSimulation"]

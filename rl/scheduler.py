@@ -1,0 +1,67 @@
+"""The learned router as a global scheduler: in the simulator's loop, and in front of real replicas.
+
+Imports neither numba nor torch. The simulator compiles `PPOScheduler.choose`; `schedule` decides with NumPy.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+
+from rl.checkpoint import Checkpoint, check_queue_requests, policy_path
+from rl.encoder import StateEncoder
+from rl.kernels.choose import choose_ppo
+from rl.kernels.scores import LAST, sample
+from rl.policy import NumpyPolicy, PolicyWeights
+from vidur.config import PPOGlobalSchedulerConfig
+from vidur.errors import InputError
+from vidur.scheduler.global_scheduler import GlobalScheduler, KernelScheduler, RouterContext
+from vidur.scheduler.observation import ClusterObservation, Floats
+
+
+class PPOScheduler(KernelScheduler):
+    """Routes with a trained policy: to the replica of the highest score, equals in turns; or, with `sample`, at random
+    by the policy's probabilities."""
+
+    choose = staticmethod(choose_ppo)
+    observes = 2
+    draws_numbers = True
+
+    def __init__(
+        self, context: RouterContext, weights: PolicyWeights, max_queue_requests: int, beta: float, sample: bool
+    ) -> None:
+        super().__init__(context, weights.memory(beta, sample))
+        self.queue_depth = max_queue_requests
+        self.beta = beta
+        self._samples = sample
+        self._encoder = StateEncoder(context.num_replicas, max_queue_requests)
+        self._policy = NumpyPolicy(weights)
+
+    def scores(self, observation: ClusterObservation) -> Floats:
+        """float64[replicas]: the logarithms of the policy's probabilities, but for a constant; -inf where one is away."""
+        return self._policy.scores(*self._encoder.encode(observation, self.beta), observation.available)
+
+    def schedule(self, observation: ClusterObservation) -> int:
+        scores = self.scores(observation)
+        if self._samples:
+            return sample(scores, float(self.draw(1)[0, 0]))
+        best = np.flatnonzero(scores == scores.max())
+        later = best[best > self.memory[LAST]]
+        chosen = int(later[0] if len(later) else best[0])
+        self.memory[LAST] = chosen
+        return chosen
+
+
+def make_ppo_scheduler(config: PPOGlobalSchedulerConfig, context: RouterContext) -> GlobalScheduler:
+    """The router that `config` describes. Raises InputError for a checkpoint that cannot be used."""
+    if config.mode == "train":
+        if find_spec("torch") is None:
+            raise InputError(f"{config.flag('mode')} train needs torch: pip install 'vidur[train]', or evaluate")
+        from rl.online import OnlineTrainer
+
+        return OnlineTrainer(config, context)
+    path = policy_path(config.checkpoint)
+    checkpoint = Checkpoint.load(path)
+    check_queue_requests(checkpoint, config.max_queue_requests, path)
+    return PPOScheduler(context, checkpoint.weights, checkpoint.max_queue_requests, config.beta, config.sample)
