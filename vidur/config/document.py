@@ -50,7 +50,7 @@ def read_document(path: Path, types: Mapping[str, Given] | None = None) -> dict[
         raise InputError(f"--config {path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"--config {path}: not a text file in UTF-8") from None
-    document = _parse_json(text, path) if path.suffix.lower() == ".json" else _parse_yaml(text, path)
+    document = _parse_json(text, path) if path.suffix.lower() == ".json" else parse_yaml(text, path)
     if document is None:
         return {}
     if not isinstance(document, Mapping):
@@ -65,7 +65,8 @@ def _parse_json(text: str, path: Path) -> Any:
         raise InputError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
 
 
-def _parse_yaml(text: str, path: Path) -> Any:
+def parse_yaml(text: str, path: Path) -> Any:
+    """The document. Raises InputError, naming the file, for what is not YAML and for a key that is given twice."""
     import yaml
 
     try:
