@@ -19,18 +19,22 @@ Section = dict[str, Any]
 
 
 def write_report(path: Path, result: SimulationResult) -> None:
-    """Write the report, plotly.js and all."""
-    from plotly.offline import get_plotlyjs
-
+    """Write the report of a run."""
     figures = result.summary
     body, charts = _body(result, figures)
-    title = html.escape(figures["cluster"])
+    write_page(path, f"Simulation of {figures['cluster']}", body, charts)
+
+
+def write_page(path: Path, title: str, body: str, charts: list[Chart]) -> None:
+    """Write a page that works offline, plotly.js and all. body: HTML in which `place` holds room for the charts."""
+    from plotly.offline import get_plotlyjs
+
     data = [{"data": chart.data, "layout": full_layout(chart)} for chart in charts]
     write_text(
         path,
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>Simulation of {title}</title>\n<style>{STYLE}</style></head>\n<body>\n{body}\n"
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n{body}\n"
         f"<script>{get_plotlyjs()}</script>\n"
         f"<script type='application/json' id='charts'>{_script_json(data)}</script>\n"
         f"<script>{DRAW_SCRIPT}</script>\n</body></html>\n",
@@ -51,7 +55,7 @@ def _body(result: SimulationResult, figures: Section) -> tuple[str, list[Chart]]
     def add(title: str, charts: list[Chart], before: str = "", tools: str = "") -> None:
         places = []
         for chart in charts:
-            places.append(_place(chart, len(drawn)))
+            places.append(place(chart, len(drawn)))
             if chart.has_data:
                 drawn.append(chart)
         parts.append(f"<section><h2>{title}{tools}</h2>{before}<div class='charts'>{''.join(places)}</div></section>")
@@ -111,7 +115,8 @@ def _cards(figures: Section) -> str:
     return f"<div class='cards'>{shown}</div>"
 
 
-def _place(chart: Chart, number: int) -> str:
+def place(chart: Chart, number: int) -> str:
+    """Room for the chart of that number, counted from 0 among those that have data."""
     classes = " ".join(["chart", *chart.classes, *(["wide"] if chart.is_wide else [])])
     inside = "<p class='nothing'>nothing was recorded</p>"
     if chart.has_data:
@@ -128,7 +133,7 @@ def _latency_table(latency: Section) -> str:
         unit = time_unit([latency[name]["p99"]])
         cells = [NOTHING if value is None else significant(value * unit.per_second) for value in values]
         rows.append([f"{label} ({unit.name})", *cells])
-    return _table(["", *columns], rows, num_texts=1)
+    return table(["", *columns], rows, num_texts=1)
 
 
 def _replicas(replicas: list[Section]) -> str:
@@ -144,10 +149,12 @@ def _replicas(replicas: list[Section]) -> str:
         ]
         for replica in replicas
     ]
-    return f"<section><h2>Replicas</h2><div class='scroll'>{_table(names, rows, num_texts=2)}</div></section>"
+    return f"<section><h2>Replicas</h2><div class='scroll'>{table(names, rows, num_texts=2)}</div></section>"
 
 
-def _table(names: list[str], rows: list[list[str]], num_texts: int) -> str:
+def table(names: list[str], rows: list[list[str]], num_texts: int) -> str:
+    """A table of HTML texts whose first `num_texts` columns are texts, the others numbers."""
+
     def cells(tag: str, texts: list[str]) -> str:
         return "".join(
             f"<{tag}{'' if place < num_texts else ' class=number'}>{text}</{tag}>" for place, text in enumerate(texts)
