@@ -1,6 +1,7 @@
 """A policy in one file: safetensors, with what it needs to be used rightly as metadata.
 
-Tensors `policy.*` are the weights for inference on raw features (rl.policy): the normaliser is folded into them.
+Tensors `policy.*` are the weights for inference on raw features (rl.policy): the normaliser, `normaliser.*`, is folded
+into them.
 `train.*` are what training resumes from: rl.trainer writes and reads these.
 """
 
@@ -18,14 +19,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from rl.encoder import EncoderSpec, spec_difference
-from rl.policy import PolicyWeights
+from rl.policy import Normaliser, PolicyWeights
 from vidur.atomic import write_bytes
 from vidur.data_files import data_path
 from vidur.errors import InputError
 
 FORMAT = "vidur-policy-1"
 SHIPPED = "default"
-_POLICY, _TRAIN = "policy.", "train."
+_POLICY, _NORMALISER, _TRAIN = "policy.", "normaliser.", "train."
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -33,16 +34,20 @@ Arrays = dict[str, NDArray[Any]]
 @dataclass(frozen=True)
 class Checkpoint:
     """weights: for raw features. max_queue_requests: of the encoder. facts: JSON values on how it was made (seeds,
-    configuration, versions, whether it saw what no router can know). training: arrays to resume from, or empty."""
+    configuration, versions, whether it saw what no router can know). training: arrays to resume from, or empty.
+    normaliser: the statistics that are folded into the weights, which training needs to go on."""
 
     weights: PolicyWeights
     max_queue_requests: int
     facts: Mapping[str, Any] = field(default_factory=dict)
     training: Arrays = field(default_factory=dict)
+    normaliser: Normaliser | None = None
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all."""
         arrays = {_POLICY + f.name: np.ascontiguousarray(getattr(self.weights, f.name)) for f in fields(PolicyWeights)}
+        if self.normaliser is not None:
+            arrays |= {_NORMALISER + name: array for name, array in vars(self.normaliser).items()}
         arrays |= {_TRAIN + name: np.ascontiguousarray(array) for name, array in self.training.items()}
         metadata = {
             "format": FORMAT,
@@ -64,7 +69,7 @@ class Checkpoint:
                 if metadata.get("format") != FORMAT:
                     raise InputError(f"{path} is a safetensors file, but no checkpoint of this router ({FORMAT})")
                 names = list(file.keys())
-                arrays = {name: file.get_tensor(name) for name in names if training or name.startswith(_POLICY)}
+                arrays = {name: file.get_tensor(name) for name in names if training or not name.startswith(_TRAIN)}
         except FileNotFoundError:
             raise InputError(f"checkpoint {path}: no such file; python -m rl.train makes one") from None
         except (SafetensorError, OSError) as error:
@@ -72,12 +77,16 @@ class Checkpoint:
         depth = _depth(metadata, path)
         weights = _weights(arrays, path)
         spec = EncoderSpec.of(depth)
-        if weights.replica.shape[0] != len(spec.replica) or len(weights.context) != len(spec.context):
+        found = len(weights.replica) + len(weights.products), len(weights.context)
+        if found != (len(spec.replica), len(spec.context)):
             raise InputError(f"checkpoint {path}: its weights do not fit its own encoder spec: it is damaged")
         if not all(np.isfinite(getattr(weights, f.name)).all() for f in fields(PolicyWeights)):
             raise InputError(f"checkpoint {path}: its weights are not finite: take an earlier one")
         kept = {name.removeprefix(_TRAIN): array for name, array in arrays.items() if name.startswith(_TRAIN)}
-        return cls(weights, depth, json.loads(metadata["facts"]), kept)
+        statistics = {name.removeprefix(_NORMALISER): array for name, array in arrays.items()
+                      if name.startswith(_NORMALISER)}  # fmt: skip
+        normaliser = Normaliser(**statistics) if statistics else None
+        return cls(weights, depth, json.loads(metadata["facts"]), kept, normaliser)
 
 
 def _depth(metadata: Mapping[str, str], path: str | Path) -> int:

@@ -16,11 +16,13 @@ DEFAULT_QUEUE_REQUESTS = 4
 
 @dataclass(frozen=True)
 class Feature:
-    """One number that the policy sees: log(1 + quantity / unit), then normalised by the checkpoint's statistics."""
+    """One number that the policy sees. `normalisation`: `log` for log(1 + quantity), then the checkpoint's mean and
+    standard deviation; `none` for interactions, which are products of quantities of order 1."""
 
     name: str
     unit: str
     meaning: str
+    normalisation: str = "log"
 
 
 # In the order of rl.kernels.features.
@@ -32,16 +34,35 @@ _AGGREGATES = (
     Feature("streamed_tokens", "tokens", "what the outstanding have streamed"),
     Feature("token_gap", "own decode iterations", "time between tokens of a stream, lately"),
     Feature("slowness", "of the fastest replica", "1 / relative speed - 1"),
-    Feature("outstanding_by_speed", "requests", "outstanding / relative speed"),
+    Feature("load", "requests", "outstanding / relative speed"),
     Feature("backlog", "decode iterations", "time to read the prompts of those without a first token"),
     Feature("arrival", "decode iterations", "time to read the prompt of the arrival here"),
     Feature("context_tokens", "tokens", "prompts read and tokens streamed of the outstanding"),
     Feature("mean_prompt", "tokens", "mean prompt of the outstanding"),
     Feature("kv_expected", "tenths of the KV-cache", "outstanding and arrival with the expected outputs"),
-    Feature("seats", "tenths of the batch limit", "outstanding / most running requests"),
-    Feature("running", "requests", "gauge: running"),
     Feature("waiting", "requests", "gauge: waiting"),
     Feature("kv_usage", "tenths of the KV-cache", "gauge: KV-cache in use"),
+)
+_INTERACTIONS = tuple(
+    Feature(name, unit, meaning, "none")
+    for name, unit, meaning in (
+        ("backlog_linear", "50 iterations", "backlog"),
+        ("interference", "2,000 iterations", "streams here x time to read the arrival's prompt"),
+        ("load_linear", "30 requests", "load"),
+        ("slowness_linear", "of the fastest replica", "slowness"),
+        ("mean", "1", "log of the mean prompt here over the mean of all"),
+        ("size_backlog", "1", "size x backlog_linear, where size = log of the arrival's prompt over the mean of all"),
+        ("size_interference", "1", "size x interference"),
+        ("size_load", "1", "size x load_linear"),
+        ("size_slowness", "1", "size x slowness_linear"),
+        ("size_mean", "1", "size x mean"),
+        ("load_load", "1", "load_linear squared"),
+        ("load_mean", "1", "load_linear x mean"),
+        ("load_larger", "1", "load_linear x max(size - mean, 0)"),
+        ("backlog_backlog", "1", "backlog_linear squared"),
+        ("kv_excess", "of the KV-cache", "max(kv_expected - 0.7, 0)"),
+        ("oldest", "50 iterations", "age of number 0 without a first token"),
+    )
 )
 _CONTEXT = (
     Feature("prompt", "tokens", "prompt of the arrival"),
@@ -58,7 +79,7 @@ _CONTEXT = (
 
 def _queue_features(depth: int) -> tuple[Feature, ...]:
     ages = [Feature(f"queue_{i}_age", "decode iterations", f"age of number {i} without a first token") for i in range(depth)]
-    prompts = [Feature(f"queue_{i}_prompt", "decode iterations", f"time to read its prompt") for i in range(depth)]
+    prompts = [Feature(f"queue_{i}_prompt", "decode iterations", "time to read its prompt") for i in range(depth)]
     return (*ages, *prompts)
 
 
@@ -74,15 +95,16 @@ class EncoderSpec:
 
     @classmethod
     def of(cls, max_queue_requests: int) -> EncoderSpec:
-        assert len(_AGGREGATES) == kernel.AGGREGATES and len(_CONTEXT) == kernel.CONTEXT
-        return cls(_AGGREGATES + _queue_features(max_queue_requests), _CONTEXT)
+        features = _AGGREGATES + _queue_features(max_queue_requests) + _INTERACTIONS
+        assert len(features) == kernel.feature_count(max_queue_requests) and len(_CONTEXT) == kernel.CONTEXT
+        return cls(features, _CONTEXT)
 
 
 class StateEncoder:
     """Encodes observations of a cluster of `num_replicas`.
 
     Each replica has the aggregates, then the age and the prompt of the `max_queue_requests` requests that were placed
-    first of those without a first token. A decode iteration, the unit of time, is that of the fastest replica.
+    first of those without a first token, then interactions. A decode iteration is that of the fastest replica.
     """
 
     def __init__(self, num_replicas: int, max_queue_requests: int = DEFAULT_QUEUE_REQUESTS) -> None:
@@ -93,7 +115,9 @@ class StateEncoder:
         self.num_replicas = num_replicas
         self.max_queue_requests = max_queue_requests
         self.spec = EncoderSpec.of(max_queue_requests)
-        self._x = np.zeros((num_replicas, self.replica_dimension))
+        self._x = np.zeros((self.replica_dimension, num_replicas))
+        self._facts = np.zeros((kernel.FACTS, num_replicas))
+        self._hardware: Floats | None = None
         self._context = np.zeros(self.context_dimension)
 
     @property
@@ -115,15 +139,18 @@ class StateEncoder:
         The observation's ledger has the columns of `max_queue_requests` waiting requests (QUEUE_AGE) or more.
         """
         assert observation.ledger.shape[1] >= LEDGER_COLUMNS + QUEUE_COLUMNS * self.max_queue_requests
+        if observation.hardware is not self._hardware:
+            # A cluster's hardware is one array for good.
+            self._hardware = observation.hardware
+            kernel.derive_facts(observation.hardware, self._facts)
         kernel.encode_replicas(
-            observation.ledger, observation.gauges, observation.hardware, observation.arrival,
-            observation.completions, self._x,
-        )  # fmt: skip
+            observation.ledger, observation.gauges, self._facts, observation.arrival, observation.completions, self._x
+        )
         kernel.encode_context(
             observation.gauges, observation.hardware, observation.arrival, observation.completions, beta,
             int(observation.available.sum()), self._context,
         )  # fmt: skip
-        return self._x, self._context
+        return self._x.T, self._context
 
     def flatten(self, x: Floats, context: Floats, available: NDArray[np.bool_]) -> NDArray[np.float32]:
         """float32[flat_dimension], for a plain network; the features of a replica that is away are 0."""

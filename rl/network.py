@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl.policy import PolicyWeights
+from rl.kernels.features import CONTEXT, G_BETA, INTERACTIONS, feature_count
+from rl.policy import Normaliser, PolicyWeights
 from vidur.scheduler.observation import Floats
 
 
@@ -40,33 +41,46 @@ def pool(x: Tensor, mask: Tensor) -> Tensor:
 
 
 class Actor(nn.Module):
-    """Scores of replicas, and the normaliser of the features, frozen once it is set."""
+    """Scores of replicas: a network of the features, and linear in the interactions, which are the last features.
+
+    It holds the normaliser of the features and of the context, frozen once it is set; interactions stay as they are.
+    The network begins as nothing: the last layer's weights are 0.
+    """
 
     replica_mean: Tensor
     replica_std: Tensor
     context_mean: Tensor
     context_std: Tensor
 
-    def __init__(self, features: int, context: int, hidden_1: int = 64, hidden_2: int = 32) -> None:
+    def __init__(self, queue_depth: int, hidden_1: int, hidden_2: int) -> None:
         super().__init__()
+        features, context = feature_count(queue_depth) - INTERACTIONS, CONTEXT
+        self.features = features
         self.network = ReplicaNetwork(features, context, hidden_1, hidden_2)
         self.score = nn.Linear(hidden_2, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+        self.products = nn.Parameter(torch.zeros(INTERACTIONS))
+        self.products_by_beta = nn.Parameter(torch.zeros(INTERACTIONS))
         for name, size in (("replica", features), ("context", context)):
             self.register_buffer(f"{name}_mean", torch.zeros(size))
             self.register_buffer(f"{name}_std", torch.ones(size))
 
     def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        return (x - self.replica_mean) / self.replica_std, (context - self.context_mean) / self.context_std
+        """Features without the interactions, and context, as a network takes them."""
+        plain = x[:, :, : self.features]
+        return (plain - self.replica_mean) / self.replica_std, (context - self.context_mean) / self.context_std
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         """log-probabilities [N, R] from raw features; -inf outside the mask."""
         scores = self.score(self.network(*self.normalise(x, context), mask)).squeeze(2)
+        by_beta = self.products + self.products_by_beta * context[:, G_BETA, None]
+        scores = scores + (x[:, :, self.features :] * by_beta[:, None, :]).sum(2)
         return torch.log_softmax(scores.masked_fill(~mask, -torch.inf), 1)
 
     @torch.no_grad()
     def fit_normaliser(self, x: Tensor, context: Tensor, mask: Tensor) -> None:
         """Take mean and standard deviation of the features of available replicas and of the context."""
-        seen = x[mask].double()
+        seen = x[mask][:, : self.features].double()
         for name, values in (("replica", seen), ("context", context.double())):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
             # What never varies in training must not blow up elsewhere.
@@ -76,7 +90,7 @@ class Actor(nn.Module):
     def weights(self) -> PolicyWeights:
         """Weights for inference on raw features: the normaliser is folded in."""
         network = self.network
-        weights = PolicyWeights(
+        return PolicyWeights(
             replica=_array(network.replica.weight.T),
             context=_array(network.context.weight.T),
             pooled=_array(network.pooled.weight.T),
@@ -84,10 +98,29 @@ class Actor(nn.Module):
             hidden=_array(network.hidden.weight.T),
             bias_2=_array(network.hidden.bias),
             score=_array(self.score.weight[0]),
-        )
-        return weights.normalised(
+            products=_array(self.products),
+            products_by_beta=_array(self.products_by_beta),
+        ).folded(self.normaliser())
+
+    def normaliser(self) -> Normaliser:
+        return Normaliser(
             _array(self.replica_mean), _array(self.replica_std), _array(self.context_mean), _array(self.context_std)
         )
+
+    @torch.no_grad()
+    def set_weights(self, weights: PolicyWeights, normaliser: Normaliser) -> None:
+        """The inverse of `weights` and `normaliser`. The sizes are this network's."""
+        for name, values in vars(normaliser).items():
+            getattr(self, name).copy_(torch.from_numpy(values))
+        plain, network = weights.unfolded(normaliser), self.network
+        for parameter, values in (
+            (network.replica.weight, plain.replica.T), (network.context.weight, plain.context.T),
+            (network.pooled.weight, plain.pooled.T), (network.replica.bias, plain.bias_1),
+            (network.hidden.weight, plain.hidden.T), (network.hidden.bias, plain.bias_2),
+            (self.score.weight, plain.score[None]), (self.products, plain.products),
+            (self.products_by_beta, plain.products_by_beta),
+        ):  # fmt: skip
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(values)))
 
 
 def _array(tensor: Tensor) -> Floats:
@@ -97,9 +130,9 @@ def _array(tensor: Tensor) -> Floats:
 class Critic(nn.Module):
     """The expected return of a state: the same kind of network, pooled over the replicas."""
 
-    def __init__(self, features: int, context: int, hidden_1: int = 64, hidden_2: int = 64) -> None:
+    def __init__(self, queue_depth: int, hidden_1: int, hidden_2: int) -> None:
         super().__init__()
-        self.network = ReplicaNetwork(features, context, hidden_1, hidden_2)
+        self.network = ReplicaNetwork(feature_count(queue_depth) - INTERACTIONS, CONTEXT, hidden_1, hidden_2)
         self.value = nn.Linear(3 * hidden_2, 1)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:

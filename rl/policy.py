@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rl.kernels import scores as layout
+from rl.kernels.features import G_BETA
 from vidur.scheduler.observation import Floats
 
 
 @dataclass(frozen=True)
 class PolicyWeights:
-    """The network of rl.kernels.scores. F features of a replica, G of the context, H1 and H2 hidden units.
+    """The network of rl.kernels.scores. F features of a replica, I interactions, G features of the context, H1 and H2
+    hidden units.
 
-    replica [F, H1], context [G, H1], pooled [3 F, H1], bias_1 [H1], hidden [H1, H2], bias_2 [H2], score [H2].
+    replica [F, H1], context [G, H1], pooled [3 F, H1], bias_1 [H1], hidden [H1, H2], bias_2 [H2], score [H2],
+    products [I], products_by_beta [I].
     """
 
     replica: Floats
@@ -25,6 +29,8 @@ class PolicyWeights:
     hidden: Floats
     bias_2: Floats
     score: Floats
+    products: Floats
+    products_by_beta: Floats
 
     def __post_init__(self) -> None:
         features, first = self.replica.shape
@@ -36,6 +42,8 @@ class PolicyWeights:
             "hidden": (first, second),
             "bias_2": (second,),
             "score": (second,),
+            "products": (len(self.products),),
+            "products_by_beta": (len(self.products),),
         }
         for name, shape in expected.items():
             found = getattr(self, name).shape
@@ -51,30 +59,54 @@ class PolicyWeights:
         head[layout.FEATURES], head[layout.HIDDEN_1] = self.replica.shape
         head[layout.CONTEXT_SIZE] = len(self.context)
         head[layout.HIDDEN_2] = len(self.bias_2)
+        head[layout.PRODUCTS] = len(self.products)
         return np.concatenate([head, *(getattr(self, field.name).ravel() for field in fields(self))])
 
-    def normalised(self, replica_mean: Floats, replica_std: Floats, context_mean: Floats, context_std: Floats) -> (
-        PolicyWeights
-    ):  # fmt: skip
-        """Weights that give, for raw features, what these give for (x - mean) / std."""
-        pooled_mean, pooled_std = np.tile(replica_mean, 3), np.tile(replica_std, 3)
-        replica = self.replica / replica_std[:, None]
-        context = self.context / context_std[:, None]
-        pooled = self.pooled / pooled_std[:, None]
-        bias = self.bias_1 - replica_mean @ replica - context_mean @ context - pooled_mean @ pooled
-        return PolicyWeights(replica, context, pooled, bias, self.hidden, self.bias_2, self.score)
+    def folded(self, normaliser: Normaliser) -> PolicyWeights:
+        """Weights that give, for raw features, what these give for normalised ones."""
+        replica = self.replica / normaliser.replica_std[:, None]
+        context = self.context / normaliser.context_std[:, None]
+        pooled = self.pooled / np.tile(normaliser.replica_std, 3)[:, None]
+        bias = self.bias_1 - normaliser.shift(replica, context, pooled)
+        return dataclasses.replace(self, replica=replica, context=context, pooled=pooled, bias_1=bias)
+
+    def unfolded(self, normaliser: Normaliser) -> PolicyWeights:
+        """The inverse of `folded`."""
+        bias = self.bias_1 + normaliser.shift(self.replica, self.context, self.pooled)
+        replica = self.replica * normaliser.replica_std[:, None]
+        context = self.context * normaliser.context_std[:, None]
+        pooled = self.pooled * np.tile(normaliser.replica_std, 3)[:, None]
+        return dataclasses.replace(self, replica=replica, context=context, pooled=pooled, bias_1=bias)
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Statistics of the features that a policy was trained on: a feature x becomes (x - mean) / std. [F] and [G]."""
+
+    replica_mean: Floats
+    replica_std: Floats
+    context_mean: Floats
+    context_std: Floats
+
+    def shift(self, replica: Floats, context: Floats, pooled: Floats) -> Floats:
+        """[H1]: what the means come to through weights on raw features."""
+        shift: Floats = self.replica_mean @ replica + self.context_mean @ context
+        return shift + np.tile(self.replica_mean, 3) @ pooled
 
 
 class NumpyPolicy:
-    """Scores of replicas from raw features."""
+    """Scores of replicas from raw features, at one beta or at any."""
 
     def __init__(self, weights: PolicyWeights) -> None:
         self._weights = weights
+        self._features = len(weights.replica)
 
     def scores(self, x: Floats, context: Floats, available: NDArray[np.bool_]) -> Floats:
-        """float64[replicas]: x float64[replicas, F], context float64[G]; -inf where a replica is not available."""
+        """float64[replicas]: x float64[replicas, F + I], context float64[G]; -inf where a replica is not available."""
         weights = self._weights
         everyone = available.all()
+        products = x[:, self._features :] @ (weights.products + weights.products_by_beta * context[G_BETA])
+        x = x[:, : self._features]
         seen = x if everyone else x[available]
         pooled = np.concatenate(
             (np.add.reduce(seen) / len(seen), np.minimum.reduce(seen), np.maximum.reduce(seen))
@@ -89,6 +121,7 @@ class NumpyPolicy:
         second += weights.bias_2
         np.maximum(second, 0.0, out=second)
         scores: Floats = second @ weights.score
+        scores += products
         if not everyone:
             scores[~available] = -np.inf
         return scores

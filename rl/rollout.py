@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels.features import AGGREGATES, CONTEXT
-from rl.kernels.rollout import BY_COST, BY_POLICY, FAILED, roll
+from rl.kernels.features import CONTEXT, feature_count
+from rl.kernels.rollout import BY_COST, BY_POLICY, FAILED, SHORT_OF_ROWS, roll
 from vidur.config import SimulationConfig
 from vidur.engine.foresight import COST_PARTS
 from vidur.engine.plans import event_rows, plan_replicas
-from vidur.engine.state import EngineOptions, EngineState, HardwarePlan, ReplicaPlan
+from vidur.engine.state import EngineOptions, EngineState, HardwarePlan, ReplicaPlan, hardware_facts
 from vidur.errors import InputError
 from vidur.request_generator import RequestTable
 from vidur.scheduler.observation import Floats
 from vidur.scheduler.replica_scheduler import Policy
 from vidur.scheduler.replica_scheduler.policy import form_batch_callback
+
+# The engine's arrays that a simulation without recorded rows changes.
+CHANGING = (
+    "next_time", "times", "requests", "replicas", "replica_floats", "ready", "batch_requests", "batch_tokens", "batches",
+    "busy", "ledger", "completions", "cluster", "cluster_floats", "stage_ends", "stage_state", "batch_times", "held",
+    "gauges", "observed", "arrival", "available",
+)  # fmt: skip
 
 # Seconds: TTFT and TPOT that a request should meet, for the parts of a cost that count misses.
 OBJECTIVES = (1.0, 0.05)
@@ -60,6 +69,11 @@ class Plans:
     events: Floats
     gauge_interval: float
 
+    @property
+    def facts(self) -> Floats:
+        """float64[replicas, HARDWARE_COLUMNS]."""
+        return hardware_facts(self.replicas)
+
     @classmethod
     def of(cls, config: SimulationConfig, longest: RequestTable) -> Plans:
         """longest: requests no shorter than any to be simulated: the tables reach as far as they need."""
@@ -69,26 +83,49 @@ class Plans:
 
 
 class RunningSimulation:
-    """One simulation that a policy routes, rollout after rollout."""
+    """One simulation that a policy routes, rollout after rollout. engine: made for routers that observe everything."""
 
     def __init__(
-        self,
+        self, engine: EngineState, policy: Policy, beta: float, objectives: tuple[float, float] = OBJECTIVES
+    ) -> None:
+        self.engine = engine
+        self.beta = beta
+        self.num_requests = len(engine.requests)
+        self.num_replicas = len(engine.replicas)
+        self._features = feature_count(engine.options.queue_depth)
+        self.batching = policy
+        self._policy = form_batch_callback.handle(policy.form_batch)
+        self._state = np.zeros(3, np.int64)
+        self._projected = np.full((self.num_requests, 2), np.nan)
+        self._objectives = np.array(objectives)
+
+    @classmethod
+    def of(
+        cls,
         plans: Plans,
         requests: RequestTable,
         queue_depth: int,
         beta: float,
+        events: Floats | None = None,
         objectives: tuple[float, float] = OBJECTIVES,
-    ) -> None:
+    ) -> RunningSimulation:
+        """events: in place of those of the plans."""
         options = EngineOptions(record_rows=False, gauge_interval=plans.gauge_interval, queue_depth=queue_depth)
-        self.engine = EngineState(requests, plans.replicas, plans.hardware, plans.events, options)
-        self.beta = beta
-        self.num_requests = len(requests)
-        self.num_replicas = len(plans.replicas)
-        self._features = AGGREGATES + 2 * queue_depth
-        self._policy = form_batch_callback.handle(plans.policy.form_batch)
-        self._state = np.zeros(2, np.int64)
-        self._projected = np.full((len(requests), 2), np.nan)
-        self._objectives = np.array(objectives)
+        timed = plans.events if events is None else events
+        engine = EngineState(requests, plans.replicas, plans.hardware, timed, options)
+        return cls(engine, plans.policy, beta, objectives)
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """Copies of all that changes as the simulation goes on."""
+        kept = {name: getattr(self.engine, name).copy() for name in CHANGING}
+        return {**kept, "rollout_state": self._state.copy(), "projected": self._projected.copy()}
+
+    def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from where `snapshot` was taken, in a simulation made alike."""
+        for name in CHANGING:
+            getattr(self.engine, name)[...] = snapshot[name]
+        self._state[...] = snapshot["rollout_state"]
+        self._projected[...] = snapshot["projected"]
 
     def roll(
         self,
@@ -118,13 +155,13 @@ class RunningSimulation:
             requests=np.zeros(decisions, np.int64),
             ended=False,
         )
-        count = roll(
-            mode, labels, self._policy, self._state, memory,
-            np.zeros(COST_PARTS) if weights is None else weights, rng.random(decisions), self._objectives,
-            self._projected, rollout.features, rollout.contexts, rollout.masks, rollout.actions,
-            rollout.log_probabilities, rollout.costs, rollout.all_costs, rollout.decided_at, rollout.outstanding,
-            rollout.requests, *self.engine.run_arguments(),
-        )  # fmt: skip
+        count, draws = 0, rng.random(decisions)
+        self._state[SHORT_OF_ROWS] = 1
+        while self._state[SHORT_OF_ROWS]:
+            self._state[SHORT_OF_ROWS] = 0
+            count = self._roll(count, mode, labels, memory, weights, draws, rollout)
+            if self._state[SHORT_OF_ROWS]:
+                self.engine.grow_rows()
         if count == FAILED:
             raise InputError("a request of the training workload fits no replica, or is beyond the tables")
         if count == decisions:
@@ -132,6 +169,19 @@ class RunningSimulation:
         cut = {name: value[: count + (len(value) > decisions)] if isinstance(value, np.ndarray) else value
                for name, value in vars(rollout).items()}  # fmt: skip
         return Rollout(**{**cut, "ended": True})
+
+    def _roll(
+        self, begin: int, mode: int, labels: bool, memory: Floats, weights: Floats | None, draws: Floats,
+        rollout: Rollout,
+    ) -> int:  # fmt: skip
+        count: int = roll(
+            begin, mode, labels, self._policy, self._state, memory,
+            np.zeros(COST_PARTS) if weights is None else weights, draws, self._objectives,
+            self._projected, rollout.features, rollout.contexts, rollout.masks, rollout.actions,
+            rollout.log_probabilities, rollout.costs, rollout.all_costs, rollout.decided_at, rollout.outstanding,
+            rollout.requests, *self.engine.run_arguments(),
+        )  # fmt: skip
+        return count
 
 
 __all__ = ["BY_COST", "BY_POLICY", "OBJECTIVES", "Plans", "Rollout", "RunningSimulation"]

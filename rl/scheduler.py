@@ -61,6 +61,8 @@ def make_ppo_scheduler(config: PPOGlobalSchedulerConfig, context: RouterContext)
         from rl.online import OnlineTrainer
 
         return OnlineTrainer(config, context)
+    if config.checkpoint == "new":
+        raise InputError(f"{config.flag('checkpoint')} new is no policy to evaluate: add {config.flag('mode')} train")
     path = policy_path(config.checkpoint)
     checkpoint = Checkpoint.load(path)
     check_queue_requests(checkpoint, config.max_queue_requests, path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels.features import CONTEXT, encode_context, encode_replicas
-from rl.kernels.scores import BETA, FEATURES, LAST, SAMPLES, sample, score
+from rl.kernels.features import CONTEXT, FACTS, derive_facts, encode_context, encode_replicas
+from rl.kernels.scores import BETA, FEATURES, LAST, PRODUCTS, SAMPLES, sample, score
 from vidur.scheduler.global_scheduler.choice import least
 from vidur.scheduler.observation import Floats
 
@@ -26,10 +26,12 @@ def choose_ppo(
 
     memory: see rl.kernels.scores.
     """
-    x = np.empty((len(available), int(memory[FEATURES])))
+    x = np.empty((int(memory[FEATURES] + memory[PRODUCTS]), len(available)))
+    facts = np.empty((FACTS, len(available)))
     context = np.empty(CONTEXT)
     scores = np.empty(len(available))
-    encode_replicas(ledger, gauges, hardware, arrival, completions, x)
+    derive_facts(hardware, facts)
+    encode_replicas(ledger, gauges, facts, arrival, completions, x)
     encode_context(gauges, hardware, arrival, completions, memory[BETA], available.sum(), context)
     score(x, context, available, memory, scores)
     if memory[SAMPLES] > 0.0:

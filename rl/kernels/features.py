@@ -6,6 +6,8 @@ hardware. Prompts are counted in iterations too: the time that the replica's har
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from vidur.scheduler.observation import (
@@ -19,10 +21,8 @@ from vidur.scheduler.observation import (
     DECODE_SECONDS,
     GAUGE_AGE,
     GAUGE_KV_USAGE,
-    GAUGE_RUNNING,
     GAUGE_WAITING,
     KV_TOKENS,
-    MAX_BATCH_SIZE,
     OUTSTANDING,
     PREFILL_SECONDS,
     PROMPT_TOKENS,
@@ -35,55 +35,108 @@ from vidur.scheduler.observation import (
     Floats,
 )
 
-# Columns of a replica's features; AGES and PROMPTS of the queue follow, `queue_depth` of each.
-(
-    F_OUTSTANDING, F_AWAITING, F_PROMPT_TOKENS, F_AWAITING_TOKENS, F_STREAMED, F_TOKEN_GAP, F_SLOWNESS,
-    F_OUTSTANDING_BY_SPEED, F_BACKLOG, F_ARRIVAL, F_CONTEXT, F_MEAN_PROMPT, F_KV_EXPECTED, F_SEATS, F_RUNNING,
-    F_WAITING, F_KV_USAGE,
-) = range(17)  # fmt: skip
-AGGREGATES = 17
+# What the hardware comes to, computed once for a cluster. Rows of `derive_facts`.
+SLOWNESS, PER_SPEED, PER_DECODE, PREFILL_RATE, PER_KV, PER_UNIT = range(6)
+FACTS = 6
 
-# Columns of the features of the request and the cluster.
+# Rows of a replica's features: log(1 + x) of quantities. The ages and the prompts of the queue follow, `queue_depth` of
+# each, then the interactions.
+(
+    F_OUTSTANDING, F_AWAITING, F_PROMPT_TOKENS, F_AWAITING_TOKENS, F_STREAMED, F_TOKEN_GAP, F_SLOWNESS, F_LOAD,
+    F_BACKLOG, F_ARRIVAL, F_CONTEXT, F_MEAN_PROMPT, F_KV_EXPECTED, F_WAITING, F_KV_USAGE,
+) = range(15)  # fmt: skip
+AGGREGATES = 15
+
+# Interactions: products of quantities, which a score takes linearly.
+(
+    I_BACKLOG, I_INTERFERENCE, I_LOAD, I_SLOWNESS, I_MEAN, I_SIZE_BACKLOG, I_SIZE_INTERFERENCE, I_SIZE_LOAD,
+    I_SIZE_SLOWNESS, I_SIZE_MEAN, I_LOAD_LOAD, I_LOAD_MEAN, I_LOAD_LARGER, I_BACKLOG_BACKLOG, I_KV_EXCESS, I_OLDEST,
+) = range(16)  # fmt: skip
+INTERACTIONS = 16
+
+# The features of the request and the cluster.
 G_PROMPT, G_AGE, G_BETA, G_OUTPUT, G_MEAN_PROMPT, G_REPLICAS, G_CAPACITY, G_PREFILL, G_GAUGE_AGE = range(9)
 CONTEXT = 9
 
-# What a request's expected output is worth before completions are seen, and as how many completions it counts.
+# What a request's expected lengths are before completions are seen, and as how many completions that counts.
 PRIOR_OUTPUT, PRIOR_PROMPT, PRIOR_COUNT = 256.0, 1024.0, 20.0
+
+# Of interactions: iterations of backlog, of interference, requests, tokens.
+_BACKLOG, _INTERFERENCE, _LOAD, _SHORT, _FEW_TOKENS, _FEW = 50.0, 2000.0, 30.0, 50.0, 200.0, 0.2
+_KV_FULL = 0.7
+
+
+def feature_count(queue_depth: int) -> int:
+    """How many features a replica has."""
+    return AGGREGATES + 2 * queue_depth + INTERACTIONS
+
+
+def derive_facts(hardware: Floats, out: Floats) -> None:
+    """Into `out`, float64[FACTS, replicas]: what the features need of the hardware."""
+    unit = hardware[:, DECODE_SECONDS].min()
+    out[PER_SPEED] = 1.0 / hardware[:, SPEED]
+    out[SLOWNESS] = out[PER_SPEED] - 1.0
+    out[PER_DECODE] = 1.0 / hardware[:, DECODE_SECONDS]
+    out[PREFILL_RATE] = hardware[:, PREFILL_SECONDS] / unit
+    out[PER_KV] = 1.0 / hardware[:, KV_TOKENS]
+    out[PER_UNIT] = 1.0 / unit
+
+
+def expected_lengths(completions: Floats) -> tuple[float, float]:
+    """(prompt, output): mean tokens of what has completed, with a prior that fades."""
+    count = PRIOR_COUNT + completions[COMPLETED_COUNT]
+    prompt = (PRIOR_COUNT * PRIOR_PROMPT + completions[COMPLETED_PROMPT]) / count
+    return prompt, (PRIOR_COUNT * PRIOR_OUTPUT + completions[COMPLETED_OUTPUT]) / count
 
 
 def encode_replicas(
-    ledger: Floats, gauges: Floats, hardware: Floats, arrival: Floats, completions: Floats, out: Floats
+    ledger: Floats, gauges: Floats, facts: Floats, arrival: Floats, completions: Floats, out: Floats
 ) -> None:
-    """Into `out`, float64[replicas, AGGREGATES + 2 * queue_depth]: log(1 + x) of every feature of every replica."""
-    depth = (out.shape[1] - AGGREGATES) // 2
-    unit = hardware[:, DECODE_SECONDS].min()
-    output = (PRIOR_COUNT * PRIOR_OUTPUT + completions[COMPLETED_OUTPUT]) / (PRIOR_COUNT + completions[COMPLETED_COUNT])
+    """Into `out`, float64[features, replicas], the features of every replica. facts: of `derive_facts`.
+
+    One row at a time and several where they lie side by side: in plain NumPy the number of operations is the cost.
+    """
+    queue = AGGREGATES + (len(out) - AGGREGATES - INTERACTIONS)
+    depth = (queue - AGGREGATES) // 2
+    columns = ledger.T
+    mean_prompt, output = expected_lengths(completions)
     prompt = arrival[ARRIVAL_PROMPT]
-    rate = hardware[:, PREFILL_SECONDS] / unit
-    outstanding = ledger[:, OUTSTANDING]
-    prompts = ledger[:, PROMPT_TOKENS]
-    awaiting_tokens = ledger[:, AWAITING_TOKENS]
-    out[:, F_OUTSTANDING] = outstanding
-    out[:, F_AWAITING] = ledger[:, AWAITING]
-    out[:, F_PROMPT_TOKENS] = prompts
-    out[:, F_AWAITING_TOKENS] = awaiting_tokens
-    out[:, F_STREAMED] = ledger[:, STREAMED_TOKENS]
-    out[:, F_TOKEN_GAP] = ledger[:, TOKEN_SECONDS] / hardware[:, DECODE_SECONDS]
-    out[:, F_SLOWNESS] = 1.0 / hardware[:, SPEED] - 1.0
-    out[:, F_OUTSTANDING_BY_SPEED] = outstanding / hardware[:, SPEED]
-    out[:, F_BACKLOG] = awaiting_tokens * rate
-    out[:, F_ARRIVAL] = prompt * rate
-    out[:, F_CONTEXT] = np.maximum(prompts - awaiting_tokens + ledger[:, STREAMED_TOKENS], 0.0)
-    out[:, F_MEAN_PROMPT] = prompts / np.maximum(outstanding, 1.0)
-    out[:, F_KV_EXPECTED] = 10.0 * (prompts + prompt + (outstanding + 1.0) * output) / hardware[:, KV_TOKENS]
-    out[:, F_SEATS] = 10.0 * outstanding / hardware[:, MAX_BATCH_SIZE]
-    out[:, F_RUNNING] = gauges[:, GAUGE_RUNNING]
-    out[:, F_WAITING] = gauges[:, GAUGE_WAITING]
-    out[:, F_KV_USAGE] = 10.0 * gauges[:, GAUGE_KV_USAGE]
+    size = math.log((prompt + _SHORT) / (mean_prompt + _SHORT))
+    rate = facts[PREFILL_RATE]
+    outstanding, prompts = columns[OUTSTANDING], columns[PROMPT_TOKENS]
+
+    out[F_OUTSTANDING : F_STREAMED + 1] = columns[OUTSTANDING : STREAMED_TOKENS + 1]
+    out[F_TOKEN_GAP] = columns[TOKEN_SECONDS] * facts[PER_DECODE]
+    out[F_SLOWNESS] = facts[SLOWNESS]
+    out[F_LOAD] = outstanding * facts[PER_SPEED]
+    out[F_BACKLOG] = columns[AWAITING_TOKENS] * rate
+    out[F_ARRIVAL] = rate * prompt
+    out[F_CONTEXT] = np.maximum(prompts - columns[AWAITING_TOKENS] + columns[STREAMED_TOKENS], 0.0)
+    out[F_MEAN_PROMPT] = (prompts + _FEW_TOKENS) / (outstanding + _FEW)
+    out[F_KV_EXPECTED] = (prompts + outstanding * output + (prompt + output)) * facts[PER_KV]
+    out[F_WAITING : F_KV_USAGE + 1] = gauges.T[GAUGE_WAITING : GAUGE_KV_USAGE + 1]
     for place in range(depth):
-        out[:, AGGREGATES + place] = ledger[:, QUEUE_AGE + QUEUE_COLUMNS * place] / unit
-        out[:, AGGREGATES + depth + place] = ledger[:, QUEUE_PROMPT + QUEUE_COLUMNS * place] * rate
-    np.log1p(out, out)
+        out[AGGREGATES + place] = columns[QUEUE_AGE + QUEUE_COLUMNS * place] * facts[PER_UNIT]
+        out[AGGREGATES + depth + place] = columns[QUEUE_PROMPT + QUEUE_COLUMNS * place] * rate
+
+    products = out[queue:]
+    mean = np.log((out[F_MEAN_PROMPT] + _SHORT) * (1.0 / (mean_prompt + _SHORT)))
+    load = out[F_LOAD] * (1.0 / _LOAD)
+    products[I_BACKLOG] = out[F_BACKLOG] * (1.0 / _BACKLOG)
+    products[I_INTERFERENCE] = (outstanding - columns[AWAITING]) * (out[F_ARRIVAL] * (1.0 / _INTERFERENCE))
+    products[I_LOAD] = load
+    products[I_SLOWNESS] = facts[SLOWNESS]
+    products[I_MEAN] = mean
+    products[I_SIZE_BACKLOG : I_SIZE_MEAN + 1] = products[I_BACKLOG : I_MEAN + 1] * size
+    products[I_LOAD_LOAD] = load * load
+    products[I_LOAD_MEAN] = load * mean
+    products[I_LOAD_LARGER] = load * np.maximum(size - mean, 0.0)
+    products[I_BACKLOG_BACKLOG] = products[I_BACKLOG] * products[I_BACKLOG]
+    products[I_KV_EXCESS] = np.maximum(out[F_KV_EXPECTED] - _KV_FULL, 0.0)
+    products[I_OLDEST] = out[AGGREGATES] * (1.0 / _BACKLOG) if depth > 0 else load * 0.0
+    out[F_KV_EXPECTED] *= 10.0
+    out[F_KV_USAGE] *= 10.0
+    np.log1p(out[:queue], out[:queue])
 
 
 def encode_context(
@@ -91,14 +144,13 @@ def encode_context(
 ) -> None:
     """Into `out`, float64[CONTEXT]: log(1 + x) of what holds for every replica. available: how many are."""
     unit = hardware[:, DECODE_SECONDS].min()
-    count = PRIOR_COUNT + completions[COMPLETED_COUNT]
-    out[G_PROMPT] = arrival[ARRIVAL_PROMPT]
-    out[G_AGE] = arrival[ARRIVAL_AGE] / unit
-    out[G_BETA] = beta
-    out[G_OUTPUT] = (PRIOR_COUNT * PRIOR_OUTPUT + completions[COMPLETED_OUTPUT]) / count
-    out[G_MEAN_PROMPT] = (PRIOR_COUNT * PRIOR_PROMPT + completions[COMPLETED_PROMPT]) / count
-    out[G_REPLICAS] = available
-    out[G_CAPACITY] = hardware[:, SPEED].sum()
-    out[G_PREFILL] = 1000.0 * hardware[:, PREFILL_SECONDS].min() / unit
-    out[G_GAUGE_AGE] = gauges[0, GAUGE_AGE]
-    np.log1p(out, out)
+    mean_prompt, output = expected_lengths(completions)
+    out[G_PROMPT] = math.log1p(arrival[ARRIVAL_PROMPT])
+    out[G_AGE] = math.log1p(arrival[ARRIVAL_AGE] / unit)
+    out[G_BETA] = math.log1p(beta)
+    out[G_OUTPUT] = math.log1p(output)
+    out[G_MEAN_PROMPT] = math.log1p(mean_prompt)
+    out[G_REPLICAS] = math.log1p(available)
+    out[G_CAPACITY] = math.log1p(hardware[:, SPEED].sum())
+    out[G_PREFILL] = math.log1p(1000.0 * hardware[:, PREFILL_SECONDS].min() / unit)
+    out[G_GAUGE_AGE] = math.log1p(gauges[0, GAUGE_AGE])

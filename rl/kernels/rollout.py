@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rl.kernels.compiled
-from rl.kernels.features import encode_context, encode_replicas
+from rl.kernels.features import FACTS, derive_facts, encode_context, encode_replicas
 from rl.kernels.scores import BETA, log_probability, sample, score
 from vidur.engine.arrays import Floats, Ints
 from vidur.engine.cluster import place, run
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.foresight import foresee
-from vidur.engine.layout import CURRENT, DECISION, DONE, NEXT_EVENT, NOW, YIELD
+from vidur.engine.layout import CURRENT, DECISION, DONE, NEXT_EVENT, NOW, ROWS_FULL, YIELD
 from vidur.scheduler.observation import OUTSTANDING
 
 __all__ = ["BY_COST", "BY_POLICY", "FAILED", "roll", "rl"]
@@ -20,8 +20,9 @@ __all__ = ["BY_COST", "BY_POLICY", "FAILED", "roll", "rl"]
 # How a rollout decides: by the policy's probabilities, or by the least marginal cost with the true output lengths.
 BY_POLICY, BY_COST = 0, 1
 
-# What the state of a rollout holds, int64: whether a decision is pending; the timed events seen.
-PENDING, EVENTS = range(2)
+# What the state of a rollout holds, int64: whether a decision is pending; the timed events seen; whether the engine
+# needs room for more rows before it can go on.
+PENDING, EVENTS, SHORT_OF_ROWS = range(3)
 
 # In place of a count of decisions: a lookup beyond the tables, or a request that its replica refuses.
 FAILED = -1
@@ -31,6 +32,7 @@ _STEPS = 1 << 40
 
 @allocating_kernel
 def roll(
+    begin: int,
     mode: int,
     labels: bool,
     policy: int,
@@ -90,7 +92,8 @@ def roll(
     router_memory: Floats,
     router_draws: Floats,
 ) -> int:
-    """Take len(actions) decisions, or fewer if the simulation ends, and write each into its row. Returns how many.
+    """Take len(actions) decisions, from row `begin` on, or fewer if the simulation ends or runs out of rows, and write
+    each into its row. Returns how many rows are written.
 
     features, contexts and masks have one row more: what is seen at the decision after the last, if there is one.
     weights: float64[parts], by which BY_COST adds up the parts of a cost. labels: whether the costs of all replicas
@@ -98,11 +101,13 @@ def roll(
     rl.rollout and the engine.
     """
     num_replicas = len(available)
-    x = np.empty((num_replicas, features.shape[2]))
+    x = np.empty((features.shape[2], num_replicas))
+    facts = np.empty((FACTS, num_replicas))
+    derive_facts(hardware, facts)
     context = np.empty(contexts.shape[1])
     scores = np.empty(num_replicas)
     unused = np.zeros(costs.shape[1])
-    step = 0
+    step = begin
     while True:
         if state[PENDING] == 0:
             status = YIELD
@@ -115,6 +120,9 @@ def roll(
                     gauges, hardware, observed, arrival, available, router_memory, router_draws,
                 )  # fmt: skip
             if status == DONE:
+                return step
+            if status == ROWS_FULL:
+                state[SHORT_OF_ROWS] = 1
                 return step
             if status != DECISION:
                 return FAILED
@@ -130,12 +138,12 @@ def roll(
                         cluster, cluster_floats, row_floats, row_ints, member_offsets, members, send_times,
                         stage_ends, stage_state, followers, batch_times,
                     )  # fmt: skip
-        encode_replicas(observed, gauges, hardware, arrival, completions, x)
+        encode_replicas(observed, gauges, facts, arrival, completions, x)
         encode_context(gauges, hardware, arrival, completions, memory[BETA], available.sum(), context)
         for replica in range(num_replicas):
             masks[step, replica] = available[replica] != 0
             for column in range(features.shape[2]):
-                features[step, replica, column] = x[replica, column]
+                features[step, replica, column] = x[column, replica]
         for column in range(len(context)):
             contexts[step, column] = context[column]
         decided_at[step] = cluster_floats[NOW]

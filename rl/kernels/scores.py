@@ -1,9 +1,10 @@
 """The policy network, for inference: a score for each replica.
 
-    h1 = relu(x A + context C + pooled D + a),  h2 = relu(h1 B + b),  score = h2 w
+    h1 = relu(x A + context C + pooled D + a),  h2 = relu(h1 B + b),  score = h2 w + i (u + v log(1 + beta))
 
-x: a replica's features; pooled: their mean, least and greatest over the available replicas. The normaliser is folded
-into the weights. `Layout` says where each part lies in one flat array, which is also the router's memory.
+x: a replica's features; i: its interactions; pooled: mean, least and greatest of x over the available replicas. The
+normaliser is folded into the weights. They lie in one flat array, in the order A C D a B b w u v after a head: it is
+also the router's memory.
 """
 
 from __future__ import annotations
@@ -11,44 +12,41 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from rl.kernels.features import G_BETA
 from vidur.scheduler.observation import Floats
 
-# The head of the flat array: the last choice, 1 for sampling, beta, and sizes: features, context, both hidden layers.
-LAST, SAMPLES, BETA, FEATURES, CONTEXT_SIZE, HIDDEN_1, HIDDEN_2 = range(7)
+# The head: the last choice, 1 for sampling, beta, and sizes: features, context, both hidden layers, interactions.
+LAST, SAMPLES, BETA, FEATURES, CONTEXT_SIZE, HIDDEN_1, HIDDEN_2, PRODUCTS = range(8)
 HEAD = 8
 
 
-def pool(x: Floats, available: NDArray[np.int64], out: Floats) -> None:
-    """Mean, least and greatest of each column of x over the available replicas, into `out`, float64[3 * features]."""
-    features = x.shape[1]
-    count = 0
-    for replica in range(len(x)):
-        if not available[replica]:
-            continue
-        count += 1
-        for column in range(features):
-            value = x[replica, column]
-            if count == 1:
-                out[column] = value
-                out[features + column] = value
-                out[2 * features + column] = value
-            else:
-                out[column] += value
-                out[features + column] = min(out[features + column], value)
-                out[2 * features + column] = max(out[2 * features + column], value)
-    for column in range(features):
-        out[column] /= count
+def pool(x: Floats, features: int, available: NDArray[np.int64], out: Floats) -> None:
+    """Mean, least and greatest of the first rows of x over the available replicas, into float64[3 * features]."""
+    for row in range(features):
+        count = 0
+        total = least = greatest = 0.0
+        for replica in range(x.shape[1]):
+            if not available[replica]:
+                continue
+            value = x[row, replica]
+            least = value if count == 0 else min(least, value)
+            greatest = value if count == 0 else max(greatest, value)
+            total += value
+            count += 1
+        out[row] = total / count
+        out[features + row] = least
+        out[2 * features + row] = greatest
 
 
 def score(x: Floats, context: Floats, available: NDArray[np.int64], memory: Floats, scores: Floats) -> None:
-    """Into `scores`, float64[replicas], the policy's scores; the unavailable get -inf. See the module.
+    """Into `scores`, float64[replicas], the policy's scores; the unavailable get -inf. x: float64[features, replicas].
 
     Loops, which Numba turns into vector instructions: each adds a multiple of a row of weights.
     """
-    features, size = int(memory[FEATURES]), int(memory[CONTEXT_SIZE])
+    features, size, products = int(memory[FEATURES]), int(memory[CONTEXT_SIZE]), int(memory[PRODUCTS])
     first, second = int(memory[HIDDEN_1]), int(memory[HIDDEN_2])
     pooled = np.empty(3 * features)
-    pool(x, available, pooled)
+    pool(x, features, available, pooled)
     base = np.empty(first)
     hidden_1 = np.empty(first)
     hidden_2 = np.empty(second)
@@ -59,6 +57,8 @@ def score(x: Floats, context: Floats, available: NDArray[np.int64], memory: Floa
     at_b = at_bias + first
     at_bias_2 = at_b + first * second
     at_w = at_bias_2 + second
+    at_u = at_w + second
+    at_v = at_u + products
     base[:] = memory[at_bias : at_bias + first]
     for row in range(size):
         value = context[row]
@@ -70,13 +70,13 @@ def score(x: Floats, context: Floats, available: NDArray[np.int64], memory: Floa
         weights = memory[at_d + row * first : at_d + (row + 1) * first]
         for unit in range(first):
             base[unit] += value * weights[unit]
-    for replica in range(len(x)):
+    for replica in range(len(scores)):
         if not available[replica]:
             scores[replica] = -np.inf
             continue
         hidden_1[:] = base
         for row in range(features):
-            value = x[replica, row]
+            value = x[row, replica]
             weights = memory[at_a + row * first : at_a + (row + 1) * first]
             for unit in range(first):
                 hidden_1[unit] += value * weights[unit]
@@ -91,6 +91,8 @@ def score(x: Floats, context: Floats, available: NDArray[np.int64], memory: Floa
         for unit in range(second):
             if hidden_2[unit] > 0.0:
                 total += hidden_2[unit] * memory[at_w + unit]
+        for row in range(products):
+            total += x[features + row, replica] * (memory[at_u + row] + memory[at_v + row] * context[G_BETA])
         scores[replica] = total
 
 

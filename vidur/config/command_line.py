@@ -32,7 +32,7 @@ def parse_command_line(argv: Sequence[str] | None = None) -> SimulationConfig:
     if extras:
         raise _unexpected(extras)
     given = {
-        name: Given(_read_flag(all_flags()[name], value), by_flag=True)
+        name: Given(read_flag(all_flags()[name], value), by_flag=True)
         for name, value in vars(values).items()
         if name != "config"
     }
@@ -49,7 +49,7 @@ def _unexpected(extras: list[str]) -> InputError:
     )
 
 
-def _read_flag(flag: Flag, value: Any) -> Any:
+def read_flag(flag: Flag, value: Any) -> Any:
     """What argparse collected (text, a list of texts, or a truth) in the setting's type."""
     where = f"--{flag.name}"
     if flag.family is not None:
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         title, description = _group_of(flag)
         if title not in groups:
             groups[title] = parser.add_argument_group(title, description)
-        _add(groups[title], flag)
+        add_flag(groups[title], flag)
     return parser
 
 
@@ -120,7 +120,8 @@ def _family_title(family: type[PolyConfig]) -> str:
     return family.type_flag.removesuffix("_config_type").replace("_", " ")
 
 
-def _add(group: Any, flag: Flag) -> None:
+def add_flag(group: Any, flag: Flag) -> None:
+    """Add the flag to a group of an argparse parser."""
     options: dict[str, Any] = {"dest": flag.name, "help": _help(flag)}
     if flag.family is None and flag.item.type is bool and not flag.item.many:
         group.add_argument(f"--{flag.name}", action=argparse.BooleanOptionalAction, **options)

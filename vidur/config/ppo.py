@@ -23,7 +23,7 @@ class PPOGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     type_name: ClassVar[str] = "ppo"
     description: ClassVar[str] = "a learned policy: data/policies/default, or one of your own; trains too"
 
-    checkpoint: str | None = setting(None, help="the policy: a file, or a name in data/policies; the shipped one if none")
+    checkpoint: str | None = setting(None, help="the policy: a file, or a name in data/policies; the shipped one if none; new: train from nothing")
     mode: str = setting("evaluate", help="evaluate: route; train: learn while the simulation runs", choices=MODES)
     beta: float = setting(
         10.0, help="weight of the tail of TTFT beside mean E2E, 1 to 80; an input of the policy", minimum=0
@@ -35,7 +35,9 @@ class PPOGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     )  # fmt: skip
     output: str = setting("ppo_policy.safetensors", help="of train: where the policy is saved")
     reward: str = setting("marginal_cost", help="what is learned: a name in data/rewards, or a YAML file")
-    rollout_decisions: int = setting(128, help="decisions of a simulation between two updates", minimum=2)
+    rollout_decisions: int | None = setting(
+        None, help="decisions of a simulation between two updates; if none 128 of many, 1024 of one", minimum=2
+    )
     discount: float = setting(0.99, help="gamma, for each decision", minimum=0, maximum=1)
     gae_lambda: float = setting(0.95, help="lambda of generalised advantage estimation", minimum=0, maximum=1)
     learning_rate: float = setting(3e-4, help="of Adam, at the start", above=0)
@@ -51,8 +53,8 @@ class PPOGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     kl_decay_fraction: float = setting(0.6, help="part of the training over which it decays", above=0, maximum=1)
     target_kl: float = setting(0.03, help="an update's KL divergence that ends its passes early", above=0)
     max_gradient_norm: float = setting(0.5, help="gradients are cut to it", above=0)
-    hidden_1: int = setting(64, help="units of the first hidden layer of a new policy", minimum=1, maximum=1024)
-    hidden_2: int = setting(32, help="units of the second", minimum=1, maximum=1024)
+    hidden_1: int = setting(32, help="units of the first hidden layer of a new policy", minimum=1, maximum=1024)
+    hidden_2: int = setting(16, help="units of the second", minimum=1, maximum=1024)
 
     def check(self) -> None:
         if self.mode == "train" and not self.output:

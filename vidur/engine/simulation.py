@@ -34,6 +34,7 @@ class Simulation:
     def __init__(self, state: EngineState, policy: Policy) -> None:
         self.state = state
         self.done = False
+        self.policy = policy
         self._policy = form_batch_callback.handle(policy.form_batch)
 
     def run(self, choose: ChooseKernel, on_slice: Callable[[int], None] | None = None) -> None:

@@ -1,0 +1,113 @@
+"""Before PPO: search the weights of the interactions by what whole episodes cost.
+
+A policy that is linear in the interactions has few weights, so that they can be tried out: no credit has to be assigned
+to single decisions, and what a placement does to requests that are yet to come counts in full. The cross-entropy
+method: Rubinstein, 1999; all candidates of an iteration replay the same episodes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+import rl.kernels.compiled  # noqa: F401
+from rl.cost import episode_cost
+from rl.kernels.choose import choose_ppo
+from rl.kernels.features import CONTEXT, I_BACKLOG, I_INTERFERENCE, I_LOAD, INTERACTIONS, feature_count
+from rl.policy import PolicyWeights
+from rl.suite import Episode, TrainingSuite
+from vidur.config.base import Config, setting
+from vidur.engine import layout as at
+from vidur.scheduler.global_scheduler.base import ChooseKernel
+from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
+from vidur.scheduler.observation import Floats
+
+# The beta in the middle of the range, at which a candidate's first half are the weights.
+_MIDDLE = 10.0
+# Where the search begins: a backlog and the streams that a prompt would hold up are to be avoided, and load a little.
+_BEGIN = {I_BACKLOG: 1.0, I_INTERFERENCE: 1.0, I_LOAD: 0.5}
+_SPREAD, _SPREAD_BY_BETA, _LEAST_SPREAD = 0.6, 0.2, 0.02
+_ELITES, _KEPT = 0.25, 0.4
+
+
+@dataclass(frozen=True)
+class SearchConfig(Config):
+    """The search."""
+
+    flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "search"
+    help_description: ClassVar[str] = "weights of the interactions by the cost of whole episodes, before PPO"
+
+    search_iterations: int = setting(60, help="iterations of the cross-entropy method; 0 leaves it out", minimum=0)
+    search_candidates: int = setting(48, help="weights tried in an iteration", minimum=4)
+    search_episodes: int = setting(16, help="episodes that each of them replays", minimum=1)
+
+
+def linear_policy(products: Floats, products_by_beta: Floats, queue_depth: int) -> PolicyWeights:
+    """A policy without a network."""
+    features = feature_count(queue_depth) - INTERACTIONS
+    none = np.zeros(0)
+    return PolicyWeights(
+        np.zeros((features, 0)), np.zeros((CONTEXT, 0)), np.zeros((3 * features, 0)), none, np.zeros((0, 0)), none, none,
+        products, products_by_beta,
+    )  # fmt: skip
+
+
+def search(
+    suite: TrainingSuite, queue_depth: int, config: SearchConfig, seed: int, threads: int
+) -> tuple[Floats, Floats, list[float]]:
+    """The best weights found: (products, products_by_beta), and the mean cost in each iteration, over that of
+    least_tokens. Same seed, same bytes."""
+    rng = np.random.default_rng([seed, 0])
+    mean = np.zeros(2 * INTERACTIONS)
+    for interaction, weight in _BEGIN.items():
+        mean[interaction] = weight
+    spread = np.repeat([_SPREAD, _SPREAD_BY_BETA], INTERACTIONS)
+    elites = max(2, round(_ELITES * config.search_candidates))
+    history = []
+    with ThreadPoolExecutor(threads) as pool:
+        for iteration in range(config.search_iterations):
+            numbers = range(iteration * config.search_episodes, (iteration + 1) * config.search_episodes)
+            episodes = list(pool.map(lambda number: suite.draw(np.random.default_rng([seed, 1, number])), numbers))
+            bases = list(pool.map(lambda episode: _cost(episode, choose_least_tokens, np.array([-1.0, 256.0]), 0), episodes))
+            candidates = mean + spread * rng.standard_normal((config.search_candidates, len(mean)))
+            candidates[0] = mean
+            costs = np.array(list(pool.map(lambda one: _mean_cost(one, episodes, bases, queue_depth), candidates)))
+            best = candidates[np.argsort(costs, kind="stable")[:elites]]
+            mean = _KEPT * mean + (1 - _KEPT) * best.mean(0)
+            spread = np.maximum(_KEPT * spread + (1 - _KEPT) * best.std(0), _LEAST_SPREAD)
+            history.append(float(costs[0]))
+            if iteration % 10 == 9 or iteration + 1 == config.search_iterations:
+                print(
+                    f"Search {iteration + 1}/{config.search_iterations}: cost {np.mean(history[-10:]):.3f} of least_tokens'",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+    return (*_weights(mean), history)
+
+
+def _weights(candidate: Floats) -> tuple[Floats, Floats]:
+    """A candidate (what repels, at the middle beta, and its growth with log(1 + beta)) as a policy's weights."""
+    middle, growth = candidate[:INTERACTIONS], candidate[INTERACTIONS:]
+    return -(middle - growth * math.log1p(_MIDDLE)), -growth
+
+
+def _mean_cost(candidate: Floats, episodes: Sequence[Episode], bases: Sequence[float], queue_depth: int) -> float:
+    policy = linear_policy(*_weights(candidate), queue_depth)
+    costs = [
+        _cost(episode, choose_ppo, policy.memory(episode.beta, False), queue_depth) / base
+        for episode, base in zip(episodes, bases, strict=True)
+    ]
+    return float(np.mean(costs))
+
+
+def _cost(episode: Episode, choose: ChooseKernel, memory: Floats, queue_depth: int) -> float:
+    engine = episode.run(choose, memory, queue_depth)
+    arrived = engine.times[:, at.ARRIVED]
+    ttft, e2e = engine.times[:, at.FIRST_TOKEN] - arrived, engine.times[:, at.COMPLETED] - arrived
+    return episode_cost(ttft, e2e, episode.beta, episode.time_unit)

@@ -1,0 +1,254 @@
+"""python -m rl.train: a policy from nothing: warm start, then PPO over many simulations at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+import vidur
+from rl.checkpoint import Checkpoint
+from rl.collector import Collector
+from rl.encoder import DEFAULT_QUEUE_REQUESTS
+from rl.reward import Reward, RewardConfig, RewardResult
+from rl.rollout import Rollout
+from rl.suite import TrainingSuite
+from rl.trainer import Trainer
+from rl.training_log import ProgressLine, TrainingLog
+from rl.training_report import write_training_report
+from rl.validation import Validation
+from rl.warm_start import WarmStartConfig, clone, dagger
+from vidur.atomic import write_text
+from vidur.config import PPOGlobalSchedulerConfig
+from vidur.config.base import Config, setting
+from vidur.config.tool import parse_tool
+from vidur.errors import InputError
+
+# Decisions of each simulation between two updates, if the configuration leaves it open.
+_ROLLOUT_DECISIONS = 128
+
+# Of the router's settings, those that say how a policy is used.
+_NOT_HERE = ("checkpoint", "mode", "sample", "output")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Config):
+    """A training run."""
+
+    flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "training run"
+    help_description: ClassVar[str] = "what is trained on, for how long, and where it goes"
+
+    folder: str = setting("trained", help="where the policy, the log and the report go")
+    resume: bool = setting(False, help="go on with the run in the folder, as if it had not been interrupted")
+    seed: int = setting(0, help="of all randomness", minimum=0, maximum=2**31)
+    suite: str = setting("default", help="what is trained on: a name in data/training, or a YAML file")
+    decisions: int = setting(3_000_000, help="decisions of PPO; 0 is the warm start alone", minimum=0)
+    groups: int = setting(8, help="episodes at once", minimum=1)
+    members: int = setting(8, help="simulations of each, whose mean reward is the baseline", minimum=1)
+    threads: int = setting(0, help="threads that simulate; 0: one for each core", minimum=0)
+    save_every: int = setting(25, help="updates between two checkpoints", minimum=1)
+    validate_every: int = setting(25, help="updates between two comparisons with the baselines", minimum=1)
+    validation_episodes: int = setting(12, help="episodes of a comparison", minimum=1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the flags say. Returns 0; 1 where the loss is not finite; 2 for bad input; 130 on Ctrl-C."""
+    classes = (TrainConfig, WarmStartConfig, PPOGlobalSchedulerConfig)
+    try:
+        configs = parse_tool("python -m rl.train", __doc__ or "", classes, argv, _NOT_HERE)
+        return TrainingRun(*configs).run()
+    except InputError as error:
+        print(f"rl.train: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rl.train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+class TrainingRun:
+    """One run: its learner, its simulations, and its folder of policy.safetensors, checkpoint.safetensors, log.jsonl and
+    report.html."""
+
+    def __init__(self, train: TrainConfig, warm: WarmStartConfig, ppo: PPOGlobalSchedulerConfig) -> None:
+        self._train, self._warm, self._ppo = train, warm, ppo
+        self._folder = Path(train.folder)
+        self._threads = train.threads or len(os.sched_getaffinity(0))
+        self._depth = DEFAULT_QUEUE_REQUESTS if ppo.max_queue_requests is None else ppo.max_queue_requests
+        self._suite = TrainingSuite.read(train.suite)
+        reward = Reward(RewardConfig.load(ppo.reward))
+        self._trainer = Trainer(ppo, self._depth, reward, train.seed)
+        self._update = 0
+        self._decisions = 0
+        # One thread: the same sums in the same order on any number of cores.
+        torch.set_num_threads(1)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self._folder / "checkpoint.safetensors"
+
+    def run(self) -> int:
+        """Train to the end, or until the loss is not finite. Returns the exit status."""
+        self._check_folder()
+        saved = Checkpoint.load(self._checkpoint, training=True) if self._train.resume else None
+        if saved is None:
+            self._write_config()
+            self._warm_start()
+        else:
+            self._check_same_run(saved)
+        collector = Collector(
+            self._suite, self._depth, self._train.groups, self._train.members, self._train.seed, self._threads
+        )
+        if saved is not None:
+            self._restore(saved, collector)
+        validation = Validation(
+            self._suite, self._depth, self._ppo.beta, self._train.validation_episodes, self._threads
+        )
+        log = TrainingLog(self._folder, resume_step=self._decisions if saved is not None else None)
+        log.hyperparameters({**self._facts()["training"], **self._facts()["warm_start"], **self._facts()["ppo"]})
+        status = self._learn(collector, validation, log)
+        log.close()
+        write_training_report(self._folder)
+        print(f"Policy: {self._folder / 'policy.safetensors'}\nReport: {self._folder / 'report.html'}")
+        return status
+
+    def _learn(self, collector: Collector, validation: Validation, log: TrainingLog) -> int:
+        rollout = self._ppo.rollout_decisions or _ROLLOUT_DECISIONS
+        if self._update == 0:
+            log.evaluation(0, {"training": validation.figures(self._trainer.weights())})
+        with ProgressLine(self._train.decisions, self._decisions) as progress:
+            while self._decisions < self._train.decisions:
+                started = time.perf_counter()
+                share = self._decisions / self._train.decisions
+                rollouts, windows = collector.collect(self._trainer.weights(), rollout)
+                try:
+                    figures, results = self._trainer.learn(rollouts, windows, collector.groups, share)
+                except FloatingPointError as error:
+                    print(
+                        f"rl.train: stopped, {error}; {self._checkpoint} is the last good state: "
+                        "lower --learning_rate or clip the reward, and train anew",
+                        file=sys.stderr,
+                    )
+                    return 1
+                self._update += 1
+                count = sum(len(rollout) for rollout in rollouts)
+                self._decisions += count
+                figures["sps"] = count / (time.perf_counter() - started)
+                self._log(log, rollouts, results, figures)
+                if self._update % self._train.validate_every == 0:
+                    compared = validation.figures(self._trainer.weights())
+                    log.evaluation(self._decisions, {"training": compared})
+                    figures |= compared
+                progress.update(self._decisions, figures)
+                if self._update % self._train.save_every == 0:
+                    self._save(collector)
+        self._save(collector)
+        self._trainer.checkpoint(self._facts(), with_training=False).save(self._folder / "policy.safetensors")
+        return 0
+
+    def _log(
+        self, log: TrainingLog, rollouts: Sequence[Rollout], results: Sequence[RewardResult], figures: dict[str, float]
+    ) -> None:
+        raw, scaled, clipped = (
+            np.concatenate([getattr(result, name) for result in results]) for name in ("raw", "scaled", "clipped")
+        )
+        figures["reward"] = float(raw.mean())
+        losses = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "explained_variance", "kl_to_reference")
+        scalars = {f"losses/{name}": figures[name] for name in losses}
+        scalars |= {
+            "charts/SPS": figures["sps"],
+            "charts/learning_rate": figures["learning_rate"],
+            "reward/raw": float(raw.mean()),
+            "reward/scaled": float(scaled.mean()),
+            "reward/clipped": float(clipped.mean()),
+            "reward/clipped_share_low": float(np.mean([result.share_clipped_low for result in results])),
+            "reward/clipped_share_high": float(np.mean([result.share_clipped_high for result in results])),
+        }
+        for name in results[0].terms:
+            scalars[f"reward/term/{name}"] = float(np.concatenate([result.terms[name] for result in results]).mean())
+        log.scalars(self._decisions, scalars)
+        for name, values in (("raw", raw), ("scaled", scaled), ("clipped", clipped)):
+            log.histogram(self._decisions, f"reward/{name}", values)
+        log.histogram(self._decisions, "policy/action_distribution", _shares(rollouts))
+
+    def _warm_start(self) -> None:
+        actor = self._trainer.actor
+        if self._warm.demonstrators:
+            clone(actor, self._suite, self._depth, self._warm, self._train.seed)
+        if self._warm.dagger_rounds:
+            dagger(actor, self._suite, self._depth, self._warm, self._train.seed, self._threads)
+        if not self._warm.demonstrators and not self._warm.dagger_rounds:
+            self._fit_normaliser()
+        self._trainer.start_from_here()
+
+    def _fit_normaliser(self) -> None:
+        """From the states that the new policy visits."""
+        collector = Collector(self._suite, self._depth, self._train.groups, 1, self._train.seed + 1, self._threads)
+        rollouts, _ = collector.collect(self._trainer.weights(), self._suite.requests // 2)
+        self._trainer.fit_normaliser(rollouts)
+
+    def _facts(self) -> dict[str, Any]:
+        """What the checkpoint says of how it was made."""
+        return {
+            "training": {key: value for key, value in asdict(self._train).items() if key not in _NOT_KEPT},
+            "warm_start": asdict(self._warm),
+            "ppo": {key: value for key, value in asdict(self._ppo).items() if key not in _NOT_HERE},
+            "decisions": self._decisions,
+            "updates": self._update,
+            "versions": {"vidur": vidur.__version__, "torch": torch.__version__, "numpy": np.__version__,
+                         "python": platform.python_version()},
+            "uses_the_future": False,
+        }  # fmt: skip
+
+    def _write_config(self) -> None:
+        write_text(self._folder / "config.json", json.dumps(self._facts(), indent=1) + "\n")
+
+    def _check_folder(self) -> None:
+        if self._train.resume and not self._checkpoint.is_file():
+            raise InputError(f"--resume: there is no {self._checkpoint} yet: leave --resume out")
+        if not self._train.resume and self._checkpoint.exists():
+            raise InputError(f"--folder {self._folder} holds a run: give --resume to go on with it, or another folder")
+
+    def _check_same_run(self, saved: Checkpoint) -> None:
+        ours = json.loads(json.dumps(self._facts()))
+        for part in ("training", "warm_start", "ppo"):
+            for key, value in ours[part].items():
+                before = saved.facts[part].get(key)
+                if before != value:
+                    raise InputError(f"--resume: the run in {self._folder} has --{key} {before}, not {value}")
+
+    def _save(self, collector: Collector) -> None:
+        more = {**collector.snapshot(), "update": np.array(self._update), "decisions": np.array(self._decisions)}
+        self._trainer.checkpoint(self._facts(), with_training=True, more=more).save(self._checkpoint)
+
+    def _restore(self, saved: Checkpoint, collector: Collector) -> None:
+        self._trainer.restore(saved.training)
+        collector.restore(saved.training)
+        self._update, self._decisions = int(saved.training["update"]), int(saved.training["decisions"])
+
+
+# What may differ between a run and its continuation.
+_NOT_KEPT = ("folder", "resume", "threads")
+
+
+def _shares(rollouts: Sequence[Rollout]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The share of the decisions that each replica got, over its simulation's mean share, of all simulations."""
+    shares = [
+        np.bincount(rollout.actions, minlength=rollout.masks.shape[1]) * rollout.masks.shape[1] / len(rollout)
+        for rollout in rollouts
+        if len(rollout)
+    ]
+    return np.concatenate(shares)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""The learner: actor, critic, reference policy and optimiser; rollouts in, a better policy out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rl.checkpoint import Checkpoint
+from rl.network import Actor, Critic
+from rl.policy import PolicyWeights
+from rl.ppo import Batch, Weights, advantages, update
+from rl.reward import Reward, RewardResult, Window
+from rl.rollout import Rollout
+from vidur.config import PPOGlobalSchedulerConfig
+from vidur.errors import InputError
+from vidur.scheduler.observation import Floats
+
+# How much of the scale of returns one update replaces.
+_SCALE_WEIGHT = 0.1
+
+# Of each hidden layer. The critic is used in training only.
+_CRITIC_UNITS = 64
+
+
+class Trainer:
+    """Learns from rollouts by PPO. `seed` makes its weights and the order of its minibatches.
+
+    progress, 0 to 1, is how much of the training is done; schedules follow it.
+    """
+
+    def __init__(self, config: PPOGlobalSchedulerConfig, max_queue_requests: int, reward: Reward, seed: int) -> None:
+        self.config = config
+        self.max_queue_requests = max_queue_requests
+        self.reward = reward
+        self._generator = torch.Generator().manual_seed(seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.actor = Actor(max_queue_requests, config.hidden_1, config.hidden_2)
+            self.critic = Critic(max_queue_requests, _CRITIC_UNITS, _CRITIC_UNITS)
+        self.reference = copy.deepcopy(self.actor)
+        self.optimizer = self._new_optimizer()
+        self._return_scale = 0.0
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        parameters = [*self.actor.parameters(), *self.critic.parameters()]
+        return torch.optim.Adam(parameters, self.config.learning_rate, eps=1e-5)
+
+    def start_from_here(self) -> None:
+        """Make the policy as it is the reference, and begin to optimise anew."""
+        self.reference = copy.deepcopy(self.actor).requires_grad_(False)
+        self.optimizer = self._new_optimizer()
+
+    def begin_with(self, checkpoint: Checkpoint) -> None:
+        """Take a checkpoint's policy as the one to improve, and as the reference. Raises InputError if it has other
+        sizes than the configuration, or no statistics of its features."""
+        sizes = checkpoint.weights.hidden.shape
+        if sizes != (self.config.hidden_1, self.config.hidden_2):
+            raise InputError(
+                f"the checkpoint has hidden layers of {sizes[0]} and {sizes[1]}: give {self.config.flag('hidden_1')} "
+                f"{sizes[0]} and {self.config.flag('hidden_2')} {sizes[1]} to train it further"
+            )
+        if checkpoint.normaliser is None:
+            raise InputError("the checkpoint has no statistics of its features, so it cannot be trained further")
+        self.actor.set_weights(checkpoint.weights, checkpoint.normaliser)
+        self.start_from_here()
+
+    @torch.no_grad()
+    def fit_normaliser(self, rollouts: Sequence[Rollout]) -> None:
+        """Take the statistics of the features from rollouts."""
+        most = max(rollout.masks.shape[1] for rollout in rollouts)
+        count = [len(rollout) for rollout in rollouts]
+        pairs = list(zip(rollouts, count, strict=True))
+        self.actor.fit_normaliser(
+            torch.from_numpy(np.concatenate([padded(rollout.features[:n], most) for rollout, n in pairs])),
+            torch.from_numpy(np.concatenate([rollout.contexts[:n] for rollout, n in pairs])),
+            torch.from_numpy(np.concatenate([padded(rollout.masks[:n], most) for rollout, n in pairs])),
+        )
+
+    def weights(self) -> PolicyWeights:
+        return self.actor.weights()
+
+    def learn(
+        self, rollouts: Sequence[Rollout], windows: Sequence[Window], groups: Sequence[int], progress: float
+    ) -> tuple[dict[str, float], list[RewardResult]]:
+        """One update from rollouts and the windows on their simulations. Rollouts of one group, a number each, replay
+        the same requests: the mean of their rewards at each decision is taken off, which leaves what the choices made.
+
+        Returns what is worth watching, and what the reward made of each window. Raises FloatingPointError where the
+        loss is not finite: the policy is then what it was before, or after the last good step.
+        """
+        results = [self.reward.evaluate(window, progress) for window in windows]
+        rewards = centred([result.clipped for result in results], groups)
+        batch, explained = self._batch(rollouts, rewards)
+        figures = update(
+            self.actor, self.critic, self.optimizer, batch, self.config, Weights.at(progress, self.config),
+            self._generator,
+        )  # fmt: skip
+        figures["explained_variance"] = explained
+        figures["learning_rate"] = Weights.at(progress, self.config).learning_rate
+        return figures, results
+
+    @torch.no_grad()
+    def _batch(self, rollouts: Sequence[Rollout], rewards: Sequence[Floats]) -> tuple[Batch, float]:
+        replicas = max(rollout.masks.shape[1] for rollout in rollouts)
+        features = torch.from_numpy(np.concatenate([padded(rollout.features, replicas) for rollout in rollouts]))
+        contexts = torch.from_numpy(np.concatenate([rollout.contexts for rollout in rollouts]))
+        masks = torch.from_numpy(np.concatenate([padded(rollout.masks, replicas) for rollout in rollouts]))
+        values = self._values(features, contexts, masks)
+        estimates, kept, begin = [], [], 0
+        for rollout, reward in zip(rollouts, rewards, strict=True):
+            count, end = len(reward), begin + len(rollout.features)
+            # A rollout that was cut to the shortest of its group goes on after its last reward.
+            ended = rollout.ended and count == len(rollout)
+            value = values[begin : begin + count + 1]
+            estimates.append(advantages(reward, value, ended, self.config.discount, self.config.gae_lambda))
+            kept.append(np.arange(begin, begin + count))
+            begin = end
+        rows = np.concatenate(kept)
+        advantage = np.concatenate(estimates)
+        returns = advantage + values[rows]
+        explained = 1.0 - float(np.var(advantage) / max(np.var(returns), 1e-12))
+        self._rescale(returns)
+        chosen = torch.from_numpy(rows)
+        x, context, mask = features[chosen], contexts[chosen], masks[chosen]
+        counts = [len(reward) for reward in rewards]
+        taken = zip(rollouts, counts, strict=True)
+        batch = Batch(
+            features=x,
+            contexts=context,
+            masks=mask,
+            actions=torch.from_numpy(np.concatenate([rollout.actions[:count] for rollout, count in taken])),
+            log_probabilities=torch.from_numpy(
+                np.concatenate([r.log_probabilities[:count] for r, count in zip(rollouts, counts, strict=True)])
+            ).float(),
+            reference=self.reference(x, context, mask),
+            advantages=torch.from_numpy(advantage).float(),
+            returns=torch.from_numpy(returns / self._return_scale).float(),
+        )
+        return batch, explained
+
+    def _values(self, features: Tensor, contexts: Tensor, masks: Tensor) -> Floats:
+        """The critic's, in the reward's units. The row after the end of a simulation is not used."""
+        seen = masks | ~masks.any(1, keepdim=True)
+        values = self.critic(*self.actor.normalise(features, contexts), seen)
+        scaled: Floats = values.double().numpy() * self._return_scale
+        return scaled
+
+    def _rescale(self, returns: Floats) -> None:
+        spread = max(float(returns.std()), 1e-6)
+        first = self._return_scale == 0.0
+        self._return_scale = spread if first else (1 - _SCALE_WEIGHT) * self._return_scale + _SCALE_WEIGHT * spread
+
+    def checkpoint(self, facts: Mapping[str, Any], with_training: bool, more: Mapping[str, Any] | None = None) -> (
+        Checkpoint
+    ):  # fmt: skip
+        """The policy, and what training resumes from: `more` and the learner's state."""
+        training = {**self.state(), **(more or {})} if with_training else {}
+        return Checkpoint(self.weights(), self.max_queue_requests, facts, training, self.actor.normaliser())
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything that the next update depends on, as arrays."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, module in (("actor", self.actor), ("critic", self.critic), ("reference", self.reference)):
+            arrays |= {f"{name}.{key}": value.numpy().copy() for key, value in module.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            arrays |= {f"adam.{index}.{key}": value.numpy().copy() for key, value in values.items()}
+        arrays |= {f"reward.{key}": np.asarray(value) for key, value in self.reward.state().items()}
+        arrays["return_scale"] = np.array(self._return_scale)
+        arrays["generator"] = self._generator.get_state().numpy().copy()
+        return arrays
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Go on from `state`. Raises InputError if it is of another network."""
+        for name, module in (("actor", self.actor), ("critic", self.critic), ("reference", self.reference)):
+            found = {key: torch.from_numpy(np.array(arrays[f"{name}.{key}"])) for key in module.state_dict()
+                     if f"{name}.{key}" in arrays}  # fmt: skip
+            try:
+                module.load_state_dict(found)
+            except RuntimeError as error:
+                raise InputError(f"the checkpoint's {name} does not fit: {' '.join(str(error).split())}") from None
+        state = self.optimizer.state_dict()
+        for index in range(len([*self.actor.parameters(), *self.critic.parameters()])):
+            keys = [key for key in arrays if key.startswith(f"adam.{index}.")]
+            if keys:
+                state["state"][index] = {key.split(".", 2)[2]: torch.from_numpy(np.array(arrays[key])) for key in keys}
+        self.optimizer.load_state_dict(state)
+        self.reward.restore({key.removeprefix("reward."): value for key, value in arrays.items()
+                             if key.startswith("reward.")})  # fmt: skip
+        self._return_scale = float(arrays["return_scale"])
+        self._generator.set_state(torch.from_numpy(np.array(arrays["generator"])))
+
+
+def centred(rewards: Sequence[Floats], groups: Sequence[int]) -> list[Floats]:
+    """Rewards less their mean over the group at each decision, cut to the shortest of the group; alone, as they are."""
+    made: list[Floats] = []
+    for reward, group in zip(rewards, groups, strict=True):
+        others = [other for other, its in zip(rewards, groups, strict=True) if its == group]
+        shortest = min(len(other) for other in others)
+        alone = len(others) == 1
+        made.append(reward if alone else reward[:shortest] - np.mean([other[:shortest] for other in others], 0))
+    return made
+
+
+def padded(array: NDArray[Any], replicas: int) -> NDArray[Any]:
+    """[N, R, ...] with zeros for the replicas that are missing to `replicas`."""
+    missing = [(0, 0)] * array.ndim
+    missing[1] = (0, replicas - array.shape[1])
+    return np.pad(array, missing)

@@ -1,0 +1,52 @@
+"""The command line of a tool beside vidur.main: flags derived from one or more configuration classes."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from vidur.config.base import Config, settings_of
+from vidur.config.command_line import FlagParser, add_flag, read_flag
+from vidur.config.flag import Flag
+from vidur.errors import InputError
+
+
+def parse_tool(
+    prog: str,
+    description: str,
+    classes: Sequence[type[Config]],
+    argv: Sequence[str] | None = None,
+    leave_out: Collection[str] = (),
+) -> list[Any]:
+    """One configuration of each class from `argv` (of the process if None). A flag is `--field`, whatever prefix the
+    class has elsewhere; no two classes share a field, and those of `leave_out` keep their defaults. Raises InputError, or SystemExit(0) after --help."""
+    flags: dict[str, Flag] = {}
+    parser = FlagParser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for cls in classes:
+        group = parser.add_argument_group(cls.help_title or cls.__name__, cls.help_description)
+        for item in settings_of(cls):
+            if item.name in leave_out:
+                continue
+            assert item.name not in flags and not item.is_part
+            flags[item.name] = Flag(item.name, cls, item)
+            add_flag(group, flags[item.name])
+    values, extras = parser.parse_known_args(argv)
+    if extras:
+        near = difflib.get_close_matches(extras[0].lstrip("-").partition("=")[0], flags, n=2, cutoff=0.6)
+        hint = f"did you mean {' or '.join('--' + name for name in near)}?" if near else "see --help"
+        raise InputError(f"unknown argument {extras[0]}: {hint}")
+    given = {name: read_flag(flags[name], value) for name, value in vars(values).items()}
+    return [_make(cls, {name: value for name, value in given.items() if flags[name].owner is cls}) for cls in classes]
+
+
+def _make(cls: type[Config], values: dict[str, Any]) -> Config:
+    try:
+        return cls(**values)
+    except InputError as error:
+        # The flag has no prefix here.
+        text = str(error)
+        for item in settings_of(cls):
+            text = text.replace(cls.flag(item.name), f"--{item.name}")
+        raise InputError(text) from None
