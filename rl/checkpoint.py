@@ -73,7 +73,9 @@ class Checkpoint:
         except FileNotFoundError:
             raise InputError(f"checkpoint {path}: no such file; python -m rl.train makes one") from None
         except (SafetensorError, OSError) as error:
-            raise InputError(f"checkpoint {path} cannot be read, it is damaged or no safetensors file: {error}") from None
+            raise InputError(
+                f"checkpoint {path} cannot be read, it is damaged or no safetensors file: {error}"
+            ) from None
         depth = _depth(metadata, path)
         weights = _weights(arrays, path)
         spec = EncoderSpec.of(depth)
@@ -124,5 +126,5 @@ def check_queue_requests(checkpoint: Checkpoint, asked: int | None, path: str | 
     if asked is not None and asked != checkpoint.max_queue_requests:
         raise InputError(
             f"checkpoint {path} sees {checkpoint.max_queue_requests} waiting requests of each replica, "
-            f"--ppo_global_scheduler_config_max_queue_requests asks for {asked}: leave the flag out, or train anew with it"
+            f"--ppo_global_scheduler_config_max_queue_requests asks for {asked}: leave the flag out, or train anew"
         )

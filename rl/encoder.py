@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,9 @@ _CONTEXT = (
 
 
 def _queue_features(depth: int) -> tuple[Feature, ...]:
-    ages = [Feature(f"queue_{i}_age", "decode iterations", f"age of number {i} without a first token") for i in range(depth)]
+    ages = [
+        Feature(f"queue_{i}_age", "decode iterations", f"age of number {i} without a first token") for i in range(depth)
+    ]
     prompts = [Feature(f"queue_{i}_prompt", "decode iterations", "time to read its prompt") for i in range(depth)]
     return (*ages, *prompts)
 
@@ -167,7 +169,7 @@ class StateEncoder:
         return [*blocks, *(feature.name for feature in self.spec.context)]
 
 
-def spec_difference(ours: dict[str, Sequence[str]], theirs: dict[str, Sequence[str]]) -> str:
+def spec_difference(ours: Mapping[str, Sequence[str]], theirs: Mapping[str, Sequence[str]]) -> str:
     """In words, how the features of a checkpoint (`theirs`) differ from ours; empty if they do not."""
     parts = []
     for kind in ("replica", "context"):

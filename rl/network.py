@@ -27,7 +27,7 @@ class ReplicaNetwork(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
         base = self.context(context) + self.pooled(pool(x, mask))
-        return torch.relu(self.hidden(torch.relu(self.replica(x) + base[:, None, :])))  # type: ignore[no-any-return]
+        return torch.relu(self.hidden(torch.relu(self.replica(x) + base[:, None, :])))
 
 
 def pool(x: Tensor, mask: Tensor) -> Tensor:
@@ -85,6 +85,22 @@ class Actor(nn.Module):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
             # What never varies in training must not blow up elsewhere.
             getattr(self, f"{name}_std").copy_(values.std(0).clamp_min(0.05))
+
+    @torch.no_grad()
+    def set_products(
+        self, products: Floats, by_beta: Floats, x: Tensor, context: Tensor, mask: Tensor, entropy: float
+    ) -> None:
+        """Take weights of the interactions up to a factor: the one that gives, without the network, this mean entropy
+        (nats) in the states x, context, mask: a policy that is sure of itself has nothing to learn from."""
+        directions = torch.from_numpy(products).float(), torch.from_numpy(by_beta).float()
+        low, high = 1e-3, 1e3
+        for _ in range(40):
+            factor = (low * high) ** 0.5
+            self.products.copy_(directions[0] * factor)
+            self.products_by_beta.copy_(directions[1] * factor)
+            distribution = self(x, context, mask)
+            found = -(distribution.exp() * distribution.masked_fill(~mask, 0.0)).sum(1).mean()
+            low, high = (factor, high) if found > entropy else (low, factor)
 
     @torch.no_grad()
     def weights(self) -> PolicyWeights:

@@ -96,4 +96,3 @@ def _load(config: PPOGlobalSchedulerConfig) -> Checkpoint:
     checkpoint = Checkpoint.load(path)
     check_queue_requests(checkpoint, config.max_queue_requests, path)
     return checkpoint
-

@@ -108,9 +108,7 @@ class NumpyPolicy:
         products = x[:, self._features :] @ (weights.products + weights.products_by_beta * context[G_BETA])
         x = x[:, : self._features]
         seen = x if everyone else x[available]
-        pooled = np.concatenate(
-            (np.add.reduce(seen) / len(seen), np.minimum.reduce(seen), np.maximum.reduce(seen))
-        )
+        pooled = np.concatenate((np.add.reduce(seen) / len(seen), np.minimum.reduce(seen), np.maximum.reduce(seen)))
         base = context @ weights.context
         base += pooled @ weights.pooled
         base += weights.bias_1

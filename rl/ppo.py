@@ -118,7 +118,7 @@ def update(
         order = torch.randperm(len(batch), generator=generator)
         epochs += 1
         divergences = []
-        for rows in order.split(config.minibatch_decisions):
+        for rows in torch.split(order, config.minibatch_decisions):
             x, context, mask = batch.features[rows], batch.contexts[rows], batch.masks[rows]
             distribution = actor(x, context, mask)
             taken = distribution.gather(1, batch.actions[rows, None]).squeeze(1)
@@ -133,7 +133,7 @@ def update(
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss.item()}")
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_gradient_norm)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"the gradient's norm is {norm.item()}")

@@ -23,9 +23,9 @@ from vidur.scheduler.replica_scheduler.policy import form_batch_callback
 
 # The engine's arrays that a simulation without recorded rows changes.
 CHANGING = (
-    "next_time", "times", "requests", "replicas", "replica_floats", "ready", "batch_requests", "batch_tokens", "batches",
-    "busy", "ledger", "completions", "cluster", "cluster_floats", "stage_ends", "stage_state", "batch_times", "held",
-    "gauges", "observed", "arrival", "available",
+    "next_time", "times", "requests", "replicas", "replica_floats", "ready", "batch_requests", "batch_tokens",
+    "batches", "busy", "ledger", "completions", "cluster", "cluster_floats", "stage_ends", "stage_state", "batch_times",
+    "held", "gauges", "observed", "arrival", "available",
 )  # fmt: skip
 
 # Seconds: TTFT and TPOT that a request should meet, for the parts of a cost that count misses.
@@ -57,6 +57,22 @@ class Rollout:
 
     def __len__(self) -> int:
         return len(self.actions)
+
+    def cut(self, count: int) -> Rollout:
+        """The first `count` decisions, after which the simulation has ended."""
+        return Rollout(
+            self.features[: count + 1],
+            self.contexts[: count + 1],
+            self.masks[: count + 1],
+            self.actions[:count],
+            self.log_probabilities[:count],
+            self.costs[:count],
+            self.all_costs[:count],
+            self.decided_at[: count + 1],
+            self.outstanding[:count],
+            self.requests[:count],
+            ended=True,
+        )
 
 
 @dataclass(frozen=True)
@@ -166,9 +182,7 @@ class RunningSimulation:
             raise InputError("a request of the training workload fits no replica, or is beyond the tables")
         if count == decisions:
             return rollout
-        cut = {name: value[: count + (len(value) > decisions)] if isinstance(value, np.ndarray) else value
-               for name, value in vars(rollout).items()}  # fmt: skip
-        return Rollout(**{**cut, "ended": True})
+        return rollout.cut(count)
 
     def _roll(
         self, begin: int, mode: int, labels: bool, memory: Floats, weights: Floats | None, draws: Floats,

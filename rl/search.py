@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -44,9 +45,9 @@ class SearchConfig(Config):
     help_title: ClassVar[str] = "search"
     help_description: ClassVar[str] = "weights of the interactions by the cost of whole episodes, before PPO"
 
-    search_iterations: int = setting(60, help="iterations of the cross-entropy method; 0 leaves it out", minimum=0)
+    search_iterations: int = setting(30, help="iterations of the cross-entropy method; 0 leaves it out", minimum=0)
     search_candidates: int = setting(48, help="weights tried in an iteration", minimum=4)
-    search_episodes: int = setting(16, help="episodes that each of them replays", minimum=1)
+    search_episodes: int = setting(12, help="episodes that each of them replays", minimum=1)
 
 
 def linear_policy(products: Floats, products_by_beta: Floats, queue_depth: int) -> PolicyWeights:
@@ -54,15 +55,15 @@ def linear_policy(products: Floats, products_by_beta: Floats, queue_depth: int) 
     features = feature_count(queue_depth) - INTERACTIONS
     none = np.zeros(0)
     return PolicyWeights(
-        np.zeros((features, 0)), np.zeros((CONTEXT, 0)), np.zeros((3 * features, 0)), none, np.zeros((0, 0)), none, none,
-        products, products_by_beta,
+        np.zeros((features, 0)), np.zeros((CONTEXT, 0)), np.zeros((3 * features, 0)), none, np.zeros((0, 0)), none,
+        none, products, products_by_beta,
     )  # fmt: skip
 
 
 def search(
     suite: TrainingSuite, queue_depth: int, config: SearchConfig, seed: int, threads: int
 ) -> tuple[Floats, Floats, list[float]]:
-    """The best weights found: (products, products_by_beta), and the mean cost in each iteration, over that of
+    """The weights found: (products, products_by_beta), and the mean cost in each iteration, over that of
     least_tokens. Same seed, same bytes."""
     rng = np.random.default_rng([seed, 0])
     mean = np.zeros(2 * INTERACTIONS)
@@ -73,19 +74,20 @@ def search(
     history = []
     with ThreadPoolExecutor(threads) as pool:
         for iteration in range(config.search_iterations):
-            numbers = range(iteration * config.search_episodes, (iteration + 1) * config.search_episodes)
-            episodes = list(pool.map(lambda number: suite.draw(np.random.default_rng([seed, 1, number])), numbers))
-            bases = list(pool.map(lambda episode: _cost(episode, choose_least_tokens, np.array([-1.0, 256.0]), 0), episodes))
+            first = iteration * config.search_episodes
+            drawn = [np.random.default_rng([seed, 1, first + number]) for number in range(config.search_episodes)]
+            tests = list(pool.map(partial(_Test.of, suite), drawn))
             candidates = mean + spread * rng.standard_normal((config.search_candidates, len(mean)))
             candidates[0] = mean
-            costs = np.array(list(pool.map(lambda one: _mean_cost(one, episodes, bases, queue_depth), candidates)))
+            costs = np.array(list(pool.map(partial(_mean_cost, tests, queue_depth), candidates)))
             best = candidates[np.argsort(costs, kind="stable")[:elites]]
             mean = _KEPT * mean + (1 - _KEPT) * best.mean(0)
             spread = np.maximum(_KEPT * spread + (1 - _KEPT) * best.std(0), _LEAST_SPREAD)
             history.append(float(costs[0]))
             if iteration % 10 == 9 or iteration + 1 == config.search_iterations:
                 print(
-                    f"Search {iteration + 1}/{config.search_iterations}: cost {np.mean(history[-10:]):.3f} of least_tokens'",
+                    f"Search {iteration + 1}/{config.search_iterations}: "
+                    f"cost {np.mean(history[-10:]):.3f} of least_tokens'",
                     file=sys.stderr, flush=True,
                 )  # fmt: skip
     return (*_weights(mean), history)
@@ -97,11 +99,24 @@ def _weights(candidate: Floats) -> tuple[Floats, Floats]:
     return -(middle - growth * math.log1p(_MIDDLE)), -growth
 
 
-def _mean_cost(candidate: Floats, episodes: Sequence[Episode], bases: Sequence[float], queue_depth: int) -> float:
+@dataclass(frozen=True)
+class _Test:
+    """An episode, and what it costs under least_tokens."""
+
+    episode: Episode
+    base: float
+
+    @classmethod
+    def of(cls, suite: TrainingSuite, rng: np.random.Generator) -> _Test:
+        episode = suite.draw(rng)
+        return cls(episode, _cost(episode, choose_least_tokens, np.array([-1.0, 256.0]), 0))
+
+
+def _mean_cost(tests: Sequence[_Test], queue_depth: int, candidate: Floats) -> float:
     policy = linear_policy(*_weights(candidate), queue_depth)
     costs = [
-        _cost(episode, choose_ppo, policy.memory(episode.beta, False), queue_depth) / base
-        for episode, base in zip(episodes, bases, strict=True)
+        _cost(test.episode, choose_ppo, policy.memory(test.episode.beta, False), queue_depth) / test.base
+        for test in tests
     ]
     return float(np.mean(costs))
 

@@ -19,8 +19,10 @@ import vidur
 from rl.checkpoint import Checkpoint
 from rl.collector import Collector
 from rl.encoder import DEFAULT_QUEUE_REQUESTS
+from rl.policy import PolicyWeights
 from rl.reward import Reward, RewardConfig, RewardResult
 from rl.rollout import Rollout
+from rl.search import SearchConfig, linear_policy, search
 from rl.suite import TrainingSuite
 from rl.trainer import Trainer
 from rl.training_log import ProgressLine, TrainingLog
@@ -52,7 +54,8 @@ class TrainConfig(Config):
     resume: bool = setting(False, help="go on with the run in the folder, as if it had not been interrupted")
     seed: int = setting(0, help="of all randomness", minimum=0, maximum=2**31)
     suite: str = setting("default", help="what is trained on: a name in data/training, or a YAML file")
-    decisions: int = setting(3_000_000, help="decisions of PPO; 0 is the warm start alone", minimum=0)
+    decisions: int = setting(3_000_000, help="decisions of PPO; 0 is what comes before it alone", minimum=0)
+    first_entropy: float = setting(0.3, help="mean entropy (nats) that PPO begins with, after a search", above=0)
     groups: int = setting(8, help="episodes at once", minimum=1)
     members: int = setting(8, help="simulations of each, whose mean reward is the baseline", minimum=1)
     threads: int = setting(0, help="threads that simulate; 0: one for each core", minimum=0)
@@ -63,7 +66,7 @@ class TrainConfig(Config):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the flags say. Returns 0; 1 where the loss is not finite; 2 for bad input; 130 on Ctrl-C."""
-    classes = (TrainConfig, WarmStartConfig, PPOGlobalSchedulerConfig)
+    classes = (TrainConfig, SearchConfig, WarmStartConfig, PPOGlobalSchedulerConfig)
     try:
         configs = parse_tool("python -m rl.train", __doc__ or "", classes, argv, _NOT_HERE)
         return TrainingRun(*configs).run()
@@ -76,11 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class TrainingRun:
-    """One run: its learner, its simulations, and its folder of policy.safetensors, checkpoint.safetensors, log.jsonl and
-    report.html."""
+    """One run: its learner, its simulations, and its folder of policy.safetensors, checkpoint.safetensors, log.jsonl
+    and report.html."""
 
-    def __init__(self, train: TrainConfig, warm: WarmStartConfig, ppo: PPOGlobalSchedulerConfig) -> None:
-        self._train, self._warm, self._ppo = train, warm, ppo
+    def __init__(
+        self, train: TrainConfig, search: SearchConfig, warm: WarmStartConfig, ppo: PPOGlobalSchedulerConfig
+    ) -> None:
+        self._train, self._search, self._warm, self._ppo = train, search, warm, ppo
         self._folder = Path(train.folder)
         self._threads = train.threads or len(os.sched_getaffinity(0))
         self._depth = DEFAULT_QUEUE_REQUESTS if ppo.max_queue_requests is None else ppo.max_queue_requests
@@ -114,7 +119,8 @@ class TrainingRun:
             self._suite, self._depth, self._ppo.beta, self._train.validation_episodes, self._threads
         )
         log = TrainingLog(self._folder, resume_step=self._decisions if saved is not None else None)
-        log.hyperparameters({**self._facts()["training"], **self._facts()["warm_start"], **self._facts()["ppo"]})
+        facts = self._facts()
+        log.hyperparameters({**facts["training"], **facts["search"], **facts["warm_start"], **facts["ppo"]})
         status = self._learn(collector, validation, log)
         log.close()
         write_training_report(self._folder)
@@ -162,7 +168,15 @@ class TrainingRun:
             np.concatenate([getattr(result, name) for result in results]) for name in ("raw", "scaled", "clipped")
         )
         figures["reward"] = float(raw.mean())
-        losses = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "explained_variance", "kl_to_reference")
+        losses = (
+            "policy_loss",
+            "value_loss",
+            "entropy",
+            "approx_kl",
+            "clipfrac",
+            "explained_variance",
+            "kl_to_reference",
+        )
         scalars = {f"losses/{name}": figures[name] for name in losses}
         scalars |= {
             "charts/SPS": figures["sps"],
@@ -181,25 +195,31 @@ class TrainingRun:
         log.histogram(self._decisions, "policy/action_distribution", _shares(rollouts))
 
     def _warm_start(self) -> None:
-        actor = self._trainer.actor
+        seed, actor = self._train.seed, self._trainer.actor
+        if self._search.search_iterations:
+            products, by_beta, _ = search(self._suite, self._depth, self._search, seed, self._threads)
+            rollouts = self._look_around(linear_policy(products, by_beta, self._depth))
+            self._trainer.fit_normaliser(rollouts)
+            self._trainer.begin_with_products(products, by_beta, self._train.first_entropy, rollouts)
+        else:
+            self._trainer.fit_normaliser(self._look_around(self._trainer.weights()))
         if self._warm.demonstrators:
-            clone(actor, self._suite, self._depth, self._warm, self._train.seed)
+            clone(actor, self._suite, self._depth, self._warm, seed)
         if self._warm.dagger_rounds:
-            dagger(actor, self._suite, self._depth, self._warm, self._train.seed, self._threads)
-        if not self._warm.demonstrators and not self._warm.dagger_rounds:
-            self._fit_normaliser()
+            dagger(actor, self._suite, self._depth, self._warm, seed, self._threads)
         self._trainer.start_from_here()
 
-    def _fit_normaliser(self) -> None:
-        """From the states that the new policy visits."""
-        collector = Collector(self._suite, self._depth, self._train.groups, 1, self._train.seed + 1, self._threads)
-        rollouts, _ = collector.collect(self._trainer.weights(), self._suite.requests // 2)
-        self._trainer.fit_normaliser(rollouts)
+    def _look_around(self, policy: PolicyWeights) -> list[Rollout]:
+        """What a policy sees, over as many episodes as there are simulations."""
+        count = self._train.groups * self._train.members
+        collector = Collector(self._suite, self._depth, count, 1, self._train.seed + 1, self._threads)
+        return collector.collect(policy, self._suite.requests // 3)[0]
 
     def _facts(self) -> dict[str, Any]:
         """What the checkpoint says of how it was made."""
         return {
             "training": {key: value for key, value in asdict(self._train).items() if key not in _NOT_KEPT},
+            "search": asdict(self._search),
             "warm_start": asdict(self._warm),
             "ppo": {key: value for key, value in asdict(self._ppo).items() if key not in _NOT_HERE},
             "decisions": self._decisions,
@@ -220,7 +240,7 @@ class TrainingRun:
 
     def _check_same_run(self, saved: Checkpoint) -> None:
         ours = json.loads(json.dumps(self._facts()))
-        for part in ("training", "warm_start", "ppo"):
+        for part in ("training", "search", "warm_start", "ppo"):
             for key, value in ours[part].items():
                 before = saved.facts[part].get(key)
                 if before != value:

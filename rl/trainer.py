@@ -70,17 +70,15 @@ class Trainer:
         self.actor.set_weights(checkpoint.weights, checkpoint.normaliser)
         self.start_from_here()
 
-    @torch.no_grad()
     def fit_normaliser(self, rollouts: Sequence[Rollout]) -> None:
         """Take the statistics of the features from rollouts."""
-        most = max(rollout.masks.shape[1] for rollout in rollouts)
-        count = [len(rollout) for rollout in rollouts]
-        pairs = list(zip(rollouts, count, strict=True))
-        self.actor.fit_normaliser(
-            torch.from_numpy(np.concatenate([padded(rollout.features[:n], most) for rollout, n in pairs])),
-            torch.from_numpy(np.concatenate([rollout.contexts[:n] for rollout, n in pairs])),
-            torch.from_numpy(np.concatenate([padded(rollout.masks[:n], most) for rollout, n in pairs])),
-        )
+        self.actor.fit_normaliser(*states_of(rollouts))
+
+    def begin_with_products(
+        self, products: Floats, by_beta: Floats, entropy: float, rollouts: Sequence[Rollout]
+    ) -> None:
+        """Take weights of the interactions, scaled to a mean entropy (nats) in the states of rollouts."""
+        self.actor.set_products(products, by_beta, *states_of(rollouts), entropy)
 
     def weights(self) -> PolicyWeights:
         return self.actor.weights()
@@ -194,6 +192,16 @@ class Trainer:
                              if key.startswith("reward.")})  # fmt: skip
         self._return_scale = float(arrays["return_scale"])
         self._generator.set_state(torch.from_numpy(np.array(arrays["generator"])))
+
+
+def states_of(rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, contexts and masks of all decisions, padded to the most replicas."""
+    most = max(rollout.masks.shape[1] for rollout in rollouts)
+    return (
+        torch.from_numpy(np.concatenate([padded(rollout.features[: len(rollout)], most) for rollout in rollouts])),
+        torch.from_numpy(np.concatenate([rollout.contexts[: len(rollout)] for rollout in rollouts])),
+        torch.from_numpy(np.concatenate([padded(rollout.masks[: len(rollout)], most) for rollout in rollouts])),
+    )
 
 
 def centred(rewards: Sequence[Floats], groups: Sequence[int]) -> list[Floats]:

@@ -15,23 +15,28 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rl.cost import cost_weights
+from rl.demonstrations import begin_simulation, make_scheduler, run_scheduler
 from rl.network import Actor
 from rl.ppo import finite
-from rl.rollout import BY_COST, BY_POLICY, RunningSimulation
+from rl.rollout import BY_COST, BY_POLICY, Rollout, RunningSimulation
 from rl.suite import TrainingSuite
 from rl.trainer import padded
 from vidur.config.base import Config, setting
 from vidur.errors import InputError
+from vidur.scheduler.observation import Floats
 
 # A choice that costs more than this above the best is simply bad; so is one that its replica refuses.
 _MOST = 20.0
+
+# Of one episode of a demonstrator.
+_CLONE_DECISIONS = 400
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,9 @@ class WarmStartConfig(Config):
     demonstrators: tuple[str, ...] = setting(
         (), help="schedulers to clone, with weights: least_tokens=2 lor=1 random=0.5; none clones nobody"
     )
-    clone_decisions: int = setting(20_000, help="decisions demonstrated, all schedulers together", minimum=1)
+    clone_decisions: int = setting(20_000, help="decisions demonstrated, all schedulers together", minimum=100)
     clone_epochs: int = setting(10, help="passes over the demonstrations", minimum=1)
-    dagger_rounds: int = setting(4, help="rounds of DAgger; 0 is none", minimum=0)
+    dagger_rounds: int = setting(0, help="rounds of DAgger; 0 is none", minimum=0)
     dagger_episodes: int = setting(40, help="episodes of a round", minimum=1)
     dagger_decisions: int = setting(800, help="decisions of an episode", minimum=1)
     dagger_epochs: int = setting(8, help="passes over all states after each round", minimum=1)
@@ -88,16 +93,14 @@ class States:
 def dagger(
     actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, seed: int, threads: int
 ) -> list[dict[str, float]]:
-    """Train `actor` by DAgger; its normaliser is taken from the first round. Returns a row for each round: states,
-    the mean cost of the policy's choices above the best, and that of a uniform choice. Same seed, same bytes."""
+    """Train `actor`, whose normaliser is set, by DAgger. Returns a row for each round: states, the mean cost of the
+    policy's choices above the best, and that of a uniform choice. Same seed, same bytes."""
     generator = torch.Generator().manual_seed(seed)
     collected: list[States] = []
     rows = []
     for round_ in range(config.dagger_rounds):
         collected.append(_collect(actor, suite, max_queue_requests, config, [seed, round_], round_ == 0, threads))
         states = _concatenate(collected)
-        if round_ == 0:
-            actor.fit_normaliser(states.features, states.contexts, states.masks)
         last = round_ == config.dagger_rounds - 1
         _fit(actor, states, config, last, generator)
         with torch.no_grad():
@@ -122,7 +125,7 @@ def _collect(
     actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, key: Sequence[int],
     by_cost: bool, threads: int,
 ) -> States:  # fmt: skip
-    """States on the policy's own path (the first time on the path of the least costs), with the costs of all choices."""
+    """States on the policy's own path (the first time on that of the least costs), with the costs of all choices."""
     weights = actor.weights()
     episodes = [suite.draw(np.random.default_rng([*key, index])) for index in range(config.dagger_episodes)]
 
@@ -134,22 +137,26 @@ def _collect(
         prices = cost_weights(episode.beta, episode.time_unit)
         mode = BY_COST if by_cost else BY_POLICY
         rollout = simulation.roll(weights.memory(episode.beta, True), config.dagger_decisions, rng, mode, True, prices)
-        count = len(rollout)
-        parts = rollout.all_costs[:count]
-        # A refusal is inf in the first part, and 0 in the others.
-        refused = np.isinf(parts[:, :, 0])
-        costs = np.where(refused, np.inf, np.where(np.isfinite(parts), parts, 0.0) @ prices)
-        above = np.minimum(costs - costs.min(1, keepdims=True), _MOST)
-        most = suite.max_replicas
-        return States(
-            torch.from_numpy(padded(rollout.features[:count], most)),
-            torch.from_numpy(rollout.contexts[:count]),
-            torch.from_numpy(padded(rollout.masks[:count], most)),
-            torch.from_numpy(padded(above, most)).float(),
-        )
+        return _states(rollout, prices, suite.max_replicas)
 
     with ThreadPoolExecutor(threads) as pool:
         return _concatenate(list(pool.map(roll, range(len(episodes)))))
+
+
+def _states(rollout: Rollout, prices: Floats, most: int) -> States:
+    """The states of a rollout with the costs of all choices, padded to `most` replicas."""
+    count = len(rollout)
+    parts = rollout.all_costs[:count]
+    # A refusal is inf in the first part.
+    refused = np.isinf(parts[:, :, 0])
+    costs = np.where(refused, np.inf, np.where(np.isfinite(parts), parts, 0.0) @ prices)
+    above = np.minimum(costs - costs.min(1, keepdims=True), _MOST)
+    return States(
+        torch.from_numpy(padded(rollout.features[:count], most)),
+        torch.from_numpy(rollout.contexts[:count]),
+        torch.from_numpy(padded(rollout.masks[:count], most)),
+        torch.from_numpy(padded(above, most)).float(),
+    )
 
 
 def _concatenate(states: Sequence[States]) -> States:
@@ -161,6 +168,75 @@ def _concatenate(states: Sequence[States]) -> States:
     )
 
 
+def clone(
+    actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, seed: int
+) -> list[dict[str, Any]]:
+    """Train `actor`, whose normaliser is set, to decide as the demonstrators do: cross-entropy, each decision weighted
+    by its demonstrator. A tenth of the episodes is held out.
+
+    Returns a row for each demonstrator: scheduler, weight, decisions, agreement (of the most probable choice, held
+    out), cost (mean marginal cost of its decisions above the best) and cost_of_clone (of the clone's in its states).
+    """
+    demonstrators = [parse_demonstrator(text) for text in config.demonstrators]
+    generator = torch.Generator().manual_seed(seed)
+    shown = [
+        _demonstrate(name, suite, max_queue_requests, config.clone_decisions // len(demonstrators), [seed, 2, index])
+        for index, (name, _) in enumerate(demonstrators)
+    ]
+    training = _concatenate([states for states, _, _ in shown])
+    actions = torch.cat([actions for _, actions, _ in shown])
+    held = torch.cat([held for _, _, held in shown])
+    pairs = zip(demonstrators, shown, strict=True)
+    weights = torch.cat([torch.full((len(held),), weight) * ~held for (_, weight), (_, _, held) in pairs])
+    optimizer = torch.optim.Adam(actor.parameters(), config.warm_learning_rate)
+    for _ in range(config.clone_epochs):
+        for rows in torch.split(torch.randperm(len(training), generator=generator), config.warm_minibatch):
+            distribution = actor(training.features[rows], training.contexts[rows], training.masks[rows])
+            taken = distribution.gather(1, actions[rows, None]).squeeze(1)
+            loss = -(weights[rows] * taken).sum() / weights[rows].sum().clamp_min(1e-6)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return [
+        {"scheduler": name, "weight": weight, "decisions": len(theirs), **_reproduced(actor, states, theirs, held_out)}
+        for (name, weight), (states, theirs, held_out) in zip(demonstrators, shown, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _reproduced(actor: Actor, states: States, actions: Tensor, held: Tensor) -> dict[str, float]:
+    distribution = actor(states.features[held], states.contexts[held], states.masks[held])
+    costs, theirs = states.costs[held], actions[held]
+    return {
+        "agreement": (distribution.argmax(1) == theirs).float().mean().item(),
+        "cost": costs.gather(1, theirs[:, None]).mean().item(),
+        "cost_of_clone": costs.gather(1, distribution.argmax(1, keepdim=True)).mean().item(),
+    }
+
+
+def _demonstrate(
+    name: str, suite: TrainingSuite, max_queue_requests: int, decisions: int, key: Sequence[int]
+) -> tuple[States, Tensor, Tensor]:
+    """Labelled states on a scheduler's own path, its choices there, and which of them are held out."""
+    made: list[States] = []
+    actions, held = [], []
+    number = count = 0
+    while count < decisions:
+        episode = suite.draw(np.random.default_rng([*key, number]))
+        scheduler = make_scheduler(
+            name, episode.plans, episode.requests, episode.beta, np.random.default_rng([*key, number, 1])
+        )
+        simulation = begin_simulation(scheduler, episode.plans, episode.requests, max_queue_requests, episode.beta)
+        most = min(decisions - count, _CLONE_DECISIONS, max(decisions // 10, 1))
+        rollout = run_scheduler(simulation, scheduler, max_queue_requests, most, labels=True)
+        made.append(_states(rollout, cost_weights(episode.beta, episode.time_unit), suite.max_replicas))
+        actions.append(torch.from_numpy(rollout.actions))
+        held.append(torch.full((len(rollout),), number % 10 == 9))
+        count += len(rollout)
+        number += 1
+    return _concatenate(made), torch.cat(actions), torch.cat(held)
+
+
 def _fit(actor: Actor, states: States, config: WarmStartConfig, last: bool, generator: torch.Generator) -> None:
     """Minimise the expected cost over all states; after the last round with a learning rate that goes to 0."""
     optimizer = torch.optim.Adam(actor.parameters(), config.warm_learning_rate)
@@ -168,12 +244,12 @@ def _fit(actor: Actor, states: States, config: WarmStartConfig, last: bool, gene
         if last:
             for group in optimizer.param_groups:
                 group["lr"] = config.warm_learning_rate * (1 - epoch / config.dagger_epochs)
-        for rows in torch.randperm(len(states), generator=generator).split(config.warm_minibatch):
+        for rows in torch.split(torch.randperm(len(states), generator=generator), config.warm_minibatch):
             distribution = actor(states.features[rows], states.contexts[rows], states.masks[rows])
             probabilities = distribution.exp()
             cost = (probabilities * states.costs[rows]).sum(1)
             negative_entropy = (probabilities * finite(distribution)).sum(1)
             loss = (cost + config.dagger_temperature * negative_entropy).mean()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()

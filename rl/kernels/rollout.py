@@ -15,7 +15,7 @@ from vidur.engine.foresight import foresee
 from vidur.engine.layout import CURRENT, DECISION, DONE, NEXT_EVENT, NOW, ROWS_FULL, YIELD
 from vidur.scheduler.observation import OUTSTANDING
 
-__all__ = ["BY_COST", "BY_POLICY", "FAILED", "roll", "rl"]
+__all__ = ["BY_COST", "BY_POLICY", "FAILED", "rl", "roll"]
 
 # How a rollout decides: by the policy's probabilities, or by the least marginal cost with the true output lengths.
 BY_POLICY, BY_COST = 0, 1
@@ -73,7 +73,7 @@ def roll(
     cluster: Ints,
     cluster_floats: Floats,
     row_floats: Floats,
-    row_ints: NDArray[np.int32],
+    row_ints: Ints,
     member_offsets: Ints,
     members: Ints,
     send_times: Floats,

@@ -23,7 +23,9 @@ class PPOGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     type_name: ClassVar[str] = "ppo"
     description: ClassVar[str] = "a learned policy: data/policies/default, or one of your own; trains too"
 
-    checkpoint: str | None = setting(None, help="the policy: a file, or a name in data/policies; the shipped one if none; new: train from nothing")
+    checkpoint: str | None = setting(
+        None, help="the policy: a file, or a name in data/policies; the shipped one if none; new: train from nothing"
+    )
     mode: str = setting("evaluate", help="evaluate: route; train: learn while the simulation runs", choices=MODES)
     beta: float = setting(
         10.0, help="weight of the tail of TTFT beside mean E2E, 1 to 80; an input of the policy", minimum=0

@@ -21,7 +21,9 @@ def parse_tool(
     leave_out: Collection[str] = (),
 ) -> list[Any]:
     """One configuration of each class from `argv` (of the process if None). A flag is `--field`, whatever prefix the
-    class has elsewhere; no two classes share a field, and those of `leave_out` keep their defaults. Raises InputError, or SystemExit(0) after --help."""
+    class has elsewhere; no two classes share a field, and those of `leave_out` keep their defaults.
+
+    Raises InputError, or SystemExit(0) after --help."""
     flags: dict[str, Flag] = {}
     parser = FlagParser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for cls in classes:

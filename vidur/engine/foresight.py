@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vidur.engine.arrays import Floats, Ints
 from vidur.engine.cluster import place
@@ -78,7 +77,7 @@ def foresee(
     cluster: Ints,
     cluster_floats: Floats,
     row_floats: Floats,
-    row_ints: NDArray[np.int32],
+    row_ints: Ints,
     member_offsets: Ints,
     members: Ints,
     send_times: Floats,

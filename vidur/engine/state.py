@@ -25,8 +25,8 @@ UNLIMITED = 1 << 40
 class HardwarePlan:
     """One hardware group: its tables and what turns them into the seconds of a stage.
 
-    nccl_overhead_ms: added to each all-reduce. time_factor: multiplies all times. The batching overheads are fractions, for more than one request; 0 for
-    models without grouped-query attention.
+    nccl_overhead_ms: added to each all-reduce. time_factor: multiplies all times. The batching overheads are
+    fractions, for more than one request; 0 for models without grouped-query attention.
     """
 
     tables: ExecutionTimeTables
@@ -241,8 +241,7 @@ class EngineState:
         }
         for column, name in columns.items():
             self.replicas[:, column] = [int(getattr(plan, name)) for plan in plans]
-        for column in (at.WAIT_HEAD, at.WAIT_TAIL, at.LEDGER_HEAD, at.LEDGER_TAIL,
-                       at.AWAIT_HEAD, at.AWAIT_TAIL):
+        for column in (at.WAIT_HEAD, at.WAIT_TAIL, at.LEDGER_HEAD, at.LEDGER_TAIL, at.AWAIT_HEAD, at.AWAIT_TAIL):
             self.replicas[:, column] = -1
 
     def _set_tables(self, plans: list[HardwarePlan]) -> None:
