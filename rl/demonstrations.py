@@ -70,11 +70,16 @@ def begin_simulation(
 
 
 def run_scheduler(
-    simulation: RunningSimulation, scheduler: GlobalScheduler, max_queue_requests: int, decisions: int | None = None
+    simulation: RunningSimulation,
+    scheduler: GlobalScheduler,
+    max_queue_requests: int,
+    decisions: int | None = None,
+    labels: bool = False,
 ) -> Rollout:
     """The next decisions of the simulation, taken by `scheduler`: `decisions`, or as many as are left (all if None).
 
-    The features are those of a StateEncoder of `max_queue_requests`; log_probabilities are 0, all_costs is empty.
+    The features are those of a StateEncoder of `max_queue_requests`; log_probabilities are 0. all_costs holds the costs
+    of every choice if `labels`, inf in part 0 where a replica is away or refuses; it is empty otherwise.
     Rollouts of policies and of schedulers may follow one another in one simulation. Raises InputError where a request
     fits no replica it was sent to, or is beyond the execution-time tables.
     """
@@ -88,11 +93,12 @@ def run_scheduler(
         replica = int(scheduler.schedule(observation))
         request = int(engine.cluster[at.CURRENT])
         costs = np.zeros(COST_PARTS)
-        if observation.available[replica] and not _foresee(simulation, replica, request, costs):
+        others = _costs_of_all(simulation, observation, request) if labels else None
+        if observation.available[replica] and not _foresee(simulation, replica, request, costs, keep=True):
             raise InputError(
                 f"replica {replica} refuses request {request}: it is too long for it, or beyond the tables"
             )
-        recorded.decide(observation, replica, request, costs)
+        recorded.decide(observation, replica, request, costs, others)
         simulated.place(replica)
         simulation._state[PENDING] = 0
     return recorded.rollout(ended=True)
@@ -111,13 +117,21 @@ def _observe(simulation: RunningSimulation, simulated: Simulation) -> ClusterObs
         # What an event changed is not the doing of the next placement.
         state[EVENTS] = engine.cluster[at.NEXT_EVENT]
         for replica in range(simulation.num_replicas):
-            _foresee(simulation, replica, -1, np.zeros(COST_PARTS))
+            _foresee(simulation, replica, -1, np.zeros(COST_PARTS), keep=True)
     return observation
 
 
-def _foresee(simulation: RunningSimulation, replica: int, request: int, costs: Floats) -> bool:
+def _costs_of_all(simulation: RunningSimulation, observation: ClusterObservation, request: int) -> Floats:
+    costs = np.zeros((simulation.num_replicas, COST_PARTS))
+    for replica in range(simulation.num_replicas):
+        if not observation.available[replica] or not _foresee(simulation, replica, request, costs[replica], keep=False):
+            costs[replica, 0] = np.inf
+    return costs
+
+
+def _foresee(simulation: RunningSimulation, replica: int, request: int, costs: Floats, keep: bool) -> bool:
     fine: bool = foresee(
-        replica, request, True, simulation._policy, simulation._objectives, simulation._projected, costs,
+        replica, request, keep, simulation._policy, simulation._objectives, simulation._projected, costs,
         *simulation.engine.run_arguments()[:_FORESEEN_ARRAYS],
     )  # fmt: skip
     return fine
@@ -131,6 +145,7 @@ class _Decisions:
         self._beta = beta
         self._seen: list[tuple[Floats, Floats, NDArray[np.bool_], float]] = []
         self._decided: list[tuple[int, int, Floats, Floats]] = []
+        self._all_costs: list[Floats] = []
 
     def __len__(self) -> int:
         return len(self._decided)
@@ -139,7 +154,11 @@ class _Decisions:
         x, context = self._encoder.encode(observation, self._beta)
         self._seen.append((x.copy(), context.copy(), observation.available.copy(), observation.now))
 
-    def decide(self, observation: ClusterObservation, replica: int, request: int, costs: Floats) -> None:
+    def decide(
+        self, observation: ClusterObservation, replica: int, request: int, costs: Floats, all_costs: Floats | None
+    ) -> None:
+        if all_costs is not None:
+            self._all_costs.append(all_costs)
         self._decided.append((replica, request, costs, observation.ledger[:, OUTSTANDING].copy()))
 
     def rollout(self, ended: bool) -> Rollout:
@@ -153,7 +172,7 @@ class _Decisions:
             actions=np.array([replica for replica, *_ in self._decided], np.int64),
             log_probabilities=np.zeros(count),
             costs=np.zeros((count, COST_PARTS)),
-            all_costs=np.zeros((0, replicas, COST_PARTS)),
+            all_costs=np.array(self._all_costs).reshape(-1, replicas, COST_PARTS),
             decided_at=np.zeros(count + 1),
             outstanding=np.zeros((count, replicas)),
             requests=np.array([request for _, request, *_ in self._decided], np.int64),

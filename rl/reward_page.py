@@ -1,0 +1,111 @@
+"""The page of a reward report."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rl.report_page import Page
+from rl.reward_study import RANDOM, Episode, RewardFigures
+from vidur.config import SimulationConfig
+from vidur.metrics.report import table
+from vidur.metrics.report_charts import COLORS, Chart, Floats, Trace, axis, layout, line, short
+
+if TYPE_CHECKING:
+    from rl.reward_report import RewardReportConfig
+
+_BINS = 80
+_POINTS = 1500
+
+
+def write_reward_page(
+    path: Path,
+    config: RewardReportConfig,
+    simulated: SimulationConfig,
+    rewards: Sequence[RewardFigures],
+    episodes: Sequence[Episode],
+) -> None:
+    """Write the page: for each reward the tables, the distributions, the ranking, and rewards against costs."""
+    from rl.reward_report import HEADINGS, facts, rows
+
+    page = Page("What rewards see", _facts(config, simulated))
+    for figures in rewards:
+        said = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in facts(figures))
+        cells = [[html.escape(text) for text in row] for row in rows(figures)]
+        before = f"{table(list(HEADINGS), cells, num_texts=1)}<dl>{said}</dl>"
+        page.add_section(figures.reward, _charts(figures, episodes), before)
+    page.write(path)
+
+
+def _facts(config: RewardReportConfig, simulated: SimulationConfig) -> list[tuple[str, str]]:
+    cluster = simulated.cluster_config
+    load = "" if config.qps is None else f", {config.qps:g} requests/s"
+    return [
+        ("Cluster", f"{cluster.num_replicas} replicas of {cluster.replica_config.model_name}{load}"),
+        ("Simulations", f"{config.seeds} seeds of {config.requests:,} requests; random {config.members} times each"),
+        ("Objective", f"beta {config.beta:g}; schedules at progress {config.progress:g}"),
+    ]
+
+
+def _charts(figures: RewardFigures, episodes: Sequence[Episode]) -> list[Chart]:
+    return [
+        _distribution(figures, "raw", "the weighted terms, added up"),
+        _distribution(figures, "scaled", "divided by the scale, normalised"),
+        _distribution(figures, "clipped", "what the learner gets"),
+        _ranking(figures),
+        _against_cost(figures, episodes),
+    ]
+
+
+def _distribution(figures: RewardFigures, stage: str, note: str) -> Chart:
+    """A curve for each scheduler: percent of its decisions in bins of the middle 99 %, what is beyond in the outer."""
+    pooled = np.concatenate([getattr(its, stage) for its in figures.schedulers])
+    low, high = np.percentile(pooled, [0.5, 99.5])
+    edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
+    middles = (edges[1:] + edges[:-1]) / 2
+    traces = [
+        line(short(middles), short(_shares(getattr(its, stage), edges)), its.scheduler, color)
+        for its, color in zip(figures.schedulers, COLORS, strict=False)
+    ]
+    return Chart(stage.capitalize(), note, traces, layout("reward", "decisions (%)"))
+
+
+def _shares(values: Floats, edges: Floats) -> Floats:
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    shares: Floats = 100 * counts / max(len(values), 1)
+    return shares
+
+
+def _ranking(figures: RewardFigures) -> Chart:
+    """Mean reward by mean E2E, with the ceiling."""
+    points: list[Trace] = [
+        {
+            "type": "scatter", "mode": "markers+text", "x": [its.mean_e2e], "y": [float(its.clipped.mean())],
+            "text": [its.scheduler], "textposition": "top center", "marker": {"size": 10, "color": color},
+            "name": its.scheduler, "showlegend": False,
+        }
+        for its, color in zip(figures.schedulers, COLORS, strict=False)
+    ]  # fmt: skip
+    ends = [min(its.mean_e2e for its in figures.schedulers), max(its.mean_e2e for its in figures.schedulers)]
+    points.append(line(ends, [figures.ceiling] * 2, "ceiling", "#94a3b8"))
+    note = "mean clipped reward by mean E2E: it should fall"
+    return Chart("Ranking", note, points, {"xaxis": axis("mean E2E (s)"), "yaxis": axis("mean clipped reward")})
+
+
+def _against_cost(figures: RewardFigures, episodes: Sequence[Episode]) -> Chart:
+    """Of random choices: the clipped reward by what the choice was worth."""
+    its = next((its for its in figures.schedulers if its.scheduler == RANDOM), None)
+    if its is None:
+        return Chart("Worth of a choice", "the random scheduler is not among them", [], layout("", ""))
+    worth = np.concatenate([episode.worth[episode.counted] for episode in episodes if episode.scheduler == RANDOM])
+    chosen = np.linspace(0, len(worth) - 1, min(_POINTS, len(worth))).astype(np.int64)
+    points: Trace = {
+        "type": "scattergl", "mode": "markers", "x": short(worth[chosen]), "y": short(its.clipped[chosen]),
+        "marker": {"size": 4, "opacity": 0.5, "color": COLORS[0]}, "showlegend": False,
+    }  # fmt: skip
+    shown = {"xaxis": axis("cost of a random choice less that of this one"), "yaxis": axis("clipped reward")}
+    return Chart("Worth of a choice", "of the random scheduler: it should rise", [points], shown)
