@@ -18,7 +18,7 @@ from vidur.metrics.report_charts import COLORS, Chart, Floats, Trace, axis, layo
 if TYPE_CHECKING:
     from rl.reward_report import RewardReportConfig
 
-_BINS = 80
+_BINS = 40
 _POINTS = 1500
 
 
