@@ -1,0 +1,123 @@
+"""The things that a router can see, one by one: read from states, and put back changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.explain.states import States, gauge_column, hardware_column
+from vidur.scheduler.observation import (
+    ARRIVAL_AGE,
+    ARRIVAL_COLUMNS,
+    ARRIVAL_PROMPT,
+    AWAITING,
+    AWAITING_TOKENS,
+    COMPLETED_COUNT,
+    COMPLETED_OUTPUT,
+    COMPLETED_PROMPT,
+    DECODE_SECONDS,
+    GAUGE_KV_USAGE,
+    GAUGE_WAITING,
+    KV_TOKENS,
+    OUTSTANDING,
+    PREFILL_SECONDS,
+    PROMPT_TOKENS,
+    QUEUE_AGE,
+    QUEUE_COLUMNS,
+    QUEUE_PROMPT,
+    SPEED,
+    STREAMED_TOKENS,
+    TOKEN_SECONDS,
+    Floats,
+)
+
+QUEUE, DECODE, HARDWARE, GAUGES, ARRIVAL = "prefill queue", "decode load", "hardware", "gauges", "arrival"
+GROUPS = {
+    QUEUE: "the requests placed on a replica that have no first token yet",
+    DECODE: "the requests of a replica that are streaming",
+    HARDWARE: "how fast a replica is, and its KV-cache",
+    GAUGES: "what the replicas report of themselves, up to a second old",
+    ARRIVAL: "the request to be placed, and the lengths seen so far",
+}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A thing that a router sees. columns: of `States.replicas`, or of `States.requests` if it is not of a replica."""
+
+    name: str
+    unit: str
+    group: str
+    columns: tuple[int, ...]
+    of_replica: bool = True
+
+
+def quantities(queue_depth: int) -> list[Quantity]:
+    """What there is to see, of a router of that queue depth."""
+    ages = tuple(QUEUE_AGE + QUEUE_COLUMNS * place for place in range(queue_depth))
+    prompts = tuple(QUEUE_PROMPT + QUEUE_COLUMNS * place for place in range(queue_depth))
+    speed = tuple(hardware_column(column, queue_depth) for column in (SPEED, PREFILL_SECONDS, DECODE_SECONDS))
+    completed = tuple(ARRIVAL_COLUMNS + at for at in (COMPLETED_COUNT, COMPLETED_OUTPUT, COMPLETED_PROMPT))
+    found = [
+        Quantity("prompt tokens not yet read", "tokens", QUEUE, (AWAITING_TOKENS,)),
+        Quantity("requests without a first token", "requests", QUEUE, (AWAITING,)),
+        Quantity("ages of the first in the queue", "s", QUEUE, ages),
+        Quantity("prompts of the first in the queue", "tokens", QUEUE, prompts),
+        Quantity("requests that are streaming", "requests", DECODE, (OUTSTANDING,)),
+        Quantity("prompt tokens of the streaming", "tokens", DECODE, (PROMPT_TOKENS,)),
+        Quantity("tokens that these have streamed", "tokens", DECODE, (STREAMED_TOKENS,)),
+        Quantity("time between tokens", "s", DECODE, (TOKEN_SECONDS,)),
+        Quantity("relative speed", "of the fastest", HARDWARE, speed),
+        Quantity("size of the KV-cache", "tokens", HARDWARE, (hardware_column(KV_TOKENS, queue_depth),)),
+        Quantity("gauge of waiting requests", "requests", GAUGES, (gauge_column(GAUGE_WAITING, queue_depth),)),
+        Quantity("gauge of KV-cache use", "0 to 1", GAUGES, (gauge_column(GAUGE_KV_USAGE, queue_depth),)),
+        Quantity("prompt of the arrival", "tokens", ARRIVAL, (ARRIVAL_PROMPT,), of_replica=False),
+        Quantity("age of the arrival", "s", ARRIVAL, (ARRIVAL_AGE,), of_replica=False),
+        Quantity("lengths of what has completed", "tokens", ARRIVAL, completed, of_replica=False),
+    ]
+    return [quantity for quantity in found if quantity.columns]
+
+
+def permuted(states: States, chosen: Sequence[Quantity], rng: np.random.Generator) -> States:
+    """The states with these quantities, all together, taken from another state each. What is a replica's is then dealt
+    to the replicas in a random order: else a replica that is always the slow one would keep its speed."""
+    other = rng.permutation(len(states))
+    deal = rng.permuted(np.tile(np.arange(states.available.shape[1]), (len(states), 1)), axis=1)
+    replicas, requests = states.replicas.copy(), states.requests.copy()
+    for quantity in chosen:
+        for column in quantity.columns:
+            if quantity.of_replica:
+                replicas[:, :, column] = np.take_along_axis(states.of(column)[other], deal, 1)
+            else:
+                requests[:, column] = states.requests[other, column]
+    return dataclasses.replace(states, replicas=replicas, requests=requests)
+
+
+def with_value(states: States, quantity: Quantity, replica: NDArray[np.int64], value: float) -> States:
+    """The states with one replica of each, int64[N], at another value of a quantity of replicas.
+
+    A speed comes with the times of the hardware; of the first in the queue, the very first changes.
+    """
+    replicas = states.replicas.copy()
+    rows = np.arange(len(states))
+    column = quantity.columns[0]
+    if column == hardware_column(SPEED, states.queue_depth):
+        fastest = states.speed.argmax(1)
+        for seconds in quantity.columns[1:]:
+            replicas[rows, replica, seconds] = states.replicas[rows, fastest, seconds] / value
+    replicas[rows, replica, column] = value
+    return dataclasses.replace(states, replicas=replicas)
+
+
+def sweep(states: Sequence[States], quantity: Quantity, points: int) -> Floats:
+    """Values of a quantity to show replicas at: from the least to the p98 of what was seen."""
+    column = quantity.columns[0]
+    seen = np.concatenate([part.of(column)[part.available] for part in states])
+    low, high = float(seen.min()), float(np.quantile(seen, 0.98))
+    if column == hardware_column(SPEED, states[0].queue_depth):
+        low, high = min(low, 0.4), 1.0
+    return np.linspace(low, high if high > low else low + 1.0, points)

@@ -1,0 +1,237 @@
+"""Decisions on a policy's own path: what it could see, and what each choice would have cost."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.cost import costs_of
+from rl.policy import PolicyWeights
+from rl.rollout import Plans, RunningSimulation
+from rl.suite import TrainingSuite
+from vidur.config import SimulationConfig
+from vidur.engine import layout as at
+from vidur.engine.foresight import COST_E2E, COST_TTFT
+from vidur.engine.simulation import Simulation
+from vidur.errors import InputError, unknown_name
+from vidur.request_generator import RequestTable, generate_requests
+from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
+from vidur.scheduler.observation import (
+    ARRIVAL_PROMPT,
+    AWAITING,
+    AWAITING_TOKENS,
+    DECODE_SECONDS,
+    GAUGE_COLUMNS,
+    HISTOGRAM_COUNTS,
+    LEDGER_COLUMNS,
+    OUTSTANDING,
+    PROMPT_TOKENS,
+    QUEUE_COLUMNS,
+    SPEED,
+    Floats,
+)
+
+EPISODE_DECISIONS = 400
+# Of a simulation that are left out at its beginning, when the cluster is not busy yet.
+_WARM_UP = 0.25
+# A choice that costs more than this above the best one is simply bad.
+_MOST = 20.0
+# Output tokens that least_tokens expects before it has seen any.
+LEAST_TOKENS_PRIOR = 256.0
+# So many times the scores, the policy's probabilities are those of serving: all on the highest score.
+_SHARP = 1e6
+
+
+@dataclass(frozen=True)
+class States:
+    """N decisions in clusters of R replicas, all of one cluster.
+
+    replicas float64[N, R, P]: the ledger, the gauges and the hardware side by side (see `column`), but in the ledger
+    OUTSTANDING is without AWAITING and PROMPT_TOKENS is without AWAITING_TOKENS, so that each column can vary alone.
+    requests float64[N, Q]: the arrival, then the totals of what has completed. available bool[N, R]. costs [N, R]: of
+    each choice above the best one's (rl.cost); e2e, ttft [N, R]: seconds by which it grows the sums over all requests.
+    actions int64[N]: what the policy did; least_tokens_actions int64[N]: where least_tokens put the same request, in a
+    simulation of its own; episode int64[N]: a number for each simulation.
+    """
+
+    cluster: str
+    queue_depth: int
+    beta: float
+    replicas: Floats
+    requests: Floats
+    available: NDArray[np.bool_]
+    costs: Floats
+    e2e: Floats
+    ttft: Floats
+    actions: NDArray[np.int64]
+    least_tokens_actions: NDArray[np.int64]
+    episode: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.replicas)
+
+    @property
+    def prompts(self) -> Floats:
+        """[N]: tokens."""
+        prompts: Floats = self.requests[:, ARRIVAL_PROMPT]
+        return prompts
+
+    def of(self, column: int) -> Floats:
+        """[N, R]: a column of `replicas`."""
+        values: Floats = self.replicas[:, :, column]
+        return values
+
+    @property
+    def outstanding(self) -> Floats:
+        return self.of(OUTSTANDING) + self.of(AWAITING)
+
+    @property
+    def prompt_tokens(self) -> Floats:
+        return self.of(PROMPT_TOKENS) + self.of(AWAITING_TOKENS)
+
+    @property
+    def speed(self) -> Floats:
+        return self.of(hardware_column(SPEED, self.queue_depth))
+
+    def rows(self, chosen: NDArray[np.bool_] | NDArray[np.int64]) -> States:
+        arrays: dict[str, Any] = {
+            name: value[chosen] for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        return dataclasses.replace(self, **arrays)
+
+
+def gauge_column(column: int, queue_depth: int) -> int:
+    """Where a gauge lies in `States.replicas`."""
+    return LEDGER_COLUMNS + QUEUE_COLUMNS * queue_depth + column
+
+
+def hardware_column(column: int, queue_depth: int) -> int:
+    return gauge_column(GAUGE_COLUMNS, queue_depth) + column
+
+
+@dataclass(frozen=True)
+class Source:
+    """One simulation to take states from. events: None for those of the plans."""
+
+    cluster: str
+    plans: Plans
+    requests: RequestTable
+    events: Floats | None
+
+    def begin(self, queue_depth: int, beta: float) -> RunningSimulation:
+        return RunningSimulation.of(self.plans, self.requests, queue_depth, beta, self.events)
+
+    def placements(self) -> NDArray[np.int64]:
+        """Where least_tokens puts each request."""
+        engine = self.begin(0, 0.0).engine
+        engine.memory = np.array([-1.0, LEAST_TOKENS_PRIOR])
+        Simulation(engine, self.plans.policy).run(choose_least_tokens)
+        placed: NDArray[np.int64] = engine.requests[:, at.REPLICA]
+        return placed
+
+
+def sources(config: str | None, suite: TrainingSuite, count: int, seed: int) -> Iterator[Source]:
+    """`count` simulations: of all clusters of the suite in turns, or of the one of that name; or the one of a file.
+
+    Raises InputError for an unknown name, or a configuration that cannot be simulated.
+    """
+    if config is not None and (config.endswith((".yaml", ".yml", ".json")) or "/" in config):
+        simulated = SimulationConfig.from_file(config)
+        requests = generate_requests(simulated.request_generator_config)
+        yield Source(config, Plans.of(simulated, requests), requests, None)
+        return
+    clusters = suite.clusters
+    if config is not None:
+        clusters = tuple(cluster for cluster in clusters if cluster.name == config)
+        if not clusters:
+            names = [cluster.name for cluster in suite.clusters]
+            raise unknown_name("--config (a YAML file, or a cluster of the suite)", config, names)
+    for number in range(count):
+        cluster = clusters[number % len(clusters)]
+        episode = dataclasses.replace(suite, clusters=(cluster,)).draw(np.random.default_rng([seed, number]))
+        yield Source(cluster.name, episode.plans, episode.requests, episode.events)
+
+
+def collect(
+    weights: PolicyWeights, queue_depth: int, config: str | None, suite: TrainingSuite, beta: float, decisions: int,
+    seed: int,
+) -> list[States]:  # fmt: skip
+    """About `decisions` states, by cluster, on the path of the policy as it serves: the highest score each time.
+
+    Raises InputError where there is nothing to choose, or a request fits no replica that it is sent to.
+    """
+    by_cluster: dict[str, list[States]] = {}
+    count = -(-decisions // EPISODE_DECISIONS)
+    for number, source in enumerate(sources(config, suite, count, seed)):
+        if len(source.plans.replicas) < 2:
+            raise InputError(f"{source.cluster}: one replica leaves nothing to choose")
+        wanted = min(decisions, EPISODE_DECISIONS if source.events is not None else decisions)
+        rng = np.random.default_rng([seed, number, 1])
+        states = _observe(source, weights, queue_depth, beta, wanted, number, rng)
+        if states is not None:
+            by_cluster.setdefault(source.cluster, []).append(states)
+    if not by_cluster:
+        raise InputError("no decision was left after the warm-up: simulate more requests")
+    return [_concatenate(parts) for parts in by_cluster.values()]
+
+
+def sharpened(weights: PolicyWeights) -> PolicyWeights:
+    """The policy that takes the highest score for sure, equals at random."""
+    return dataclasses.replace(
+        weights,
+        score=_SHARP * weights.score,
+        products=_SHARP * weights.products,
+        products_by_beta=_SHARP * weights.products_by_beta,
+    )
+
+
+def _observe(
+    source: Source, weights: PolicyWeights, queue_depth: int, beta: float, decisions: int, episode: int,
+    rng: np.random.Generator,
+) -> States | None:  # fmt: skip
+    simulation = source.begin(queue_depth, beta)
+    memory = sharpened(weights).memory(simulation.beta, True)
+    skipped = int(_WARM_UP * simulation.num_requests)
+    simulation.roll(memory, skipped, rng)
+    decisions = min(decisions, simulation.num_requests - skipped)
+    engine = simulation.engine
+    seen: list[tuple[Floats, Floats, NDArray[np.bool_], Floats, int, int]] = []
+    for _ in range(decisions):
+        replicas = np.concatenate([engine.observed, engine.gauges, engine.hardware], 1)
+        replicas[:, OUTSTANDING] -= replicas[:, AWAITING]
+        replicas[:, PROMPT_TOKENS] -= replicas[:, AWAITING_TOKENS]
+        requests = np.concatenate([engine.arrival, engine.completions[:HISTOGRAM_COUNTS]])
+        available = engine.available > 0
+        rollout = simulation.roll(memory, 1, rng, labels=True)
+        if not len(rollout):
+            break
+        # Where there is no choice, or one that would be refused, nothing is to be learned.
+        if available.sum() > 1 and np.isfinite(rollout.all_costs[0, available]).all():
+            seen.append(
+                (replicas, requests, available, rollout.all_costs[0], int(rollout.actions[0]), int(rollout.requests[0]))
+            )
+    if not seen:
+        return None
+    replicas, requests, available, parts, actions, numbers = (np.array(values) for values in zip(*seen, strict=True))
+    parts = np.where(available[:, :, None], parts, np.nan)
+    costs = costs_of(parts, beta, float(engine.hardware[:, DECODE_SECONDS].min()))
+    costs = np.minimum(costs - np.nanmin(costs, 1, keepdims=True), _MOST)
+    return States(
+        source.cluster, queue_depth, beta, replicas, requests, available, np.nan_to_num(costs),
+        np.nan_to_num(parts[:, :, COST_E2E]), np.nan_to_num(parts[:, :, COST_TTFT]), actions,
+        source.placements()[numbers], np.full(len(actions), episode),
+    )  # fmt: skip
+
+
+def _concatenate(parts: Sequence[States]) -> States:
+    arrays: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name, value in vars(parts[0]).items()
+        if isinstance(value, np.ndarray)
+    }
+    return dataclasses.replace(parts[0], **arrays)

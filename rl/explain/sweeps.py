@@ -1,0 +1,224 @@
+"""What a policy would do if one thing were otherwise: at another value, in another state, at another beta."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.encoder import EncoderSpec
+from rl.explain.judgement import LEAST_TOKENS, POLICY, Judged, overlap, part_to
+from rl.explain.quantities import Quantity, permuted, sweep, with_value
+from rl.explain.scores import choices, encode, masked, policy_scores, scores_of
+from rl.explain.states import States, hardware_column
+from rl.policy import PolicyWeights
+from vidur.scheduler.observation import ARRIVAL_PROMPT, AWAITING_TOKENS, PREFILL_SECONDS, Floats
+
+BETAS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
+SHORT, LONG = "short prompts (first quarter)", "long prompts (last quarter)"
+_REPEATS = 3
+_POINTS = 15
+_SWEPT = 2000
+
+
+@dataclass(frozen=True)
+class Importance:
+    """What a policy loses where it sees something of another state in place of its own.
+
+    lost: percent of its advantage over chance; lost_to_least_tokens: of that over least_tokens, None where it has none;
+    changed: percent of the decisions that become others.
+    """
+
+    name: str
+    note: str
+    lost: float
+    lost_to_least_tokens: float | None
+    changed: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a policy takes one replica at other values of a quantity; by SHORT and LONG, the prompt of the arrival.
+
+    values [P]; score [P]: its score above the mean of the others'; chosen [P]: percent of states in which it is chosen.
+    """
+
+    quantity: Quantity
+    values: Floats
+    score: Mapping[str, Floats]
+    chosen: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class ByPrompt:
+    """Percent of the decisions that go to each kind of replica if the arrival's prompt were another: [P] each."""
+
+    prompts: Floats
+    shares: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class ByBeta:
+    """[B] each: percent of the decisions that go to the replica with the least backlog, and that are least_tokens';
+    e2e, ttft: seconds by which a decision grows the sums over all requests, mean."""
+
+    betas: tuple[float, ...]
+    least_backlog: Floats
+    as_least_tokens: Floats
+    e2e: Floats
+    ttft: Floats
+
+
+def importance(
+    weights: PolicyWeights, judged: Sequence[Judged], name: str, note: str, things: Sequence[Quantity],
+    rng: np.random.Generator,
+) -> Importance:  # fmt: skip
+    """Of quantities, all together."""
+    scores = [[policy_scores(weights, permuted(one.states, things, rng)) for one in judged] for _ in range(_REPEATS)]
+    return _importance(judged, name, note, scores)
+
+
+def feature_importances(
+    weights: PolicyWeights, judged: Sequence[Judged], queue_depth: int, rng: np.random.Generator
+) -> list[Importance]:
+    """Of the numbers that the encoder makes of the quantities, one by one."""
+    spec = EncoderSpec.of(queue_depth)
+    encoded = [encode(one.states) for one in judged]
+    made = []
+    for place, feature in enumerate((*spec.replica, *spec.context)):
+        scores = []
+        for one, (features, contexts) in zip(judged, encoded, strict=True):
+            changed = _feature_permuted(features, contexts, place, rng)
+            scores.append(scores_of(weights, *changed, one.states.available))
+        made.append(_importance(judged, feature.name, f"{feature.meaning} ({feature.unit})", [scores]))
+    return sorted(made, key=lambda its: -its.lost)
+
+
+def _feature_permuted(
+    features: Floats, contexts: Floats, place: int, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """With feature `place`, those of the context after those of replicas, taken from other states (see `permuted`)."""
+    other = rng.permutation(len(features))
+    if place < features.shape[1]:
+        features = features.copy()
+        features[:, place] = rng.permuted(features[other, place], axis=1)
+    else:
+        contexts = contexts.copy()
+        contexts[:, place - features.shape[1]] = contexts[other, place - features.shape[1]]
+    return features, contexts
+
+
+def _importance(judged: Sequence[Judged], name: str, note: str, repeats: Sequence[Sequence[Floats]]) -> Importance:
+    """repeats: scores [N, R] of each cluster, several times."""
+
+    def mean(values: Sequence[Floats]) -> float:
+        return float(np.concatenate(values).mean())
+
+    ours = mean([one.waste(one.chosen[POLICY]) for one in judged])
+    theirs = mean([one.waste(one.chosen[LEAST_TOKENS]) for one in judged])
+    chosen = [[choices(scores) for scores in repeat] for repeat in repeats]
+    extra = float(
+        np.mean([mean([one.waste(its) for one, its in zip(judged, repeat, strict=True)]) for repeat in chosen])
+    )
+    extra -= ours
+    kept = [
+        mean([overlap(one.chosen[POLICY], its) for one, its in zip(judged, repeat, strict=True)]) for repeat in chosen
+    ]
+    return Importance(
+        name=name,
+        note=note,
+        lost=100 * extra / (100 - ours) if ours < 100 else extra,
+        lost_to_least_tokens=100 * extra / (theirs - ours) if theirs > ours else None,
+        changed=100 * (1 - float(np.mean(kept))),
+    )
+
+
+def curve(weights: PolicyWeights, states: Sequence[States], quantity: Quantity, rng: np.random.Generator) -> Curve:
+    """Of one replica in each state, at random among the available."""
+    values = sweep(states, quantity, _POINTS)
+    parts = [_sample(part, states, rng) for part in states]
+    replicas = [choices(np.where(part.available, rng.random(part.available.shape), -1.0)).argmax(1) for part in parts]
+    classes = _prompt_classes(parts)
+    score = {name: np.zeros(len(values)) for name in classes}
+    chosen = {name: np.zeros(len(values)) for name in classes}
+    for place, value in enumerate(values):
+        above, picked = [], []
+        for part, replica in zip(parts, replicas, strict=True):
+            scores = policy_scores(weights, with_value(part, quantity, replica, float(value)))
+            rows = np.arange(len(part))
+            others = part.available.copy()
+            others[rows, replica] = False
+            rest = np.where(others, scores, 0.0).sum(1) / others.sum(1)
+            above.append(scores[rows, replica] - rest)
+            picked.append(choices(scores)[rows, replica])
+        for name, rows_of in classes.items():
+            score[name][place] = np.concatenate(above)[rows_of].mean()
+            chosen[name][place] = 100 * np.concatenate(picked)[rows_of].mean()
+    return Curve(quantity, values, score, chosen)
+
+
+def _sample(part: States, states: Sequence[States], rng: np.random.Generator) -> States:
+    most = max(_SWEPT // len(states), 1)
+    return part if len(part) <= most else part.rows(np.sort(rng.choice(len(part), most, replace=False)))
+
+
+def _prompt_classes(parts: Sequence[States]) -> dict[str, NDArray[np.bool_]]:
+    prompts = np.concatenate([part.prompts for part in parts])
+    low, high = np.quantile(prompts, [0.25, 0.75])
+    return {SHORT: prompts <= low, LONG: prompts >= high}
+
+
+def backlog(states: States) -> Floats:
+    """[N, R]: seconds to read the prompts of those without a first token."""
+    seconds: Floats = states.of(AWAITING_TOKENS) * states.of(hardware_column(PREFILL_SECONDS, states.queue_depth))
+    return seconds
+
+
+def by_prompt(weights: PolicyWeights, judged: Sequence[Judged], rng: np.random.Generator) -> ByPrompt:
+    """The same states with another arrival."""
+    parts = [_sample(one.states, [its.states for its in judged], rng) for one in judged]
+    seen = np.concatenate([part.prompts for part in parts])
+    prompts = np.unique(np.rint(np.geomspace(max(np.quantile(seen, 0.02), 1), seen.max(), _POINTS)))
+    kinds = [_kinds(part) for part in parts]
+    shares = {name: np.zeros(len(prompts)) for name in kinds[0]}
+    for place, prompt in enumerate(prompts):
+        chosen = []
+        for part in parts:
+            requests = part.requests.copy()
+            requests[:, ARRIVAL_PROMPT] = prompt
+            chosen.append(choices(policy_scores(weights, dataclasses.replace(part, requests=requests))))
+        for name in shares:
+            parts_to = [part_to(its, kind[name]) for its, kind in zip(chosen, kinds, strict=True)]
+            shares[name][place] = 100 * np.concatenate(parts_to).mean()
+    return ByPrompt(prompts, shares)
+
+
+def _kinds(states: States) -> dict[str, Floats]:
+    """[N, R] each: the replicas of a kind, as choices."""
+    mean = states.prompt_tokens / np.maximum(states.outstanding, 1)
+    return {
+        "least prompt tokens not yet read": choices(masked(-backlog(states), states.available)),
+        "fewest outstanding requests": choices(masked(-states.outstanding, states.available)),
+        "longest requests": choices(masked(mean, states.available)),
+    }
+
+
+def by_beta(weights: PolicyWeights, judged: Sequence[Judged]) -> ByBeta:
+    """The same states at each of BETAS."""
+    least = [choices(masked(-backlog(one.states), one.states.available)) for one in judged]
+    rows = []
+    for beta in BETAS:
+        chosen = [choices(policy_scores(weights, one.states, beta)) for one in judged]
+        pairs = list(zip(chosen, judged, strict=True))
+        rows.append(
+            [
+                100 * np.concatenate([part_to(its, kind) for its, kind in zip(chosen, least, strict=True)]).mean(),
+                100 * np.concatenate([overlap(its, one.chosen[LEAST_TOKENS]) for its, one in pairs]).mean(),
+                np.concatenate([(its * one.states.e2e).sum(1) for its, one in pairs]).mean(),
+                np.concatenate([(its * one.states.ttft).sum(1) for its, one in pairs]).mean(),
+            ]
+        )
+    return ByBeta(BETAS, *np.array(rows).T)
