@@ -48,14 +48,15 @@ class Checkpoint:
         arrays = {_POLICY + f.name: np.ascontiguousarray(getattr(self.weights, f.name)) for f in fields(PolicyWeights)}
         if self.normaliser is not None:
             arrays |= {_NORMALISER + name: array for name, array in vars(self.normaliser).items()}
-        arrays |= {_TRAIN + name: np.ascontiguousarray(array) for name, array in self.training.items()}
-        metadata = {
-            "format": FORMAT,
-            "max_queue_requests": str(self.max_queue_requests),
-            "spec": json.dumps(EncoderSpec.of(self.max_queue_requests).names()),
-            "facts": json.dumps(self.facts, sort_keys=True),
+        # ascontiguousarray would make a vector of a number.
+        arrays |= {_TRAIN + name: np.array(array, order="C") for name, array in self.training.items()}
+        description = {
+            "max_queue_requests": self.max_queue_requests,
+            "spec": EncoderSpec.of(self.max_queue_requests).names(),
+            "facts": self.facts,
         }
-        write_bytes(path, save(arrays, metadata))
+        # One entry, because the order of several is not the same in every process.
+        write_bytes(path, save(arrays, {FORMAT: json.dumps(description, sort_keys=True)}))
 
     @classmethod
     def load(cls, path: str | Path, training: bool = False) -> Checkpoint:
@@ -66,7 +67,7 @@ class Checkpoint:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
+                if FORMAT not in metadata:
                     raise InputError(f"{path} is a safetensors file, but no checkpoint of this router ({FORMAT})")
                 names = list(file.keys())
                 arrays = {name: file.get_tensor(name) for name in names if training or not name.startswith(_TRAIN)}
@@ -76,7 +77,7 @@ class Checkpoint:
             raise InputError(
                 f"checkpoint {path} cannot be read, it is damaged or no safetensors file: {error}"
             ) from None
-        depth = _depth(metadata, path)
+        depth, facts = _described(metadata[FORMAT], path)
         weights = _weights(arrays, path)
         spec = EncoderSpec.of(depth)
         found = len(weights.replica) + len(weights.products), len(weights.context)
@@ -88,18 +89,20 @@ class Checkpoint:
         statistics = {name.removeprefix(_NORMALISER): array for name, array in arrays.items()
                       if name.startswith(_NORMALISER)}  # fmt: skip
         normaliser = Normaliser(**statistics) if statistics else None
-        return cls(weights, depth, json.loads(metadata["facts"]), kept, normaliser)
+        return cls(weights, depth, facts, kept, normaliser)
 
 
-def _depth(metadata: Mapping[str, str], path: str | Path) -> int:
+def _described(description: str, path: str | Path) -> tuple[int, dict[str, Any]]:
+    """max_queue_requests and facts of the metadata, after a look at the encoder's spec."""
     try:
-        depth, theirs = int(metadata["max_queue_requests"]), json.loads(metadata["spec"])
-    except (KeyError, ValueError) as error:
+        parts = json.loads(description)
+        depth, theirs, facts = int(parts["max_queue_requests"]), dict(parts["spec"]), dict(parts["facts"])
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"checkpoint {path}: its metadata is damaged: {error}") from None
     difference = spec_difference(EncoderSpec.of(depth).names(), theirs)
     if difference:
         raise InputError(f"checkpoint {path} was trained with another encoder: {difference}; train anew (rl.train)")
-    return depth
+    return depth, facts
 
 
 def _weights(arrays: Arrays, path: str | Path) -> PolicyWeights:

@@ -56,11 +56,17 @@ class Episode:
     beta: float
     time_unit: float
 
-    def run(self, choose: ChooseKernel, memory: Floats, queue_depth: int) -> EngineState:
-        """Simulate it to the end under a router that is a kernel; the engine as it is then."""
+    def run(
+        self, choose: ChooseKernel, memory: Floats, queue_depth: int, rng: np.random.Generator | None = None
+    ) -> EngineState:
+        """Simulate it to the end under a router that is a kernel; the engine as it is then. rng: for its draws."""
         plans = self.plans
         options = EngineOptions(
-            record_rows=False, gauge_interval=plans.gauge_interval, queue_depth=queue_depth, memory=memory
+            record_rows=False,
+            gauge_interval=plans.gauge_interval,
+            queue_depth=queue_depth,
+            memory=memory,
+            draws=np.zeros((0, 2)) if rng is None else rng.random((len(self.requests), 2)),
         )
         engine = EngineState(self.requests, plans.replicas, plans.hardware, self.events, options)
         Simulation(engine, plans.policy).run(choose)

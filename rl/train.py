@@ -61,7 +61,7 @@ class TrainConfig(Config):
     threads: int = setting(0, help="threads that simulate; 0: one for each core", minimum=0)
     save_every: int = setting(25, help="updates between two checkpoints", minimum=1)
     validate_every: int = setting(25, help="updates between two comparisons with the baselines", minimum=1)
-    validation_episodes: int = setting(12, help="episodes of a comparison", minimum=1)
+    validation_episodes: int = setting(48, help="episodes of a comparison", minimum=1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class TrainingRun:
-    """One run: its learner, its simulations, and its folder of policy.safetensors, checkpoint.safetensors, log.jsonl
-    and report.html."""
+    """One run: its learner, its simulations, and its folder of policy.safetensors (of the least cost in validation),
+    checkpoint.safetensors (to resume from), log.jsonl and report.html."""
 
     def __init__(
         self, train: TrainConfig, search: SearchConfig, warm: WarmStartConfig, ppo: PPOGlobalSchedulerConfig
@@ -94,6 +94,7 @@ class TrainingRun:
         self._trainer = Trainer(ppo, self._depth, reward, train.seed)
         self._update = 0
         self._decisions = 0
+        self._best_cost = float("inf")
         # One thread: the same sums in the same order on any number of cores.
         torch.set_num_threads(1)
 
@@ -130,7 +131,7 @@ class TrainingRun:
     def _learn(self, collector: Collector, validation: Validation, log: TrainingLog) -> int:
         rollout = self._ppo.rollout_decisions or _ROLLOUT_DECISIONS
         if self._update == 0:
-            log.evaluation(0, {"training": validation.figures(self._trainer.weights())})
+            self._validate(validation, log)
         with ProgressLine(self._train.decisions, self._decisions) as progress:
             while self._decisions < self._train.decisions:
                 started = time.perf_counter()
@@ -151,15 +152,23 @@ class TrainingRun:
                 figures["sps"] = count / (time.perf_counter() - started)
                 self._log(log, rollouts, results, figures)
                 if self._update % self._train.validate_every == 0:
-                    compared = validation.figures(self._trainer.weights())
-                    log.evaluation(self._decisions, {"training": compared})
-                    figures |= compared
+                    figures |= self._validate(validation, log)
                 progress.update(self._decisions, figures)
                 if self._update % self._train.save_every == 0:
                     self._save(collector)
+        self._validate(validation, log)
         self._save(collector)
-        self._trainer.checkpoint(self._facts(), with_training=False).save(self._folder / "policy.safetensors")
         return 0
+
+    def _validate(self, validation: Validation, log: TrainingLog) -> dict[str, float]:
+        """Compare the policy with the baselines, and save it if its cost is the least so far."""
+        figures = validation.figures(self._trainer.weights())
+        log.evaluation(self._decisions, {"training": figures})
+        if figures["cost"] < self._best_cost:
+            self._best_cost = figures["cost"]
+            best = self._trainer.checkpoint({**self._facts(), "validation": figures}, with_training=False)
+            best.save(self._folder / "policy.safetensors")
+        return figures
 
     def _log(
         self, log: TrainingLog, rollouts: Sequence[Rollout], results: Sequence[RewardResult], figures: dict[str, float]
@@ -247,13 +256,19 @@ class TrainingRun:
                     raise InputError(f"--resume: the run in {self._folder} has --{key} {before}, not {value}")
 
     def _save(self, collector: Collector) -> None:
-        more = {**collector.snapshot(), "update": np.array(self._update), "decisions": np.array(self._decisions)}
+        more = {
+            **collector.snapshot(),
+            "update": np.array(self._update),
+            "decisions": np.array(self._decisions),
+            "best_cost": np.array(self._best_cost),
+        }
         self._trainer.checkpoint(self._facts(), with_training=True, more=more).save(self._checkpoint)
 
     def _restore(self, saved: Checkpoint, collector: Collector) -> None:
         self._trainer.restore(saved.training)
         collector.restore(saved.training)
         self._update, self._decisions = int(saved.training["update"]), int(saved.training["decisions"])
+        self._best_cost = float(saved.training["best_cost"])
 
 
 # What may differ between a run and its continuation.

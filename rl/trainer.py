@@ -24,6 +24,9 @@ from vidur.scheduler.observation import Floats
 # How much of the scale of returns one update replaces.
 _SCALE_WEIGHT = 0.1
 
+# Below this, rewards are all the same.
+_LEAST_SPREAD = 1e-6
+
 # Of each hidden layer. The critic is used in training only.
 _CRITIC_UNITS = 64
 
@@ -87,7 +90,7 @@ class Trainer:
         self, rollouts: Sequence[Rollout], windows: Sequence[Window], groups: Sequence[int], progress: float
     ) -> tuple[dict[str, float], list[RewardResult]]:
         """One update from rollouts and the windows on their simulations. Rollouts of one group, a number each, replay
-        the same requests: the mean of their rewards at each decision is taken off, which leaves what the choices made.
+        the same requests: see `centred`.
 
         Returns what is worth watching, and what the reward made of each window. Raises FloatingPointError where the
         loss is not finite: the policy is then what it was before, or after the last good step.
@@ -205,13 +208,24 @@ def states_of(rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def centred(rewards: Sequence[Floats], groups: Sequence[int]) -> list[Floats]:
-    """Rewards less their mean over the group at each decision, cut to the shortest of the group; alone, as they are."""
+    """Rewards less their mean over the group at each decision, over the group's standard deviation, cut to the shortest
+    of the group; a simulation that is alone in its group keeps its rewards as they are.
+
+    So an overloaded episode, in which every request costs a hundred times as much, does not drown the others.
+    """
     made: list[Floats] = []
     for reward, group in zip(rewards, groups, strict=True):
         others = [other for other, its in zip(rewards, groups, strict=True) if its == group]
         shortest = min(len(other) for other in others)
-        alone = len(others) == 1
-        made.append(reward if alone else reward[:shortest] - np.mean([other[:shortest] for other in others], 0))
+        if len(others) == 1:
+            made.append(reward)
+            continue
+        apart = np.array([other[:shortest] for other in others])
+        apart -= apart.mean(0)
+        spread = float(apart.std()) if apart.size else 0.0
+        made.append(
+            (reward[:shortest] - np.mean([other[:shortest] for other in others], 0)) / max(spread, _LEAST_SPREAD)
+        )
     return made
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 import rl.kernels.compiled  # noqa: F401
+from rl.cost import episode_cost
 from rl.kernels.choose import choose_ppo
 from rl.policy import PolicyWeights
 from rl.suite import Episode, TrainingSuite
@@ -24,7 +25,7 @@ Figures = dict[str, float]
 
 
 class Validation:
-    """`count` episodes of a suite, all at one beta."""
+    """`count` episodes of a suite. Latencies are compared at one beta; costs at each episode's own."""
 
     def __init__(self, suite: TrainingSuite, max_queue_requests: int, beta: float, count: int, threads: int) -> None:
         self._episodes = [suite.draw(np.random.default_rng([_SEED, index])) for index in range(count)]
@@ -32,29 +33,39 @@ class Validation:
         self._beta = beta
         self._threads = threads
         self.baselines = {
-            "round_robin": self._run(choose_round_robin, np.full(1, -1.0)),
-            "least_tokens": self._run(choose_least_tokens, np.array([-1.0, 256.0])),
+            "round_robin": self._run(choose_round_robin, lambda episode: np.full(1, -1.0)),
+            "least_tokens": self._run(choose_least_tokens, lambda episode: np.array([-1.0, 256.0])),
         }
 
     def figures(self, weights: PolicyWeights) -> Figures:
         """mean_e2e, mean_ttft and p99_ttft (seconds, means over the episodes), and `mean_e2e_vs_<baseline>` and so on:
-        the mean over the episodes of the relative difference, negative where the policy is better."""
-        ours = self._run(choose_ppo, weights.memory(self._beta, False))
-        figures = {name: float(values.mean()) for name, values in ours.items()}
+        the mean over the episodes of the relative difference, negative where the policy is better. cost: what the
+        episodes cost at their own betas over what they cost under least_tokens, a mean of ratios."""
+        ours = self._run(choose_ppo, lambda episode: weights.memory(self._beta, False))
+        figures = {name: float(values.mean()) for name, values in ours.items() if name != "cost"}
         for baseline, theirs in self.baselines.items():
-            for name, values in ours.items():
+            for name in list(figures)[:3]:
+                values = ours[name]
                 figures[f"{name}_vs_{baseline}"] = float((values / theirs[name] - 1.0).mean())
+        theirs = self.baselines["least_tokens"]["cost"]
+        own = self._run(choose_ppo, lambda episode: weights.memory(episode.beta, False))["cost"]
+        figures["cost"] = float((own / theirs).mean())
         return figures
 
-    def _run(self, choose: ChooseKernel, memory: Floats) -> Mapping[str, Floats]:
-        """Of each episode: mean_e2e, mean_ttft, p99_ttft in seconds."""
+    def _run(self, choose: ChooseKernel, memory: Callable[[Episode], Floats]) -> dict[str, Floats]:
+        """Of each episode: mean_e2e, mean_ttft, p99_ttft in seconds, and cost."""
+
+        def run(episode: Episode) -> list[float]:
+            return self._run_episode(episode, choose, memory(episode))
+
         with ThreadPoolExecutor(self._threads) as pool:
-            rows = list(pool.map(lambda episode: self._run_episode(episode, choose, memory.copy()), self._episodes))
-        return dict(zip(("mean_e2e", "mean_ttft", "p99_ttft"), np.array(rows).T, strict=True))
+            rows = list(pool.map(run, self._episodes))
+        return dict(zip(("mean_e2e", "mean_ttft", "p99_ttft", "cost"), np.array(rows).T, strict=True))
 
     def _run_episode(self, episode: Episode, choose: ChooseKernel, memory: Floats) -> list[float]:
         engine = episode.run(choose, memory, self._depth)
         arrived = engine.times[:, at.ARRIVED]
         ttft = engine.times[:, at.FIRST_TOKEN] - arrived
         e2e = engine.times[:, at.COMPLETED] - arrived
-        return [float(np.nanmean(e2e)), float(np.nanmean(ttft)), float(np.nanpercentile(ttft, 99))]
+        cost = episode_cost(ttft, e2e, episode.beta, episode.time_unit)
+        return [float(np.nanmean(e2e)), float(np.nanmean(ttft)), float(np.nanpercentile(ttft, 99)), cost]

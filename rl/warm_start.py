@@ -11,24 +11,30 @@ so the policy learns the cost to be expected given what it can see.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rl.checkpoint import Checkpoint
+from rl.collector import Collector
 from rl.cost import cost_weights
 from rl.demonstrations import begin_simulation, make_scheduler, run_scheduler
+from rl.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.network import Actor
 from rl.ppo import finite
 from rl.rollout import BY_COST, BY_POLICY, Rollout, RunningSimulation
 from rl.suite import TrainingSuite
-from rl.trainer import padded
+from rl.trainer import padded, states_of
+from rl.validation import Validation
 from vidur.config.base import Config, setting
+from vidur.config.tool import parse_tool
 from vidur.errors import InputError
 from vidur.scheduler.observation import Floats
 
@@ -185,7 +191,6 @@ def clone(
     ]
     training = _concatenate([states for states, _, _ in shown])
     actions = torch.cat([actions for _, actions, _ in shown])
-    held = torch.cat([held for _, _, held in shown])
     pairs = zip(demonstrators, shown, strict=True)
     weights = torch.cat([torch.full((len(held),), weight) * ~held for (_, weight), (_, _, held) in pairs])
     optimizer = torch.optim.Adam(actor.parameters(), config.warm_learning_rate)
@@ -253,3 +258,88 @@ def _fit(actor: Actor, states: States, config: WarmStartConfig, last: bool, gene
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+
+
+@dataclass(frozen=True)
+class WarmStartRunConfig(Config):
+    """A warm start by itself."""
+
+    flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "run"
+    help_description: ClassVar[str] = "where the policy goes, and what is simulated"
+
+    output: str = setting("warm_start.safetensors", help="the policy")
+    seed: int = setting(0, help="of all randomness", minimum=0, maximum=2**31)
+    suite: str = setting("default", help="what is trained on: a name in data/training, or a YAML file")
+    max_queue_requests: int = setting(
+        DEFAULT_QUEUE_REQUESTS, help="requests without a first token that the policy sees", minimum=0, maximum=64
+    )
+    hidden_1: int = setting(32, help="units of the first hidden layer", minimum=1, maximum=1024)
+    hidden_2: int = setting(16, help="units of the second", minimum=1, maximum=1024)
+    beta: float = setting(10.0, help="at which the policy is compared with schedulers", minimum=0)
+    validation_episodes: int = setting(12, help="episodes of the comparison", minimum=1)
+    threads: int = setting(0, help="threads that simulate; 0: one for each core", minimum=0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Clone and learn as the flags say, save the policy, print how well it does. Returns 0, or 2 for bad input."""
+    try:
+        run, warm = parse_tool("python -m rl.warm_start", __doc__ or "", (WarmStartRunConfig, WarmStartConfig), argv)
+        if not warm.demonstrators and not warm.dagger_rounds:
+            raise InputError("nothing to learn from: give --demonstrators least_tokens=1 lor=1, or --dagger_rounds 4")
+        _run(run, warm)
+    except InputError as error:
+        print(f"rl.warm_start: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(run: WarmStartRunConfig, warm: WarmStartConfig) -> None:
+    torch.set_num_threads(1)
+    suite = TrainingSuite.read(run.suite)
+    threads = run.threads or len(os.sched_getaffinity(0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        actor = Actor(run.max_queue_requests, run.hidden_1, run.hidden_2)
+    collector = Collector(suite, run.max_queue_requests, 32, 1, run.seed + 1, threads)
+    actor.fit_normaliser(*states_of(collector.collect(actor.weights(), suite.requests // 3)[0]))
+    cloned = clone(actor, suite, run.max_queue_requests, warm, run.seed) if warm.demonstrators else []
+    rounds = dagger(actor, suite, run.max_queue_requests, warm, run.seed, threads) if warm.dagger_rounds else []
+    facts = {
+        "warm_start": asdict(warm),
+        "run": asdict(run),
+        "clones": cloned,
+        "rounds": rounds,
+        "uses_the_future": False,
+    }
+    Checkpoint(actor.weights(), run.max_queue_requests, facts, normaliser=actor.normaliser()).save(run.output)
+    validation = Validation(suite, run.max_queue_requests, run.beta, run.validation_episodes, threads)
+    _print(cloned, validation.figures(actor.weights()))
+    print(f"Policy: {run.output}")
+
+
+def _print(cloned: Sequence[dict[str, Any]], figures: dict[str, float]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if cloned:
+        table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+        for index, name in enumerate(("Demonstrator", "Weight", "Decisions", "Agreement", "Its cost", "The clone's")):
+            table.add_column(name, justify="right" if index else "left")
+        for row in cloned:
+            table.add_row(
+                row["scheduler"], f"{row['weight']:g}", f"{row['decisions']:,}", f"{100 * row['agreement']:.1f} %",
+                f"{row['cost']:.3f}", f"{row['cost_of_clone']:.3f}",
+            )  # fmt: skip
+        console.print(table)
+        console.print("Costs: marginal cost of a decision above the best one's, in the states of the demonstrator.\n")
+    for baseline in ("round_robin", "least_tokens"):
+        parts = [f"{label} {100 * figures[f'{name}_vs_{baseline}']:+.1f} %"
+                 for name, label in (("mean_e2e", "mean E2E"), ("p99_ttft", "p99 TTFT"))]  # fmt: skip
+        console.print(f"Against {baseline}: {', '.join(parts)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

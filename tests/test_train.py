@@ -1,0 +1,128 @@
+"""Training: it learns, it is the same every time, it survives a kill, and it stops where it goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training import flags, suite_file
+
+import rl.kernels.compiled  # noqa: F401
+from rl import train
+from rl.checkpoint import Checkpoint
+from rl.kernels.choose import choose_ppo
+from rl.search import SearchConfig, linear_policy, search
+from rl.suite import TrainingSuite
+from vidur.engine import layout as at
+from vidur.scheduler.global_scheduler.random import choose_random
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def mean_e2e(policy: Path | None, folder: Path) -> float:
+    """Over fresh episodes; of random routing if there is no policy."""
+    suite = TrainingSuite.read(str(suite_file(folder)))
+    means = []
+    for number in range(8):
+        episode = suite.draw(np.random.default_rng([77, number]))
+        if policy is None:
+            engine = episode.run(choose_random, np.zeros(1), 0, np.random.default_rng(number))
+        else:
+            checkpoint = Checkpoint.load(policy)
+            memory = checkpoint.weights.memory(episode.beta, False)
+            engine = episode.run(choose_ppo, memory, checkpoint.max_queue_requests)
+        means.append(np.nanmean(engine.times[:, at.COMPLETED] - engine.times[:, at.ARRIVED]))
+    return float(np.mean(means))
+
+
+def test_a_short_training_from_nothing_beats_random(tmp_path: Path) -> None:
+    assert train.main(flags(tmp_path, 25_000)) == 0
+    assert mean_e2e(tmp_path / "run" / "policy.safetensors", tmp_path) < 0.8 * mean_e2e(None, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    compared = [row["evaluation"]["training"]["mean_e2e"] for row in rows if "evaluation" in row]
+    assert compared[-1] < compared[0]
+    assert "<html" in (tmp_path / "run" / "report.html").read_text()[:200]
+    facts = Checkpoint.load(tmp_path / "run" / "policy.safetensors").facts
+    assert facts["training"]["decisions"] == 25_000 and facts["uses_the_future"] is False
+
+
+def run_files(folder: Path) -> list[bytes]:
+    return [(folder / "run" / name).read_bytes() for name in ("log.jsonl", "policy.safetensors")]
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    suite = suite_file(tmp_path)
+    assert train.main(flags(tmp_path / "whole", 12_000, suite=suite)) == 0
+    command = [sys.executable, "-m", "rl.train", *flags(tmp_path / "killed", 12_000, suite=suite)]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "killed" / "run" / "checkpoint.safetensors"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # On another number of threads.
+    assert train.main(flags(tmp_path / "killed", 12_000, "--resume", "--threads", "1", suite=suite)) == 0
+    assert run_files(tmp_path / "killed") == run_files(tmp_path / "whole")
+    assert train.main(flags(tmp_path / "other", 12_000, "--seed", "1", suite=suite)) == 0
+    assert run_files(tmp_path / "other") != run_files(tmp_path / "whole")
+
+
+def test_a_loss_that_explodes_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = train.main(flags(tmp_path, 20_000, "--learning_rate", "1e30", "--save_every", "1", "--target_kl", "1e30"))
+    assert status == 1
+    err = capsys.readouterr().err
+    assert "stopped, the" in err and "last good state" in err
+    # Loading refuses weights that are not finite.
+    assert Checkpoint.load(tmp_path / "run" / "policy.safetensors").facts["updates"] == 0
+
+
+BAD = [
+    (["--resume"], "leave --resume out"),
+    (["--suite", "defualt"], "default"),
+    (["--learning_rat", "1"], "--learning_rate"),
+    (["--learning_rate", "0"], "--learning_rate must be above 0"),
+    (["--demonstrators", "least_tokens=much"], "SCHEDULER=WEIGHT"),
+    (["--demonstrators", "least_tokns=1"], "least_tokens"),
+    (["--reward", "marginal"], "marginal_cost"),
+    (["--dagger_rounds", "-1"], "at least 0"),
+]
+
+
+@pytest.mark.parametrize(("more", "words"), BAD, ids=[" ".join(more) for more, _ in BAD])
+def test_bad_input_gets_one_line_and_status_2(
+    more: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main(flags(tmp_path, 1000, *more)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and words in err, err
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(flags(tmp_path, 600)) == 0
+    before = (tmp_path / "run" / "policy.safetensors").read_bytes()
+    capsys.readouterr()
+    assert train.main(flags(tmp_path, 600)) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert train.main(flags(tmp_path, 600, "--resume", "--discount", "0.5")) == 2
+    assert "--discount 0.99, not 0.5" in capsys.readouterr().err
+    assert (tmp_path / "run" / "policy.safetensors").read_bytes() == before
+
+
+def test_the_search_finds_weights_that_cost_less_than_least_tokens(tmp_path: Path) -> None:
+    suite = TrainingSuite.read(str(suite_file(tmp_path)))
+    config = SearchConfig(search_iterations=6, search_candidates=16, search_episodes=6)
+    found = search(suite, 2, config, seed=0, threads=2)
+    again = search(suite, 2, config, seed=0, threads=1)
+    assert found[2] == again[2] and (found[0] == again[0]).all() and (found[1] == again[1]).all()
+    assert np.mean(found[2][-3:]) < 1.0
+    assert np.isfinite(linear_policy(found[0], found[1], 2).memory(5.0, False)).all()
