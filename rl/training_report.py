@@ -22,6 +22,8 @@ _DECISIONS = "decisions"
 _GREY = "#94a3b8"
 _VS = "_vs_"
 _METRICS = {"mean_e2e": "Mean E2E", "mean_ttft": "Mean TTFT", "p99_ttft": "p99 TTFT"}
+# A ratio to a baseline, and what it is.
+_RATIOS = {"cost": ("Cost", "what training minimises, over what it is under least_tokens")}
 _TERM = "reward/term/"
 
 # (name, title, note)
@@ -141,17 +143,18 @@ def _against(rows: Sequence[Mapping[str, Any]], scenario: str, label: str, metri
 
 
 def _absolute(rows: Sequence[Mapping[str, Any]], scenario: str, metric: str) -> Chart:
+    title, note = _RATIOS.get(metric, (_METRICS.get(metric, metric), "fixed seeds"))
     steps, values = _evaluation(rows, scenario, metric)
-    trace = line(steps, short(values), metric, ACCENT, mode="lines+markers")
-    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(_METRICS.get(metric, metric))}
-    return Chart(_METRICS.get(metric, metric), f"{scenario}, fixed seeds", [trace], shown)
+    trace = line(steps, short(values), title, ACCENT, mode="lines+markers")
+    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(metric)}
+    return Chart(title, f"{scenario}: {note}", [trace], shown)
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], name: str, title: str, note: str) -> Chart:
     """Each update as a faint line, and a running mean of some of them over it."""
     steps, values = _scalar(rows, name)
     shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(name.partition("/")[2])}
-    if len(values) < 20:
+    if len(values) < 40:
         return Chart(title, note, [line(steps, short(values), title, ACCENT, mode="lines+markers")], shown)
     faint = line(steps, short(values), "each update", "#bfd3f9", showlegend=False)
     return Chart(

@@ -186,7 +186,7 @@ def _roles(findings: Findings, name: str, title: str) -> Chart:
         "hovertemplate": "prompts %{y}: %{z:.0f} % to replica %{x}<extra></extra>",
     }
     shown = {
-        "xaxis": axis("replica, by the mean prompt that it gets", showgrid=False),
+        "xaxis": axis("replica, by the mean prompt that it gets", showgrid=False, dtick=1),
         "yaxis": axis(showgrid=False, automargin=True),
         "margin": {"l": 130},
     }
