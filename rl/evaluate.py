@@ -43,7 +43,7 @@ class EvaluateConfig(Config):
     )
     scenarios: str = setting("all", help="names in data/scenarios, or YAML files; all: every shipped one")
     betas: str = setting("5,10,40", help="weights of the tail of TTFT that the policy is given, in turns")
-    seeds: int = setting(10, help="simulations of each router in each scenario", minimum=1, maximum=100_000)
+    seeds: int = setting(10, help="simulations of each router in each scenario", minimum=2, maximum=100_000)
     first_seed: int = setting(1000, help="the others follow it", minimum=0, maximum=2**31)
     requests: int = setting(
         3000, help="of a simulation of up to four replicas; in proportion where there are more", minimum=40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,15 +10,38 @@ from typing import Any
 import numpy as np
 
 from rl.baselines import HEURISTICS, LEAST_TOKENS
-from rl.evaluation_cells import HIGHER_IS_BETTER, METRICS
+from rl.evaluation_cells import HIGHER_IS_BETTER, LONG_PROMPT, METRICS
 from rl.evaluation_scenario import Scenario
 from rl.evaluation_statistics import PairedDifference, estimate, paired_difference
+from vidur.metrics.text import NOTHING, in_seconds, significant
 from vidur.scheduler.observation import Floats
+
+_TIMES = ("ttft", "tpot", "e2e")
 
 
 def ppo_name(beta: float) -> str:
     """What the learned router is called at a beta."""
     return f"ppo beta {beta:g}"
+
+
+def metric_title(metric: str) -> str:
+    """`p99 TTFT` for p99_ttft."""
+    if metric == "long_p99_ttft":
+        return f"p99 TTFT over {LONG_PROMPT:,} tokens"
+    figure, _, time = metric.partition("_")
+    return f"{figure} {time.upper()}" if time in _TIMES else metric
+
+
+def value_text(metric: str, value: float) -> str:
+    """A metric's value, with its unit if it is a time."""
+    if math.isnan(value):
+        return NOTHING
+    return in_seconds(value) if metric.endswith(_TIMES) else significant(value)
+
+
+def thresholds_text(thresholds: Sequence[float]) -> str:
+    """`1,200 and 3,532 tokens`."""
+    return " and ".join(f"{value:,.0f}" for value in thresholds) + " tokens" if thresholds else "its own thresholds"
 
 
 @dataclass(frozen=True)
@@ -89,7 +113,7 @@ class Results:
                         "scheduler": router,
                         "metric": metric,
                         "mean": found.mean,
-                        "interval": _interval(found.low, found.high),
+                        "interval": [found.low, found.high],
                         "values": its.values[router][metric].tolist(),
                         "best_heuristic": its.best(metric),
                         "comparisons": [
@@ -103,12 +127,7 @@ def _comparison(baseline: str, found: PairedDifference) -> dict[str, Any]:
     return {
         "baseline": baseline,
         "difference": found.mean,
-        "interval": _interval(found.low, found.high),
+        "interval": [found.low, found.high],
         "unit": "percent" if found.relative else "the metric's",
         "verdict": found.verdict,
     }
-
-
-def _interval(low: float, high: float) -> list[float] | None:
-    """None where there was one seed only."""
-    return None if np.isnan(low) else [low, high]

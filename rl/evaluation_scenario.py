@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,6 +58,7 @@ class ScenarioHeader(Config):
     ttft: float = setting(1.0, help="seconds that TTFT should meet, for goodput", above=0)
     tpot: float = setting(0.05, help="seconds that TPOT should meet, for goodput", above=0)
     gain: float = setting(0.0, help="percent that mean E2E should be below the best heuristic's", minimum=0)
+    adverse: bool = setting(False, help="whether the learned router must not be below the best heuristic here")
     events: tuple[ScenarioEvent, ...] = setting((), help="what befalls replicas")
 
 
@@ -156,8 +158,9 @@ class Scenario:
 
 
 def scenario_names() -> list[str]:
-    """Of the shipped scenarios, in alphabetical order."""
-    return sorted(file.stem for file in data_path("scenarios").glob("*.yaml"))
+    """Of the shipped scenarios, in alphabetical order, numbers by their value."""
+    names = [file.stem for file in data_path("scenarios").glob("*.yaml")]
+    return sorted(names, key=lambda name: [part.zfill(4) for part in re.split(r"(\d+)", name)])
 
 
 def _header(given: Mapping[str, Any], where: str) -> ScenarioHeader:

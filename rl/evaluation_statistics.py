@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
 from vidur.scheduler.observation import Floats
 
 WIN, TIE, LOSS = "win", "tie", "loss"
@@ -15,66 +13,69 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and its interval; from one seed the interval is (nan, nan)."""
+    """A mean over seeds, and half the width of its interval."""
 
     mean: float
-    low: float
-    high: float
+    half: float
+
+    @property
+    def low(self) -> float:
+        return self.mean - self.half
+
+    @property
+    def high(self) -> float:
+        return self.mean + self.half
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """How far a router is from a baseline, in percent of the baseline's mean, with its interval over seeds.
+class PairedDifference(Estimate):
+    """How far a router's mean is from a baseline's, in percent of the latter, with its interval over seeds.
 
-    Where the baseline's mean is 0 the figures are in the metric's unit, and `relative` is False. verdict: `win` or
-    `loss` where the interval leaves out 0, else `tie`.
+    relative: False where the baseline's mean is 0: then the figures are in the metric's unit. verdict: `win` or `loss`
+    where the interval leaves out 0, else `tie`.
     """
 
-    mean: float
-    low: float
-    high: float
     verdict: str
     relative: bool = True
 
-    def scaled(self, value: float) -> str:
-        """`value`, one of the figures, as text with a sign and its unit."""
-        return f"{value:+.1f} %" if self.relative else f"{value:+.3g}"
+    def __str__(self) -> str:
+        """`-6.1 ± 0.9 %`."""
+        return f"{self.mean:+.1f} ± {self.half:.1f} %" if self.relative else f"{self.mean:+.3g} ± {self.half:.2g}"
 
 
 def estimate(values: Floats) -> Estimate:
-    """The mean and its Student t interval: mean -+ t s / sqrt(n), with n - 1 degrees of freedom."""
-    count, mean = len(values), float(values.mean())
-    if count < 2:
-        return Estimate(mean, math.nan, math.nan)
+    """The mean of two values or more and its Student t interval: mean ± t s / sqrt(n), n - 1 degrees of freedom."""
+    count = len(values)
     half = t_quantile(0.5 + CONFIDENCE / 2.0, count - 1) * float(values.std(ddof=1)) / math.sqrt(count)
-    return Estimate(mean, mean - half, mean + half)
+    return Estimate(float(values.mean()), half)
 
 
 def paired_difference(ours: Floats, theirs: Floats, higher_is_better: bool = False) -> PairedDifference:
-    """ours, theirs: one value of a metric for each seed, in the same order.
+    """ours, theirs: one value of a metric, at least 0, for each seed, in the same order.
 
-    The interval is that of the mean of ours - theirs; the baseline's mean, which it is divided by, counts as known.
+    The ratio r of the means, and its interval from the residuals ours - r theirs: the ratio estimator (Cochran,
+    Sampling Techniques, chapter 6). What scales with the baseline, as delays do with a seed's load, leaves no residual.
     """
-    difference = estimate(ours - theirs)
-    base = abs(float(theirs.mean()))
-    unit = 100.0 / base if base > 0.0 else 1.0
-    mean, low, high = (unit * value for value in (difference.mean, difference.low, difference.high))
-    verdict = TIE
-    if low > 0.0:
-        verdict = WIN if higher_is_better else LOSS
-    elif high < 0.0:
-        verdict = LOSS if higher_is_better else WIN
-    return PairedDifference(mean, low, high, verdict, base > 0.0)
+    base = float(theirs.mean())
+    if base > 0.0:
+        ratio = float(ours.mean()) / base
+        mean, half = 100.0 * (ratio - 1.0), 100.0 * estimate(ours - ratio * theirs).half / base
+    else:
+        found = estimate(ours - theirs)
+        mean, half = found.mean, found.half
+    better = mean if higher_is_better else -mean
+    verdict = WIN if better > half else LOSS if better < -half else TIE
+    return PairedDifference(mean, half, verdict, base > 0.0)
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile, above the median, of Student's t distribution; by bisection."""
+    """A quantile above the median of Student's t distribution with whole degrees of freedom, by bisection."""
     if not 0.5 < probability < 1.0 or degrees < 1:
         raise ValueError(f"no quantile at {probability} of {degrees} degrees of freedom above the median")
     low, high = 0.0, 1.0
     while 0.5 + 0.5 * _within(high, degrees) < probability:
         high *= 2.0
-    for _ in range(200):
+    for _ in range(100):
         middle = 0.5 * (low + high)
         if 0.5 + 0.5 * _within(middle, degrees) < probability:
             low = middle
@@ -84,7 +85,7 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def _within(t: float, degrees: int) -> float:
-    """P(|T| < t) for whole degrees of freedom: Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    """P(|T| < t): Abramowitz and Stegun, 26.7.3 and 26.7.4."""
     angle = math.atan(t / math.sqrt(degrees))
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = degrees % 2
@@ -94,9 +95,3 @@ def _within(t: float, degrees: int) -> float:
         term *= cosine * cosine * (power - 1) / power
         total += term
     return 2.0 / math.pi * (angle + sine * total) if odd else sine * total
-
-
-def mean_of(values: Floats) -> float:
-    """The mean of what is not nan; nan where nothing is."""
-    present = values[~np.isnan(values)]
-    return float(present.mean()) if len(present) else math.nan

@@ -1,0 +1,144 @@
+"""The results as Markdown: no dates and no machine, so that the same command gives the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rl.baselines import BLIND, LEAST_TOKENS
+from rl.evaluation_cells import LONG_PROMPT, WARM_UP
+from rl.evaluation_chart import chart_svg
+from rl.evaluation_results import Results, metric_title, ppo_name, thresholds_text, value_text
+from rl.evaluation_targets import MEAN_BETA, TAIL_BETA, targets
+from rl.evaluation_tuning import TUNING_SEEDS
+from vidur.atomic import write_text
+from vidur.metrics.text import percent, significant
+
+Rows = Sequence[Sequence[str]]
+
+
+def write_markdown(path: Path, results: Results) -> None:
+    """Write `path` and, beside it, the chart that it shows."""
+    chart = path.with_suffix(".svg")
+    write_text(chart, chart_svg(results))
+    write_text(path, markdown(results, chart.name))
+
+
+def markdown(results: Results, chart: str) -> str:
+    """The page. chart: the file of the chart, beside it."""
+    parts = [
+        "# The learned router and the heuristics",
+        _introduction(results),
+        *_titled("## In short", short_table(results)),
+        f"![Differences of mean E2E and p99 TTFT from {LEAST_TOKENS}, by scenario]({chart})",
+        "## Targets",
+        _targets(results),
+    ]
+    if results.default_beta in results.betas:
+        parts += _titled(f"## Against {' and '.join(BLIND)}, beta {results.default_beta:g}", _blind_table(results))
+    for metric in ("mean_e2e", "p99_ttft", "goodput"):
+        unit = " (s)" if metric != "goodput" else " (requests/s)"
+        parts += _titled(f"## {metric_title(metric)[0].upper()}{metric_title(metric)[1:]}{unit} of every router",
+                         _metric_table(results, metric))  # fmt: skip
+    parts += _titled("## The scenarios", _scenario_table(results))
+    return "\n\n".join(parts) + "\n"
+
+
+def short_table(results: Results) -> str:
+    """One row a scenario: the best heuristic and the learned router, by mean E2E and by p99 TTFT; or nothing."""
+    wanted = [
+        (metric, beta) for metric, beta in (("mean_e2e", MEAN_BETA), ("p99_ttft", TAIL_BETA)) if beta in results.betas
+    ]
+    headings = ["scenario"]
+    for metric, beta in wanted:
+        headings += [f"best {metric_title(metric)}", f"`ppo`, beta {beta:g}", "difference"]
+    rows = []
+    for its in results.scenarios:
+        cells = [f"`{its.scenario.name}`: {its.scenario.header.title}"]
+        for metric, beta in wanted:
+            best, name = its.best(metric), ppo_name(beta)
+            cells += [
+                f"{value_text(metric, its.mean(best, metric))} `{best}`",
+                value_text(metric, its.mean(name, metric)),
+                str(its.difference(name, best, metric)),
+            ]
+        rows.append(cells)
+    return _table(headings, rows) if wanted else ""
+
+
+def _introduction(results: Results) -> str:
+    seeds = f"{results.seeds[0]} to {results.seeds[-1]}"
+    return (
+        f"Made by `{results.command}` from the policy `{results.policy}` (SHA-256 `{results.policy_hash[:16]}`): "
+        f"{len(results.seeds)} seeds, {seeds}; {results.requests:,} requests each, in proportion more on clusters of more "
+        "than four replicas. In a scenario every router gets the same arrivals and lengths, and gauges that are up to "
+        f"1 s old. The first and the last {percent(WARM_UP, 0)} of the requests are left out.\n\n"
+        "A difference is that of the means over the seeds, in percent of the baseline's, ± half of its 95 % interval "
+        "(paired by seed; ratio estimator, Student's t). The best heuristic of a metric is the one with the best mean over "
+        "these very seeds, which favours it a little. `size_split` has thresholds tuned for each scenario, on seeds "
+        f"{', '.join(map(str, TUNING_SEEDS))}; `lor_by_speed`, `fewest_prompts` and `backlog_time` are in "
+        "`rl/baselines.py`, the other heuristics are the simulator's."
+    )
+
+
+def _targets(results: Results) -> str:
+    lines = []
+    for target in targets(results):
+        lines.append(f"- **{target.verdict}**: {target.text}")
+        lines += [f"  - `{check.scenario}`: {check.text}" for check in target.failed]
+    note = "Open: better in the mean, or equal, but the interval holds 0."
+    return "\n".join([*lines, "", note]) if lines else "None of the targets' betas was evaluated."
+
+
+def _blind_table(results: Results) -> str:
+    name = ppo_name(results.default_beta)
+    metrics = ("mean_e2e", "p99_ttft", "goodput")
+    headings = ["scenario", *(f"{metric_title(metric)}, `{baseline}`" for baseline in BLIND for metric in metrics)]
+    headings.append(f"p99 TTFT over {LONG_PROMPT:,} tokens, times `{LEAST_TOKENS}`")
+    rows = []
+    for its in results.scenarios:
+        cells = [str(its.difference(name, baseline, metric)) for baseline in BLIND for metric in metrics]
+        rows.append([f"`{its.scenario.name}`", *cells, f"{its.ratio(name, LEAST_TOKENS, 'long_p99_ttft'):.2f}"])
+    return _table(headings, rows)
+
+
+def _metric_table(results: Results, metric: str) -> str:
+    """A row for each router: its mean in every scenario, the best heuristic's in bold."""
+    names = [its.scenario.name for its in results.scenarios]
+    rows = []
+    for router in results.scenarios[0].routers:
+        cells = []
+        for its in results.scenarios:
+            text = significant(its.mean(router, metric))
+            cells.append(f"**{text}**" if router == its.best(metric) else text)
+        rows.append([f"`{router}`", *cells])
+    return _table(["router", *(f"`{name}`" for name in names)], rows)
+
+
+def _scenario_table(results: Results) -> str:
+    headings = ["scenario", "what", "capacity", "arrivals", "goodput: TTFT", "TPOT", "`size_split` at",
+                f"preemptions, `{LEAST_TOKENS}`"]  # fmt: skip
+    rows = []
+    for its in results.scenarios:
+        scenario = its.scenario
+        rows.append([
+            f"`{scenario.name}`",
+            scenario.header.title,
+            f"{scenario.capacity:.1f} /s",
+            f"{scenario.rate:.1f} /s",
+            value_text("ttft", scenario.header.ttft),
+            value_text("tpot", scenario.header.tpot),
+            thresholds_text(its.thresholds),
+            significant(its.mean(LEAST_TOKENS, "preemptions")),
+        ])  # fmt: skip
+    note = "The capacity is what the cluster completes under `least_tokens` when all requests are there from the start."
+    return f"{_table(headings, rows)}\n\n{note} The files are in `data/scenarios`."
+
+
+def _titled(title: str, text: str) -> list[str]:
+    return [title, text] if text else []
+
+
+def _table(headings: Sequence[str], rows: Rows) -> str:
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
