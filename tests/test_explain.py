@@ -309,7 +309,7 @@ def test_command_takes_a_configuration(tmp_path: Path, checkpoint: Path, capsys:
                       "--output", str(tmp_path / "page.html")]) == 0  # fmt: skip
     printed = capsys.readouterr().out
     # A quarter of the 240 requests is the warm-up.
-    assert "180 in 1 simulations, beta 40" in printed and "mine.yaml" in printed
+    assert "180 in 1 simulation, beta 40" in printed and "mine.yaml" in printed
 
 
 @pytest.mark.parametrize(

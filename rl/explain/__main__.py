@@ -12,6 +12,7 @@ from rl.checkpoint import SHIPPED, Checkpoint, policy_path
 from vidur.config.base import Config, setting
 from vidur.config.tool import parse_tool
 from vidur.errors import InputError
+from vidur.metrics.text import plural
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ def explain_policy(config: ExplainConfig) -> None:
     facts = [
         ("Checkpoint", str(name)),
         ("Watched on", ", ".join(findings.clusters)),
-        ("Decisions", f"{findings.decisions:,} in {findings.simulations} simulations, beta {findings.beta:g}"),
+        (
+            "Decisions",
+            f"{findings.decisions:,} in {plural(findings.simulations, 'simulation')}, beta {findings.beta:g}",
+        ),
     ]
     print_findings(facts, findings, said)
     write_page(Path(config.output), f"What {Path(name).stem} has learned", facts, findings, said)

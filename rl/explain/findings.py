@@ -28,6 +28,8 @@ from vidur.scheduler.observation import Floats
 
 LONG_PROMPT = 3000
 _CURVES = 4
+# Percent of the decisions that something must change to have a curve.
+_HEEDED = 1.0
 # Fewer decisions of a class than this say nothing of how one simulation spreads it.
 _LEAST_SPREAD = 10
 
@@ -92,8 +94,9 @@ def explain(weights: PolicyWeights, states: Sequence[States], seed: int) -> Find
         for group, note in GROUPS.items()
     ]
     by_quantity = [importance(weights, judged, it.name, it.group, [it], rng) for it in things]
-    lost = {its.name: its.lost for its in by_quantity}
-    swept = sorted((it for it in things if it.of_replica), key=lambda it: -lost[it.name])[:_CURVES]
+    found = {its.name: its for its in by_quantity}
+    heeded = [it for it in things if it.of_replica and found[it.name].changed >= _HEEDED]
+    swept = sorted(heeded, key=lambda it: -found[it.name].lost)[:_CURVES]
     return Findings(
         beta=states[0].beta,
         decisions=len(decisions),

@@ -121,9 +121,13 @@ def _importance(judged: Sequence[Judged], name: str, note: str, repeats: Sequenc
     theirs = mean([one.waste(one.chosen[LEAST_TOKENS]) for one in judged])
     chosen = [[choices(scores) for scores in repeat] for repeat in repeats]
     extra = float(
-        np.mean([mean([one.waste(its) for one, its in zip(judged, repeat, strict=True)]) for repeat in chosen])
+        np.mean(
+            [
+                mean([one.waste(its) - one.waste(one.chosen[POLICY]) for one, its in zip(judged, repeat, strict=True)])
+                for repeat in chosen
+            ]
+        )
     )
-    extra -= ours
     kept = [
         mean([overlap(one.chosen[POLICY], its) for one, its in zip(judged, repeat, strict=True)]) for repeat in chosen
     ]

@@ -9,7 +9,7 @@ import numpy as np
 from rl.explain.findings import ClassFigures, Findings
 from rl.explain.judgement import LEAST_TOKENS, LOR, POLICY, RANDOM
 from rl.explain.sweeps import LONG, SHORT, Curve, Importance
-from vidur.metrics.text import significant
+from vidur.metrics.text import plural, significant
 
 # Percent. Less than this is nothing; a share that differs from another by this part of it is another.
 _NOTHING = 1.0
@@ -32,10 +32,11 @@ def sentences(findings: Findings) -> list[str]:
 
 def _summary(findings: Findings) -> str:
     waste, (apart, half) = findings.waste, findings.difference
+    watched = f"{findings.decisions:,} decisions of {plural(findings.simulations, 'simulation')}"
     text = (
-        f"In {findings.decisions:,} decisions of {findings.simulations} simulations at beta {findings.beta:g}, the "
-        f"policy's choices waste {waste[POLICY]:.0f} %: 0 is the best choice in hindsight, 100 is chance. In the same "
-        f"states least_tokens would waste {waste[LEAST_TOKENS]:.0f} % and lor {waste[LOR]:.0f} %."
+        f"In {watched} at beta {findings.beta:g}, the policy's choices waste {waste[POLICY]:.0f} %: 0 is the best choice "
+        f"in hindsight, 100 is chance. In the same states least_tokens would waste {waste[LEAST_TOKENS]:.0f} % and lor "
+        f"{waste[LOR]:.0f} %."
     )
     if np.isnan(half):
         return text
@@ -73,6 +74,8 @@ def _listed(items: Sequence[Importance]) -> str:
 
 
 def _responses(curves: Sequence[Curve]) -> str:
+    if not curves:
+        return "Nothing about a single replica changes its decisions."
     parts = []
     for curve in curves:
         short, long = curve.chosen[SHORT], curve.chosen[LONG]
