@@ -34,9 +34,9 @@ def _summary(findings: Findings) -> str:
     waste, (apart, half) = findings.waste, findings.difference
     watched = f"{findings.decisions:,} decisions of {plural(findings.simulations, 'simulation')}"
     text = (
-        f"In {watched} at beta {findings.beta:g}, the policy's choices waste {waste[POLICY]:.0f} %: 0 is the best choice "
-        f"in hindsight, 100 is chance. In the same states least_tokens would waste {waste[LEAST_TOKENS]:.0f} % and lor "
-        f"{waste[LOR]:.0f} %."
+        f"In {watched} at beta {findings.beta:g}, the policy's choices waste {waste[POLICY]:.0f} %: 0 is the best "
+        f"choice in hindsight, 100 is chance. In the same states least_tokens would waste {waste[LEAST_TOKENS]:.0f} % "
+        f"and lor {waste[LOR]:.0f} %."
     )
     if np.isnan(half):
         return text
