@@ -130,14 +130,12 @@ class CellStore:
         return self._folder / f"{cell.key}.json"
 
     def load(self, cell: Cell) -> Figures | None:
-        """The figures of a cell that has been finished before."""
+        """The figures of a cell that has been finished before; None where there is no whole file of them."""
         try:
-            found = json.loads(self.path(cell).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+            found = json.loads(self.path(cell).read_text(encoding="utf-8"))["figures"]
+            return {name: math.nan if found[name] is None else float(found[name]) for name in METRICS}
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        except ValueError:
-            return None
-        return {name: math.nan if found["figures"][name] is None else found["figures"][name] for name in METRICS}
 
     def run(self, cells: Sequence[Cell], on_finished: Callable[[int], None]) -> list[Figures]:
         """The figures of each cell, simulated where they are not on disk. `on_finished(count)` counts them up."""

@@ -88,9 +88,7 @@ def _marks(panel: _Panel, found: Sequence[PairedDifference], top: float) -> list
         y = middle + (place - (len(learned) - 1) / 2) * min(8.0, (_ROW - 10) / max(len(learned), 1))
         color = _COLORS[place % len(_COLORS)]
         low, high = panel.x(one.low), panel.x(one.high)
-        parts.append(
-            f"<line x1='{low:.1f}' y1='{y:.1f}' x2='{high:.1f}' y2='{y:.1f}' stroke='{color}' stroke-width='2'/>"
-        )
+        parts.append(f"<path d='M{low:.1f} {y:.1f} H{high:.1f}' stroke='{color}' stroke-width='2'/>")
         parts.append(f"<circle cx='{panel.x(one.mean):.1f}' cy='{y:.1f}' r='3.5' fill='{color}'/>")
     return parts
 

@@ -37,9 +37,8 @@ def markdown(results: Results, chart: str) -> str:
     if results.default_beta in results.betas:
         parts += _titled(f"## Against {' and '.join(BLIND)}, beta {results.default_beta:g}", _blind_table(results))
     for metric in ("mean_e2e", "p99_ttft", "goodput"):
-        unit = " (s)" if metric != "goodput" else " (requests/s)"
-        parts += _titled(f"## {metric_title(metric)[0].upper()}{metric_title(metric)[1:]}{unit} of every router",
-                         _metric_table(results, metric))  # fmt: skip
+        unit = "requests/s" if metric == "goodput" else "s"
+        parts += _titled(f"## Every router: {metric_title(metric)} ({unit})", _metric_table(results, metric))
     parts += _titled("## The scenarios", _scenario_table(results))
     return "\n\n".join(parts) + "\n"
 
@@ -70,13 +69,13 @@ def _introduction(results: Results) -> str:
     seeds = f"{results.seeds[0]} to {results.seeds[-1]}"
     return (
         f"Made by `{results.command}` from the policy `{results.policy}` (SHA-256 `{results.policy_hash[:16]}`): "
-        f"{len(results.seeds)} seeds, {seeds}; {results.requests:,} requests each, in proportion more on clusters of more "
-        "than four replicas. In a scenario every router gets the same arrivals and lengths, and gauges that are up to "
-        f"1 s old. The first and the last {percent(WARM_UP, 0)} of the requests are left out.\n\n"
+        f"{len(results.seeds)} seeds, {seeds}; {results.requests:,} requests each, in proportion more on clusters of "
+        "more than four replicas. In a scenario every router gets the same arrivals and lengths, and gauges that are "
+        f"up to 1 s old. The first and the last {percent(WARM_UP, 0)} of the requests are left out.\n\n"
         "A difference is that of the means over the seeds, in percent of the baseline's, ± half of its 95 % interval "
-        "(paired by seed; ratio estimator, Student's t). The best heuristic of a metric is the one with the best mean over "
-        "these very seeds, which favours it a little. `size_split` has thresholds tuned for each scenario, on seeds "
-        f"{', '.join(map(str, TUNING_SEEDS))}; `lor_by_speed`, `fewest_prompts` and `backlog_time` are in "
+        "(paired by seed; ratio estimator, Student's t). The best heuristic of a metric is the one with the best mean "
+        "over these very seeds, which favours it a little. `size_split` has thresholds tuned for each scenario, on "
+        f"seeds {', '.join(map(str, TUNING_SEEDS))}; `lor_by_speed`, `fewest_prompts` and `backlog_time` are in "
         "`rl/baselines.py`, the other heuristics are the simulator's."
     )
 

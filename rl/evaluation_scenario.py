@@ -158,7 +158,7 @@ class Scenario:
 
 
 def scenario_names() -> list[str]:
-    """Of the shipped scenarios, in alphabetical order, numbers by their value."""
+    """Of the shipped scenarios: by the length of what is before the first number, then as in a dictionary."""
     names = [file.stem for file in data_path("scenarios").glob("*.yaml")]
     return sorted(names, key=lambda name: [part.zfill(4) for part in re.split(r"(\d+)", name)])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from vidur.metrics.text import NOTHING
 from vidur.scheduler.observation import Floats
 
 WIN, TIE, LOSS = "win", "tie", "loss"
@@ -39,7 +40,9 @@ class PairedDifference(Estimate):
     relative: bool = True
 
     def __str__(self) -> str:
-        """`-6.1 ± 0.9 %`."""
+        """`-6.1 ± 0.9 %`; a dash where there is nothing to measure."""
+        if math.isnan(self.mean):
+            return NOTHING
         return f"{self.mean:+.1f} ± {self.half:.1f} %" if self.relative else f"{self.mean:+.3g} ± {self.half:.2g}"
 
 
