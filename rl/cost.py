@@ -35,7 +35,8 @@ def costs_of(parts: NDArray[np.float64], beta: float, time_unit: float) -> Float
 
 
 def episode_cost(ttft: Floats, e2e: Floats, beta: float, time_unit: float) -> float:
-    """The mean cost of requests that have ended, in the same units. ttft, e2e: seconds."""
+    """The mean cost of the requests that have ended, in the same units. ttft, e2e: seconds, nan for the others."""
+    ttft, e2e = ttft[~np.isnan(e2e)], e2e[~np.isnan(e2e)]
     parts = np.zeros((len(ttft), COST_PARTS))
     parts[:, COST_E2E], parts[:, COST_TTFT], parts[:, COST_TTFT_SQUARED] = e2e, ttft, ttft**2
     return float(costs_of(parts, beta, time_unit).mean())

@@ -42,7 +42,7 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
     def __init__(self, config: SimulationConfig) -> None:
         self._episodes = Episodes(config)
         self.encoder = StateEncoder(self._episodes.num_replicas, self._episodes.max_queue_requests)
-        self.observation_space = observation_space(self.encoder)
+        self.observation_space: Any = observation_space(self.encoder)
         self.action_space = Discrete(self.encoder.num_replicas)
         self._simulation: SimulatorEnvironment | None = None
         self._seen = np.zeros(self.encoder.flat_dimension, np.float32)

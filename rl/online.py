@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -43,6 +44,9 @@ class OnlineTrainer(DrivingScheduler):
         begun = None if config.checkpoint == NEW else _load(config)
         depth = DEFAULT_QUEUE_REQUESTS if config.max_queue_requests is None else config.max_queue_requests
         self.queue_depth = depth if begun is None else begun.max_queue_requests
+        if begun is not None:
+            first, second = begun.weights.hidden.shape
+            config = dataclasses.replace(config, hidden_1=first, hidden_2=second)
         self._trainer = Trainer(config, self.queue_depth, Reward(RewardConfig.load(config.reward)), seed)
         self._fresh = begun is None
         if begun is not None:

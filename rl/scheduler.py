@@ -39,7 +39,7 @@ class PPOScheduler(KernelScheduler):
         self._policy = NumpyPolicy(weights)
 
     def scores(self, observation: ClusterObservation) -> Floats:
-        """float64[replicas]: the logarithms of the policy's probabilities, but for a constant; -inf where one is away."""
+        """float64[replicas]: the logarithms of the policy's probabilities, but for a constant; -inf for one away."""
         return self._policy.scores(*self._encoder.encode(observation, self.beta), observation.available)
 
     def schedule(self, observation: ClusterObservation) -> int:

@@ -60,14 +60,9 @@ class Trainer:
         self.optimizer = self._new_optimizer()
 
     def begin_with(self, checkpoint: Checkpoint) -> None:
-        """Take a checkpoint's policy as the one to improve, and as the reference. Raises InputError if it has other
-        sizes than the configuration, or no statistics of its features."""
-        sizes = checkpoint.weights.hidden.shape
-        if sizes != (self.config.hidden_1, self.config.hidden_2):
-            raise InputError(
-                f"the checkpoint has hidden layers of {sizes[0]} and {sizes[1]}: give {self.config.flag('hidden_1')} "
-                f"{sizes[0]} and {self.config.flag('hidden_2')} {sizes[1]} to train it further"
-            )
+        """Take a checkpoint's policy, of this network's sizes, as the one to improve, and as the reference. Raises
+        InputError if it has no statistics of its features."""
+        assert checkpoint.weights.hidden.shape == (self.config.hidden_1, self.config.hidden_2)
         if checkpoint.normaliser is None:
             raise InputError("the checkpoint has no statistics of its features, so it cannot be trained further")
         self.actor.set_weights(checkpoint.weights, checkpoint.normaliser)

@@ -21,6 +21,8 @@ from vidur.scheduler.observation import Floats
 # Not among the seeds of training, which are small.
 _SEED = 1 << 32
 
+_LATENCIES = ("mean_e2e", "mean_ttft", "p99_ttft")
+
 Figures = dict[str, float]
 
 
@@ -42,14 +44,12 @@ class Validation:
         the mean over the episodes of the relative difference, negative where the policy is better. cost: what the
         episodes cost at their own betas over what they cost under least_tokens, a mean of ratios."""
         ours = self._run(choose_ppo, lambda episode: weights.memory(self._beta, False))
-        figures = {name: float(values.mean()) for name, values in ours.items() if name != "cost"}
+        figures = {name: float(ours[name].mean()) for name in _LATENCIES}
         for baseline, theirs in self.baselines.items():
-            for name in list(figures)[:3]:
-                values = ours[name]
-                figures[f"{name}_vs_{baseline}"] = float((values / theirs[name] - 1.0).mean())
-        theirs = self.baselines["least_tokens"]["cost"]
-        own = self._run(choose_ppo, lambda episode: weights.memory(episode.beta, False))["cost"]
-        figures["cost"] = float((own / theirs).mean())
+            for name in _LATENCIES:
+                figures[f"{name}_vs_{baseline}"] = float((ours[name] / theirs[name] - 1.0).mean())
+        own = self._run(choose_ppo, lambda episode: weights.memory(episode.beta, False))
+        figures["cost"] = float((own["cost"] / self.baselines["least_tokens"]["cost"]).mean())
         return figures
 
     def _run(self, choose: ChooseKernel, memory: Callable[[Episode], Floats]) -> dict[str, Floats]:
@@ -60,7 +60,7 @@ class Validation:
 
         with ThreadPoolExecutor(self._threads) as pool:
             rows = list(pool.map(run, self._episodes))
-        return dict(zip(("mean_e2e", "mean_ttft", "p99_ttft", "cost"), np.array(rows).T, strict=True))
+        return dict(zip((*_LATENCIES, "cost"), np.array(rows).T, strict=True))
 
     def _run_episode(self, episode: Episode, choose: ChooseKernel, memory: Floats) -> list[float]:
         engine = episode.run(choose, memory, self._depth)

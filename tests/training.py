@@ -20,10 +20,11 @@ requests: 150
 """
 
 # Without the search: PPO has to learn all there is to learn.
-SMALL = (
-    "--groups 2 --members 4 --search_iterations 0 --rollout_decisions 64 --minibatch_decisions 256 "
-    "--validation_episodes 4 --learning_rate 0.003 --kl_weight 0 --save_every 4 --validate_every 8"
-).split()
+SMALL = [
+    "--groups", "2", "--members", "4", "--search_iterations", "0", "--rollout_decisions", "64",
+    "--minibatch_decisions", "256", "--validation_episodes", "4", "--learning_rate", "0.003", "--kl_weight", "0",
+    "--save_every", "4", "--validate_every", "8",
+]  # fmt: skip
 
 
 def suite_file(folder: Path) -> Path:

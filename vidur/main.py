@@ -54,9 +54,9 @@ class _Signals:
 def _simulate(config: SimulationConfig) -> int:
     # These bring in numba: after the flags are known to be good.
     from vidur.engine.compile import is_cached
-    from vidur.metrics.console import print_summary
+    from vidur.metrics.console import print_comparison, print_summary
     from vidur.metrics.writer import write_results
-    from vidur.simulator import Simulator
+    from vidur.simulator import Simulator, simulate_beside
 
     with _Signals() as signals:
         simulator = Simulator(config)
@@ -66,7 +66,10 @@ def _simulate(config: SimulationConfig) -> int:
             print("Compiling the simulator for this machine: once, half a minute ...", file=sys.stderr, flush=True)
         with _ProgressBar(len(simulator.requests)) as progress:
             result = simulator.run(progress.update)
+        others = {} if signals.status else simulate_beside(config, simulator.requests)
     print_summary(result)
+    if others:
+        print_comparison({config.cluster_config.global_scheduler_config.get_type(): result, **others})
     folder = Path(config.metrics_config.output_dir) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     write_results(result, folder)
     print(f"Results: {folder}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +11,12 @@ from functools import cached_property
 
 import numpy as np
 
-from vidur.config import CustomGlobalSchedulerConfig, PPOGlobalSchedulerConfig, SimulationConfig
+from vidur.config import (
+    BaseGlobalSchedulerConfig,
+    CustomGlobalSchedulerConfig,
+    PPOGlobalSchedulerConfig,
+    SimulationConfig,
+)
 from vidur.engine.compile import mark_cached
 from vidur.engine.plans import event_rows, plan_replicas
 from vidur.engine.simulation import Simulation
@@ -163,6 +169,21 @@ class Simulator:
 def simulate(config: SimulationConfig, requests: RequestTable | None = None) -> SimulationResult:
     """Simulate to the end. The same configuration gives the same result, save for `wall_seconds`."""
     return Simulator(config, requests).run()
+
+
+def simulate_beside(config: SimulationConfig, requests: RequestTable) -> dict[str, SimulationResult]:
+    """The same requests under each router of `compare_with`, with its default settings; nothing is recorded but what
+    happened to requests."""
+    metrics = dataclasses.replace(config.metrics_config, write_metrics=False)
+    results = {}
+    for name in config.compare_with:
+        family = BaseGlobalSchedulerConfig.from_type(name)
+        router = family(scheduler=name) if family is CustomGlobalSchedulerConfig else family()
+        assert isinstance(router, BaseGlobalSchedulerConfig)
+        cluster = dataclasses.replace(config.cluster_config, global_scheduler_config=router)
+        other = dataclasses.replace(config, cluster_config=cluster, metrics_config=metrics, compare_with=())
+        results[name] = simulate(other, requests)
+    return results
 
 
 def simulate_many(configs: Iterable[SimulationConfig], workers: int | None = None) -> Iterator[SimulationResult]:

@@ -13,6 +13,7 @@ from vidur.config.execution_time_predictor import (
     BaseExecutionTimePredictorConfig,
     RooflineExecutionTimePredictorConfig,
 )
+from vidur.config.global_scheduler import BaseGlobalSchedulerConfig
 from vidur.config.metrics import MetricsConfig
 from vidur.config.request_generator import BaseRequestGeneratorConfig, SyntheticRequestGeneratorConfig
 
@@ -30,6 +31,9 @@ class SimulationConfig(Config):
     seed: int = setting(42, help="seed of all randomness that has no seed of its own", minimum=0)
     log_level: str = setting("info", help="least severe message shown", choices=LOG_LEVELS)
     time_limit: int = setting(0, help="simulated seconds after which to stop; 0 is no limit", minimum=0)
+    compare_with: tuple[str, ...] = setting(
+        (), help="routers, with their default settings, whose latencies on the same requests are printed beside"
+    )
     cluster_config: ClusterConfig = field(default_factory=ClusterConfig, metadata={"help": "the cluster"})
     request_generator_config: BaseRequestGeneratorConfig = field(
         default_factory=SyntheticRequestGeneratorConfig, metadata={"help": "where requests come from"}
@@ -40,6 +44,10 @@ class SimulationConfig(Config):
     metrics_config: MetricsConfig = field(
         default_factory=MetricsConfig, metadata={"help": "what is recorded and written"}
     )
+
+    def check(self) -> None:
+        for name in self.compare_with:
+            BaseGlobalSchedulerConfig.from_type(name, self.flag("compare_with"))
 
     @classmethod
     def from_cli(cls, argv: Sequence[str] | None = None) -> SimulationConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any
 
 from vidur.metrics.result import SimulationResult
@@ -86,6 +87,28 @@ def _goodput(goodput: Section) -> str:
     ]
     rate, fraction = significant(goodput["requests_per_second"]), percent(goodput["fraction_of_finished"])
     return f"{rate} requests/s, {fraction} of the finished, at {' and '.join(objectives)}"
+
+
+def print_comparison(results: Mapping[str, SimulationResult], file: IO[str] | None = None) -> None:
+    """Print latencies of several routers on the same requests side by side."""
+    from rich.console import Console
+
+    console = Console(file=file, highlight=False)
+    console.width = min(console.width, MAX_WIDTH) if console.is_terminal else MAX_WIDTH
+    columns = [("e2e", "mean"), ("e2e", "p99"), ("ttft", "mean"), ("ttft", "p99"), ("tpot", "mean")]
+    figures = [[result.summary["latency"][name][column] for name, column in columns] for result in results.values()]
+    units = [time_unit(list(values)) for values in zip(*figures, strict=True)]
+    names = [
+        f"{LATENCY_LABELS[name]} {column} ({unit.name})" for (name, column), unit in zip(columns, units, strict=True)
+    ]
+    table = _table(console, ["The same requests under", *names], 1)
+    for router, values in zip(results, figures, strict=True):
+        pairs = zip(values, units, strict=True)
+        table.add_row(
+            router, *(NOTHING if value is None else significant(value * unit.per_second) for value, unit in pairs)
+        )
+    console.print()
+    console.print(table)
 
 
 def _print_facts(console: Console, figures: Section) -> None:

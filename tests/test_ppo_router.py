@@ -1,0 +1,141 @@
+"""The learned router on the command line: it routes, it learns while it runs, and it refuses what it cannot use."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rl.checkpoint import Checkpoint, policy_path
+from vidur import SimulationConfig, Simulator, simulate
+from vidur.main import main
+
+ROOT = Path(__file__).resolve().parent.parent
+ROUTER = "--ppo_global_scheduler_config_"
+BUSY = [
+    "--replica_config_model_name", "meta-llama/Meta-Llama-3-8B", "--length_generator_config_type", "quantile",
+    "--quantile_request_length_generator_config_distribution", "azure_conv_2023",
+    "--poisson_request_interval_generator_config_qps", "6", "--no-metrics_config_store_plots",
+    "--global_scheduler_config_type", "ppo",
+]  # fmt: skip
+
+
+def flags(replicas: int, requests: int, **ppo: object) -> list[str]:
+    given = [word for name, value in ppo.items() for word in (f"{ROUTER}{name}", str(value))]
+    count = ["--cluster_config_num_replicas", str(replicas), "--synthetic_request_generator_config_num_requests"]
+    return [*BUSY, *count, str(requests), *given]
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 5, 16])
+def test_the_shipped_policy_routes_any_number_of_replicas(replicas: int) -> None:
+    result = simulate(SimulationConfig.from_cli(flags(replicas, 300)))
+    placed = np.bincount(result.recording.requests["replica"], minlength=replicas)
+    assert placed.sum() == 300 and (placed > 0).all()
+
+
+MODELS = [
+    ["--cluster_config_replica_groups", "num_replicas=2,device=h100", "num_replicas=3,device=a100,speed=0.5"],
+    ["--replica_config_model_name", "meta-llama/Meta-Llama-3-70B", "--replica_config_tensor_parallel_size", "4"],
+    ["--replica_config_num_pipeline_stages", "2", "--replica_scheduler_config_type", "vllm_v1"],
+    ["--replica_scheduler_config_type", "orca"],
+    ["--cluster_config_gauge_refresh_interval", "0"],
+    ["--cluster_config_replica_events", "time=5,replica=0,action=fail", "time=9,replica=0,action=return"],
+]
+
+
+@pytest.mark.parametrize("more", MODELS, ids=[" ".join(more[:2]) for more in MODELS])
+def test_the_shipped_policy_routes_any_cluster(more: list[str]) -> None:
+    words = flags(5, 200) if "replica_groups" not in more[0] else [*BUSY, *flags(1, 200)[-2:]]
+    result = simulate(SimulationConfig.from_cli([*words, *more]))
+    assert result.summary["requests"]["finished"] == 200
+
+
+def test_sampling_differs_from_the_best_choice_and_repeats_with_its_seed() -> None:
+    placed = {}
+    for name, sample, seed in (("best", "false", 1), ("drawn", "true", 1), ("again", "true", 1), ("other", "true", 2)):
+        words = flags(4, 400)
+        words += [f"{ROUTER}sample"] if sample == "true" else []
+        placed[name] = simulate(SimulationConfig.from_cli([*words, "--seed", str(seed)])).recording.requests["replica"]
+    assert (placed["drawn"] == placed["again"]).all()
+    assert (placed["drawn"] != placed["best"]).any() and (placed["drawn"] != placed["other"]).any()
+
+
+def test_beta_trades_the_mean_of_e2e_for_the_tail_of_ttft() -> None:
+    tails, means = [], []
+    for beta in (1, 80):
+        words = [*flags(4, 4000, beta=beta), "--poisson_request_interval_generator_config_qps", "27"]
+        summary = simulate(SimulationConfig.from_cli(words)).summary["latency"]
+        tails.append(summary["ttft"]["p99"])
+        means.append(summary["e2e"]["mean"])
+    assert tails[1] < 0.9 * tails[0] and means[1] > means[0]
+
+
+def test_neither_torch_nor_a_trainer_is_loaded_to_route() -> None:
+    program = (
+        "import sys; from vidur import SimulationConfig, simulate; "
+        f"simulate(SimulationConfig.from_cli({flags(2, 20)!r})); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+    program = "import sys, rl.scheduler; assert not {'torch', 'numba', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("checkpoint", ["new", None])
+def test_it_learns_while_a_simulation_runs(
+    checkpoint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "mine.safetensors"
+    words = flags(3, 1500, mode="train", output=output, rollout_decisions=256)
+    words += [] if checkpoint is None else [f"{ROUTER}checkpoint", checkpoint]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert "1,500 of 1,500 finished" in captured.out and "updates" in captured.err
+    learned = Checkpoint.load(output)
+    assert learned.facts["updates"] >= 4 and learned.facts["decisions"] == 1500
+    shipped = Checkpoint.load(policy_path(None))
+    if checkpoint is None:
+        assert not np.array_equal(learned.weights.replica, shipped.weights.replica)
+    first = output.read_bytes()
+    assert main(words) == 0 and output.read_bytes() == first
+    assert main(flags(3, 200, checkpoint=output)) == 0
+
+
+def test_it_learns_with_a_reward_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("terms:\n  - {term: sojourn_time, weight: 1.0}\nclip: {low: -4, high: 8}\n")
+    words = flags(2, 600, mode="train", checkpoint="new", reward=tmp_path / "mine.yaml", rollout_decisions=128)
+    assert main(words) == 0
+    assert Path("ppo_policy.safetensors").exists()
+
+
+def test_a_router_in_training_can_be_asked_decision_by_decision() -> None:
+    simulator = Simulator(SimulationConfig.from_cli(flags(3, 30, mode="train", checkpoint="new")))
+    while (observation := simulator.next_decision()) is not None:
+        simulator.place(simulator.router.schedule(observation))
+    assert simulator.result().summary["requests"]["finished"] == 30
+
+
+BAD = [
+    ({"checkpoint": "nowhere.safetensors"}, "no such file"),
+    ({"checkpoint": "defualt"}, "default"),
+    ({"checkpoint": "new"}, "mode train"),
+    ({"max_queue_requests": 9}, "asks for 9"),
+    ({"beta": -1}, "at least 0"),
+    ({"mode": "learn"}, "evaluate, train"),
+    ({"mode": "train", "reward": "nothing"}, "nothing"),
+]
+
+
+@pytest.mark.parametrize(("ppo", "words"), BAD, ids=[str(ppo) for ppo, _ in BAD])
+def test_bad_input_gets_one_line_and_status_2(
+    ppo: dict[str, object], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(flags(2, 20, **ppo)) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and words in err, err
