@@ -54,7 +54,7 @@ class TrainConfig(Config):
     resume: bool = setting(False, help="go on with the run in the folder, as if it had not been interrupted")
     seed: int = setting(0, help="of all randomness", minimum=0, maximum=2**31)
     suite: str = setting("default", help="what is trained on: a name in data/training, or a YAML file")
-    decisions: int = setting(2_000_000, help="decisions of PPO; 0 is what comes before it alone", minimum=0)
+    decisions: int = setting(1_000_000, help="decisions of PPO; 0 is what comes before it alone", minimum=0)
     first_entropy: float = setting(0.3, help="mean entropy (nats) that PPO begins with, after a search", above=0)
     groups: int = setting(8, help="episodes at once", minimum=1)
     members: int = setting(8, help="simulations of each, whose mean reward is the baseline", minimum=1)

@@ -13,7 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 # Not run here: the tests themselves, and what takes long.
-SKIPPED = ("bash scripts/test.sh", ".venv/bin/python scripts/benchmark.py --million")
+SKIPPED = (
+    "bash scripts/test.sh",
+    ".venv/bin/python scripts/benchmark.py --million",
+    ".venv/bin/python -m rl.train --folder trained",
+    ".venv/bin/python -m rl.evaluate",
+    ".venv/bin/python scripts/benchmark_router.py",
+)
 COMMANDS = [
     command.strip()
     for command in re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
