@@ -95,25 +95,35 @@ class Normaliser:
 
 
 class NumpyPolicy:
-    """Scores of replicas from raw features, at one beta or at any."""
+    """Scores of replicas from raw features."""
 
     def __init__(self, weights: PolicyWeights) -> None:
         self._weights = weights
         self._features = len(weights.replica)
+        # [context, pooled, 1] @ this is what all replicas share: the number of NumPy operations is the cost.
+        self._shared = np.concatenate([weights.context, weights.pooled, weights.bias_1[None]])
+        self._input = np.ones(len(self._shared))
+        self._beta = np.nan
+        self._products = weights.products
 
     def scores(self, x: Floats, context: Floats, available: NDArray[np.bool_]) -> Floats:
         """float64[replicas]: x float64[replicas, F + I], context float64[G]; -inf where a replica is not available."""
-        weights = self._weights
-        everyone = available.all()
-        products = x[:, self._features :] @ (weights.products + weights.products_by_beta * context[G_BETA])
-        x = x[:, : self._features]
+        weights, features, size = self._weights, self._features, len(context)
+        if context[G_BETA] != self._beta:
+            self._beta = float(context[G_BETA])
+            self._products = weights.products + weights.products_by_beta * self._beta
+        products = x[:, features:] @ self._products
+        x = x[:, :features]
+        everyone = bool(available.all())
         seen = x if everyone else x[available]
-        pooled = np.concatenate((np.add.reduce(seen) / len(seen), np.minimum.reduce(seen), np.maximum.reduce(seen)))
-        base = context @ weights.context
-        base += pooled @ weights.pooled
-        base += weights.bias_1
+        shared = self._input
+        shared[:size] = context
+        np.add.reduce(seen, 0, None, shared[size : size + features])
+        shared[size : size + features] *= 1.0 / len(seen)
+        np.minimum.reduce(seen, 0, None, shared[size + features : size + 2 * features])
+        np.maximum.reduce(seen, 0, None, shared[size + 2 * features : -1])
         hidden = x @ weights.replica
-        hidden += base
+        hidden += shared @ self._shared
         np.maximum(hidden, 0.0, out=hidden)
         second = hidden @ weights.hidden
         second += weights.bias_2

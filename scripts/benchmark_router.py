@@ -9,12 +9,24 @@ import argparse
 import time
 from typing import Any
 
+import numba
 import numpy as np
 
+import rl.kernels.compiled  # noqa: F401
+from rl.kernels.choose import choose_ppo
 from vidur import SimulationConfig, Simulator
+from vidur.scheduler.global_scheduler import KernelScheduler
 
 REPLICAS = (4, 16, 64)
 REPEATS = 5
+
+_choose = numba.njit(error_model="numpy")(choose_ppo)
+
+
+@numba.njit(error_model="numpy")
+def _many(count: int, *arguments: Any) -> None:
+    for _ in range(count):
+        _choose(*arguments)
 
 
 def configuration(replicas: int, requests: int, router: str) -> SimulationConfig:
@@ -58,17 +70,39 @@ def microseconds_a_decision(replicas: int, requests: int) -> tuple[float, float]
     return 1e6 * float(p50), 1e6 * float(p99)
 
 
+def compiled_microseconds(replicas: int) -> float:
+    """Of one decision of the kernel, called from compiled code a thousand times."""
+    simulator = Simulator(configuration(replicas, 500, "ppo"))
+    observation = None
+    for _ in range(400):
+        observation = simulator.next_decision()
+        assert observation is not None
+        simulator.place(int(simulator.router.schedule(observation)))
+    assert observation is not None and isinstance(simulator.router, KernelScheduler)
+    arguments = (
+        observation.now, observation.ledger, observation.gauges, observation.hardware, observation.arrival,
+        observation.available.astype(np.int64), observation.completions, simulator.router.memory, np.zeros(2),
+    )  # fmt: skip
+    _many(1, *arguments)
+    started = time.perf_counter()
+    _many(1000, *arguments)
+    return 1e3 * (time.perf_counter() - started)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=20_000, metavar="N")
     requests = parser.parse_args().requests
-    print("| replicas | lor, us a request | ppo, us a request | ratio | ppo, decisions/s | NumPy p50, us | p99, us |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| replicas | lor, us/request | ppo, us/request | ratio | decisions/s | kernel, us | NumPy p50, us | p99, us |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for replicas in REPLICAS:
         lor, ppo = (microseconds_a_request(replicas, requests, router) for router in ("lor", "ppo"))
         p50, p99 = microseconds_a_decision(replicas, min(requests, 3000))
         print(
-            f"| {replicas} | {lor:.1f} | {ppo:.1f} | {ppo / lor:.1f} | {1e6 / ppo:,.0f} | {p50:.0f} | {p99:.0f} |",
+            f"| {replicas} | {lor:.1f} | {ppo:.1f} | {ppo / lor:.1f} | {1e6 / ppo:,.0f} "
+            f"| {compiled_microseconds(replicas):.1f} | {p50:.0f} | {p99:.0f} |",
             flush=True,
         )
 

@@ -106,36 +106,49 @@ def encode_replicas(
     outstanding, prompts = columns[OUTSTANDING], columns[PROMPT_TOKENS]
 
     out[F_OUTSTANDING : F_STREAMED + 1] = columns[OUTSTANDING : STREAMED_TOKENS + 1]
-    out[F_TOKEN_GAP] = columns[TOKEN_SECONDS] * facts[PER_DECODE]
+    np.multiply(columns[TOKEN_SECONDS], facts[PER_DECODE], out[F_TOKEN_GAP])
     out[F_SLOWNESS] = facts[SLOWNESS]
-    out[F_LOAD] = outstanding * facts[PER_SPEED]
-    out[F_BACKLOG] = columns[AWAITING_TOKENS] * rate
-    out[F_ARRIVAL] = rate * prompt
-    out[F_CONTEXT] = np.maximum(prompts - columns[AWAITING_TOKENS] + columns[STREAMED_TOKENS], 0.0)
-    out[F_MEAN_PROMPT] = (prompts + _FEW_TOKENS) / (outstanding + _FEW)
-    out[F_KV_EXPECTED] = (prompts + outstanding * output + (prompt + output)) * facts[PER_KV]
+    np.multiply(outstanding, facts[PER_SPEED], out[F_LOAD])
+    np.multiply(columns[AWAITING_TOKENS], rate, out[F_BACKLOG])
+    np.multiply(rate, prompt, out[F_ARRIVAL])
+    context = out[F_CONTEXT]
+    np.subtract(prompts, columns[AWAITING_TOKENS], context)
+    np.add(context, columns[STREAMED_TOKENS], context)
+    context[:] = np.maximum(context, 0.0)
+    np.divide(prompts + _FEW_TOKENS, outstanding + _FEW, out[F_MEAN_PROMPT])
+    kv = out[F_KV_EXPECTED]
+    np.multiply(outstanding, output, kv)
+    np.add(kv, prompts, kv)
+    np.add(kv, prompt + output, kv)
+    np.multiply(kv, facts[PER_KV], kv)
     out[F_WAITING : F_KV_USAGE + 1] = gauges.T[GAUGE_WAITING : GAUGE_KV_USAGE + 1]
-    for place in range(depth):
-        out[AGGREGATES + place] = columns[QUEUE_AGE + QUEUE_COLUMNS * place] * facts[PER_UNIT]
-        out[AGGREGATES + depth + place] = columns[QUEUE_PROMPT + QUEUE_COLUMNS * place] * rate
+    ages = columns[QUEUE_AGE : QUEUE_AGE + QUEUE_COLUMNS * depth : QUEUE_COLUMNS]
+    queued = columns[QUEUE_PROMPT : QUEUE_PROMPT + QUEUE_COLUMNS * depth : QUEUE_COLUMNS]
+    np.multiply(ages, facts[PER_UNIT], out[AGGREGATES : AGGREGATES + depth])
+    np.multiply(queued, rate, out[AGGREGATES + depth : queue])
 
     products = out[queue:]
-    mean = np.log((out[F_MEAN_PROMPT] + _SHORT) * (1.0 / (mean_prompt + _SHORT)))
-    load = out[F_LOAD] * (1.0 / _LOAD)
-    products[I_BACKLOG] = out[F_BACKLOG] * (1.0 / _BACKLOG)
-    products[I_INTERFERENCE] = (outstanding - columns[AWAITING]) * (out[F_ARRIVAL] * (1.0 / _INTERFERENCE))
-    products[I_LOAD] = load
+    mean, load = products[I_MEAN], products[I_LOAD]
+    np.multiply(out[F_BACKLOG], 1.0 / _BACKLOG, products[I_BACKLOG])
+    np.subtract(outstanding, columns[AWAITING], products[I_INTERFERENCE])
+    np.multiply(products[I_INTERFERENCE], out[F_ARRIVAL] * (1.0 / _INTERFERENCE), products[I_INTERFERENCE])
+    np.multiply(out[F_LOAD], 1.0 / _LOAD, load)
     products[I_SLOWNESS] = facts[SLOWNESS]
-    products[I_MEAN] = mean
-    products[I_SIZE_BACKLOG : I_SIZE_MEAN + 1] = products[I_BACKLOG : I_MEAN + 1] * size
-    products[I_LOAD_LOAD] = load * load
-    products[I_LOAD_MEAN] = load * mean
-    products[I_LOAD_LARGER] = load * np.maximum(size - mean, 0.0)
-    products[I_BACKLOG_BACKLOG] = products[I_BACKLOG] * products[I_BACKLOG]
-    products[I_KV_EXCESS] = np.maximum(out[F_KV_EXPECTED] - _KV_FULL, 0.0)
-    products[I_OLDEST] = out[AGGREGATES] * (1.0 / _BACKLOG) if depth > 0 else load * 0.0
-    out[F_KV_EXPECTED] *= 10.0
-    out[F_KV_USAGE] *= 10.0
+    np.add(out[F_MEAN_PROMPT], _SHORT, mean)
+    np.multiply(mean, 1.0 / (mean_prompt + _SHORT), mean)
+    np.log(mean, mean)
+    np.multiply(products[I_BACKLOG : I_MEAN + 1], size, products[I_SIZE_BACKLOG : I_SIZE_MEAN + 1])
+    np.multiply(load, load, products[I_LOAD_LOAD])
+    np.multiply(load, mean, products[I_LOAD_MEAN])
+    np.multiply(load, np.maximum(size - mean, 0.0), products[I_LOAD_LARGER])
+    np.multiply(products[I_BACKLOG], products[I_BACKLOG], products[I_BACKLOG_BACKLOG])
+    products[I_KV_EXCESS] = np.maximum(kv - _KV_FULL, 0.0)
+    if depth > 0:
+        np.multiply(out[AGGREGATES], 1.0 / _BACKLOG, products[I_OLDEST])
+    else:
+        products[I_OLDEST] = 0.0
+    np.multiply(kv, 10.0, kv)
+    np.multiply(out[F_KV_USAGE], 10.0, out[F_KV_USAGE])
     np.log1p(out[:queue], out[:queue])
 
 
