@@ -1,6 +1,6 @@
 """What a placement costs, as one number: the objective that the policy minimises.
 
-sum(E2E) + beta * sum(TTFT) + beta^2 * sum(TTFT^2) / tail: its growth by the placement, in units of what requests
+sum(E2E) + beta * sum(TTFT) + beta^3 * sum(TTFT^2) / tail: its growth by the placement, in units of what requests
 cost anyway, so that a cost is of order 1 on any hardware and for most betas. The square makes the tail of TTFT count,
 and more so as beta grows.
 """
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from vidur.engine.foresight import COST_E2E, COST_PARTS, COST_TTFT, COST_TTFT_SQUARED
 from vidur.scheduler.observation import Floats
 
-# In decode iterations: what a request takes, about, and beta times the TTFT whose square weighs as much as itself. A
+# In decode iterations: what a request takes, about, and beta^2 times the TTFT whose square weighs as much as itself. A
 # beta of 1 / _BETA doubles the unit of a cost.
 _REQUEST = 200.0
-_TAIL = 2000.0
+_TAIL = 20_000.0
 _BETA = 0.1
 
 
@@ -25,7 +25,7 @@ def cost_weights(beta: float, time_unit: float) -> Floats:
     weights = np.zeros(COST_PARTS)
     weights[COST_E2E] = 1.0
     weights[COST_TTFT] = beta
-    weights[COST_TTFT_SQUARED] = beta**2 / (_TAIL * time_unit)
+    weights[COST_TTFT_SQUARED] = beta**3 / (_TAIL * time_unit)
     return weights / (_REQUEST * time_unit * (1.0 + _BETA * beta))
 
 
