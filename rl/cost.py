@@ -1,8 +1,8 @@
 """What a placement costs, as one number: the objective that the policy minimises.
 
-sum(E2E) + beta * sum(TTFT) + beta^3 * sum(TTFT^2) / tail: its growth by the placement, in units of what requests
-cost anyway, so that a cost is of order 1 on any hardware and for most betas. The square makes the tail of TTFT count,
-and more so as beta grows.
+sum(E2E) + w * sum(TTFT) + w^2 * sum(TTFT^2) / tail, where w = 10 (beta / 10)^1.4: its growth by the placement, in units
+of what requests cost anyway, so that a cost is of order 1 on any hardware and for most betas. The square makes the tail
+of TTFT count, and more so as beta grows.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from rl.kernels.features import ttft_weight
 from vidur.engine.foresight import COST_E2E, COST_PARTS, COST_TTFT, COST_TTFT_SQUARED
 from vidur.scheduler.observation import Floats
 
-# In decode iterations: what a request takes, about, and beta^2 times the TTFT whose square weighs as much as itself. A
-# beta of 1 / _BETA doubles the unit of a cost.
+# In decode iterations: what a request takes, about, and w times the TTFT whose square weighs as much as itself. A w of
+# 1 / _WEIGHT doubles the unit of a cost.
 _REQUEST = 200.0
-_TAIL = 20_000.0
-_BETA = 0.1
+_TAIL = 2000.0
+_WEIGHT = 0.1
 
 
 def cost_weights(beta: float, time_unit: float) -> Floats:
     """float64[COST_PARTS] for the parts of vidur.engine.foresight. time_unit: seconds of a decode iteration."""
     weights = np.zeros(COST_PARTS)
     weights[COST_E2E] = 1.0
-    weights[COST_TTFT] = beta
-    weights[COST_TTFT_SQUARED] = beta**3 / (_TAIL * time_unit)
-    return weights / (_REQUEST * time_unit * (1.0 + _BETA * beta))
+    weight = ttft_weight(beta)
+    weights[COST_TTFT] = weight
+    weights[COST_TTFT_SQUARED] = weight**2 / (_TAIL * time_unit)
+    return weights / (_REQUEST * time_unit * (1.0 + _WEIGHT * weight))
 
 
 def costs_of(parts: NDArray[np.float64], beta: float, time_unit: float) -> Floats:

@@ -67,7 +67,7 @@ _INTERACTIONS = tuple(
 _CONTEXT = (
     Feature("prompt", "tokens", "prompt of the arrival"),
     Feature("age", "decode iterations", "time since it arrived"),
-    Feature("beta", "1", "weight of the tail of TTFT beside mean E2E"),
+    Feature("beta", "1", "weight of TTFT beside E2E: 10 (beta / 10)^1.4"),
     Feature("expected_output", "tokens", "mean output of what has completed"),
     Feature("expected_prompt", "tokens", "mean prompt of what has completed"),
     Feature("replicas", "replicas", "available"),

@@ -118,10 +118,10 @@ class NumpyPolicy:
         seen = x if everyone else x[available]
         shared = self._input
         shared[:size] = context
-        np.add.reduce(seen, 0, None, shared[size : size + features])
+        np.add.reduce(seen, out=shared[size : size + features])
         shared[size : size + features] *= 1.0 / len(seen)
-        np.minimum.reduce(seen, 0, None, shared[size + features : size + 2 * features])
-        np.maximum.reduce(seen, 0, None, shared[size + 2 * features : -1])
+        np.minimum.reduce(seen, out=shared[size + features : size + 2 * features])
+        np.maximum.reduce(seen, out=shared[size + 2 * features : -1])
         hidden = x @ weights.replica
         hidden += shared @ self._shared
         np.maximum(hidden, 0.0, out=hidden)

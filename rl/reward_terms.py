@@ -58,7 +58,7 @@ def _request_seconds(window: Window) -> float:
 @TERMS.add
 @dataclass(frozen=True)
 class MarginalCost(Term):
-    """By how much the decision grew sum(E2E) + beta * sum(TTFT) + tail_weight * beta^3 * sum(TTFT^2) / tail, negated.
+    """By how much the decision grew sum(E2E) + w * sum(TTFT) + tail_weight * w^2 * sum(TTFT^2) / tail, negated.
 
     In the units of rl.cost: 200 decode iterations times 1 + beta / 10. True lengths; adds up to the cost of the
     simulation.

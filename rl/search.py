@@ -94,7 +94,7 @@ def search(
 
 
 def _weights(candidate: Floats) -> tuple[Floats, Floats]:
-    """A candidate (what repels, at the middle beta, and its growth with log(1 + beta)) as a policy's weights."""
+    """A candidate (what repels, at the middle beta, and its growth with the feature of beta) as a policy's weights."""
     middle, growth = candidate[:INTERACTIONS], candidate[INTERACTIONS:]
     return -(middle - growth * math.log1p(_MIDDLE)), -growth
 

@@ -73,11 +73,11 @@ BY_HAND: list[tuple[dict[str, Any], list[float]]] = [
         {"term": "marginal_cost", "tail_weight": 0},
         [-(e + BETA * t) / (REQUEST * 2) for e, t in ((2, 0.5), (5, 1), (3, 0.5))],
     ),
-    # The square of TTFT weighs beta^3 / (20,000 iterations).
+    # The square of TTFT weighs w^2 / (2,000 iterations); w is 10 at a beta of 10.
     (
         {"term": "marginal_cost", "tail_weight": 2},
         [
-            -(e + BETA * t + 2 * BETA**3 * s / 400) / (REQUEST * 2)
+            -(e + BETA * t + 2 * BETA**2 * s / 40) / (REQUEST * 2)
             for e, t, s in ((2, 0.5, 0.25), (5, 1, 1), (3, 0.5, 0.5))
         ],
     ),

@@ -9,7 +9,8 @@ from vidur.engine.compile import COMPILED
 
 if COMPILED:
     for helper in (
-        features.derive_facts, features.expected_lengths, features.encode_replicas, features.encode_context,
+        features.derive_facts, features.expected_lengths, features.ttft_weight,
+        features.encode_replicas, features.encode_context,
         scores.pool, scores.score, scores.sample,
         scores.log_probability,
     ):  # fmt: skip

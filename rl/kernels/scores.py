@@ -1,10 +1,10 @@
 """The policy network, for inference: a score for each replica.
 
-    h1 = relu(x A + context C + pooled D + a),  h2 = relu(h1 B + b),  score = h2 w + i (u + v log(1 + beta))
+    h1 = relu(x A + context C + pooled D + a),  h2 = relu(h1 B + b),  score = h2 w + i (u + v b)
 
-x: a replica's features; i: its interactions; pooled: mean, least and greatest of x over the available replicas. The
-normaliser is folded into the weights. They lie in one flat array, in the order A C D a B b w u v after a head: it is
-also the router's memory.
+x: a replica's features; i: its interactions; b: the context's feature of beta; pooled: mean, least and greatest of x
+over the available replicas. The normaliser is folded into the weights. They lie in one flat array, in the order
+A C D a B b w u v after a head: it is also the router's memory.
 """
 
 from __future__ import annotations

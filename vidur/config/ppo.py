@@ -28,7 +28,7 @@ class PPOGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     )
     mode: str = setting("evaluate", help="evaluate: route; train: learn while the simulation runs", choices=MODES)
     beta: float = setting(
-        10.0, help="weight of the tail of TTFT beside mean E2E, 1 to 80; an input of the policy", minimum=0
+        10.0, help="weight of the tail of TTFT beside mean E2E, 2 to 44; an input of the policy", minimum=0
     )
     sample: bool = setting(False, help="draw the replica by the policy's probabilities; else the best one")
     max_queue_requests: int | None = setting(
