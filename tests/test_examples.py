@@ -34,6 +34,15 @@ def test_the_python_api_does_what_its_page_shows(tmp_path: Path) -> None:
     assert (tmp_path / "my_run" / "report.html").is_file()
 
 
+def test_an_environment_does_what_its_page_shows(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "environments.md").read_text()
+    block = re.search(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    (tmp_path / "environments.py").write_text(block[1])
+    assert "mean_e2e" in run_python(["environments.py"], tmp_path)
+
+
 @pytest.mark.parametrize("name", ["FewestPrompts", "CompiledFewestPrompts"])
 def test_a_router_of_ones_own_routes(name: str, tmp_path: Path) -> None:
     router = ["--global_scheduler_config_type", f"{EXAMPLES / 'fewest_prompts.py'}:{name}"]
@@ -44,5 +53,5 @@ def test_a_router_of_ones_own_routes(name: str, tmp_path: Path) -> None:
 def test_a_batching_policy_of_ones_own_batches(tmp_path: Path) -> None:
     policy = ["--replica_scheduler_config_type", "prompt_alone"]
     printed = run_python([str(EXAMPLES / "prompt_alone.py"), *SMALL, *policy], tmp_path)
-    assert "lor over prompt_alone" in printed
+    assert "ppo over prompt_alone" in printed
     assert "300 of 300 finished" in printed
