@@ -26,6 +26,8 @@ from vidur.errors import InputError
 
 FORMAT = "vidur-policy-1"
 SHIPPED = "default"
+# As of --ppo_global_scheduler_config_max_queue_requests.
+_MOST_QUEUE_REQUESTS = 64
 _POLICY, _NORMALISER, _TRAIN = "policy.", "normaliser.", "train."
 
 Arrays = dict[str, NDArray[Any]]
@@ -86,19 +88,23 @@ class Checkpoint:
         if not all(np.isfinite(getattr(weights, f.name)).all() for f in fields(PolicyWeights)):
             raise InputError(f"checkpoint {path}: its weights are not finite: take an earlier one")
         kept = {name.removeprefix(_TRAIN): array for name, array in arrays.items() if name.startswith(_TRAIN)}
-        statistics = {name.removeprefix(_NORMALISER): array for name, array in arrays.items()
-                      if name.startswith(_NORMALISER)}  # fmt: skip
-        normaliser = Normaliser(**statistics) if statistics else None
-        return cls(weights, depth, facts, kept, normaliser)
+        return cls(weights, depth, facts, kept, _statistics(arrays, weights, path))
 
 
 def _described(description: str, path: str | Path) -> tuple[int, dict[str, Any]]:
     """max_queue_requests and facts of the metadata, after a look at the encoder's spec."""
+    damaged = InputError(f"checkpoint {path}: its metadata is damaged: take another copy")
     try:
         parts = json.loads(description)
-        depth, theirs, facts = int(parts["max_queue_requests"]), dict(parts["spec"]), dict(parts["facts"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"checkpoint {path}: its metadata is damaged: {error}") from None
+    except ValueError:
+        raise damaged from None
+    if not isinstance(parts, dict):
+        raise damaged
+    depth, theirs, facts = (parts.get(key) for key in ("max_queue_requests", "spec", "facts"))
+    if not isinstance(depth, int) or not 0 <= depth <= _MOST_QUEUE_REQUESTS or not isinstance(facts, dict):
+        raise damaged
+    if not isinstance(theirs, dict) or not all(isinstance(theirs.get(kind), list) for kind in ("replica", "context")):
+        raise damaged
     difference = spec_difference(EncoderSpec.of(depth).names(), theirs)
     if difference:
         raise InputError(f"checkpoint {path} was trained with another encoder: {difference}; train anew (rl.train)")
@@ -110,6 +116,20 @@ def _weights(arrays: Arrays, path: str | Path) -> PolicyWeights:
         return PolicyWeights(**{f.name: arrays[_POLICY + f.name].astype(np.float64) for f in fields(PolicyWeights)})
     except (KeyError, ValueError) as error:
         raise InputError(f"checkpoint {path}: its weights are incomplete: {error}") from None
+
+
+def _statistics(arrays: Arrays, weights: PolicyWeights, path: str | Path) -> Normaliser | None:
+    found = {name.removeprefix(_NORMALISER): array for name, array in arrays.items() if name.startswith(_NORMALISER)}
+    if not found:
+        return None
+    features, context = len(weights.replica), len(weights.context)
+    expected = dict.fromkeys(("replica_mean", "replica_std"), features)
+    expected |= dict.fromkeys(("context_mean", "context_std"), context)
+    if {name: array.shape for name, array in found.items()} != {name: (size,) for name, size in expected.items()}:
+        raise InputError(f"checkpoint {path}: the statistics of its features do not fit its weights: it is damaged")
+    if not all(np.isfinite(array).all() for array in found.values()):
+        raise InputError(f"checkpoint {path}: the statistics of its features are not finite: take an earlier one")
+    return Normaliser(**found)
 
 
 def policy_path(name: str | None) -> Path:

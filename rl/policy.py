@@ -33,6 +33,9 @@ class PolicyWeights:
     products_by_beta: Floats
 
     def __post_init__(self) -> None:
+        for name in ("replica", "hidden"):
+            if getattr(self, name).ndim != 2:
+                raise ValueError(f"policy weights: {name} is no matrix")
         features, first = self.replica.shape
         second = self.hidden.shape[1]
         expected = {

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from test_foresight import some_weights
 
-from rl.checkpoint import Checkpoint, check_queue_requests, policy_path
+from rl.checkpoint import FORMAT, Checkpoint, check_queue_requests, policy_path
 from rl.policy import Normaliser
 from vidur.errors import InputError
 from vidur.main import main
@@ -31,11 +31,20 @@ def a_checkpoint() -> Checkpoint:
     return Checkpoint(weights, DEPTH, {"seed": 3, "uses_the_future": False}, training, normaliser)
 
 
+def parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def edited(path: Path, edit: Edit) -> Path:
     """The checkpoint with its arrays and metadata edited."""
     with safe_open(str(path), framework="numpy") as file:
         arrays, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())  # noqa: SIM118
-    edit(arrays, metadata)
+    parts = {key: json.dumps(value) for key, value in json.loads(metadata[FORMAT]).items()}
+    edit(arrays, parts)
+    metadata = {FORMAT: json.dumps({key: parsed(text) for key, text in parts.items()})}
     target = path.with_name("edited.safetensors")
     save_file(arrays, str(target), metadata)
     return target

@@ -192,7 +192,8 @@ def values_of(item: Setting) -> st.SearchStrategy[Any]:
     if item.type is bool:
         return st.booleans()
     if item.type is str:
-        return st.text("ab1/. {}:_-=%'é", min_size=1, max_size=9)
+        # argparse drops the text --, even after an equals sign.
+        return st.text("ab1/. {}:_-=%'é", min_size=1, max_size=9).filter(lambda text: text != "--")
     low, high = limits.get("minimum", limits.get("above")), limits.get("maximum", limits.get("below"))
     low = -100 if low is None else low
     if item.type is int:

@@ -126,7 +126,7 @@ def test_the_context_in_closed_form() -> None:
     wanted = {
         "prompt": 400,
         "age": 0.1 / 0.020,
-        "beta": 7,
+        "beta": 10 * 0.7**1.4,
         "expected_output": MEAN_OUTPUT,
         "expected_prompt": MEAN_PROMPT,
         "replicas": 2,

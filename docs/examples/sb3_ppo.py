@@ -75,7 +75,7 @@ def mean_e2e_under(config: SimulationConfig, router: BaseGlobalSchedulerConfig) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--steps", type=int, default=30_000, metavar="N")
+    parser.add_argument("--steps", type=int, default=15_000, metavar="N")
     parser.add_argument("--config", metavar="FILE", help="a cluster and a workload of your own")
     arguments = parser.parse_args()
     config = SimulationConfig.from_dict(UNEVEN)

@@ -22,7 +22,7 @@ class ReplicaGroupConfig(Config):
 
     num_replicas: int = setting(1, help="replicas of the group", minimum=1)
     name: str | None = setting(None, help="the group's name; group<number> if none")
-    speed: float = setting(1.0, help="of the group's iterations: 0.5 makes them take twice as long", above=0)
+    speed: float | None = setting(None, help="of the group's iterations: 0.5 makes them take twice as long", above=0)
     model_name: str | None = setting(None, help="as --replica_config_model_name")
     memory_margin_fraction: float | None = setting(None, help="as --replica_config_memory_margin_fraction")
     num_pipeline_stages: int | None = setting(None, help="as --replica_config_num_pipeline_stages")
@@ -65,7 +65,7 @@ class ReplicaGroupConfig(Config):
             scheduler.check_pipeline(replica.num_pipeline_stages)
         except InputError as error:
             raise InputError(f"--cluster_config_replica_groups: group '{name}': {error}") from None
-        return ResolvedGroup(name, self.num_replicas, replica, scheduler, self.speed)
+        return ResolvedGroup(name, self.num_replicas, replica, scheduler, 1.0 if self.speed is None else self.speed)
 
     def _network_device(self, replica_config: ReplicaConfig) -> str:
         assert self.device is not None
