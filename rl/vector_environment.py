@@ -31,8 +31,9 @@ class RoutingVectorEnv(VectorEnv[Observations, NDArray[np.int64], Any]):
 
     configs: one configuration for all, or several, which simulations take in turns. Where their clusters differ in
     size, observations and masks have room for the most replicas R, and those that are not there look like replicas that
-    are away. `max_queue_requests` and `reward` are the first one's for all. progress, 0 to 1: of the training, which a
-    reward's schedules follow. threads: as many as there are cores if none; they change no result.
+    are away. `max_queue_requests` and `reward`, with its running normalisation, are the first one's for all. progress,
+    0 to 1: of the training, which a reward's schedules follow. threads: as many as there are cores if none; they
+    change no result.
 
     Observations float32[N, R * (F + 1) + G], actions int64[N], masks bool[N, R]. A simulation that ends begins its next
     workload within the same step (AutoresetMode.SAME_STEP): its last observation is in info["final_obs"], the

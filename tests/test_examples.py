@@ -34,13 +34,14 @@ def test_the_python_api_does_what_its_page_shows(tmp_path: Path) -> None:
     assert (tmp_path / "my_run" / "report.html").is_file()
 
 
-def test_an_environment_does_what_its_page_shows(tmp_path: Path) -> None:
+def test_the_environments_do_what_their_page_shows(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "environments.md").read_text()
-    block = re.search(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert block is not None
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 3
     (tmp_path / "docs").symlink_to(ROOT / "docs")
-    (tmp_path / "environments.py").write_text(block[1])
-    assert "mean_e2e" in run_python(["environments.py"], tmp_path)
+    (tmp_path / "environments.py").write_text("\n".join(blocks))
+    printed = run_python(["environments.py"], tmp_path)
+    assert printed.count("mean_e2e") == 2 and "decisions/s" in printed
 
 
 @pytest.mark.parametrize("name", ["FewestPrompts", "CompiledFewestPrompts"])
