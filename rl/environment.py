@@ -32,10 +32,12 @@ _MANY = 4096
 class RoutingEnvironment(Protocol):
     """A cluster, simulated or real, from one routing decision to the next.
 
-    What the rewards of an episode add up to is the same in both worlds; when a part becomes known is not. The simulator
-    runs ahead with the true output lengths, so a placement's reward is what that placement costs, and there as soon
-    as it is made. In front of real replicas the cost of a request is known when it ends: a reward is there what came to
-    be known since the last one. So an agent reads the reward after each act, and once more when `observe` gives None.
+    With the default reward an episode's rewards add up to the cost of all its requests, negated, in both worlds; when a
+    part becomes known differs. The simulator runs ahead with the true output lengths, so a placement's reward is what
+    that placement costs, and there as soon as it is made. In front of real replicas the cost of a request is known when
+    it ends: a reward is there what came to be known since the last one. So an agent reads the reward after each act,
+    and once more when `observe` gives None. What a timed event changes is no placement's doing: the simulator gives it
+    to none.
     """
 
     @property

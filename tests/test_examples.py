@@ -47,8 +47,9 @@ def test_the_environments_do_what_their_page_shows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["FewestPrompts", "CompiledFewestPrompts"])
 def test_a_router_of_ones_own_routes(name: str, tmp_path: Path) -> None:
     router = ["--global_scheduler_config_type", f"{EXAMPLES / 'fewest_prompts.py'}:{name}"]
-    printed = run_python(["-m", "vidur.main", *SMALL, *router], tmp_path)
-    assert "300 of 300 finished" in printed
+    # Twice: the second process may take the kernel from the cache of the first.
+    for _ in range(2):
+        assert "300 of 300 finished" in run_python(["-m", "vidur.main", *SMALL, *router], tmp_path)
 
 
 def test_a_batching_policy_of_ones_own_batches(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
+import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -32,9 +35,12 @@ def load_custom_scheduler(config: CustomGlobalSchedulerConfig, context: RouterCo
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"--global_scheduler_config_type: no such file: {path}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # A name that only this file has, and that can be imported: the cache of compiled kernels asks for it.
+    name = f"vidur_custom_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError) as error:
