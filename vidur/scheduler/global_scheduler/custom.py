@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
