@@ -142,5 +142,7 @@ def test_another_library_s_ppo_learns_to_route() -> None:
     sys.modules["sb3_ppo"] = module
     spec.loader.exec_module(module)
     uneven = SimulationConfig.from_dict(module.UNEVEN)
-    learned = module.mean_e2e(uneven, module.learn(uneven, 4096))
+    learned = module.mean_e2e(uneven, module.learn(uneven, 8192))
     assert learned < 0.8 * module.mean_e2e_under(uneven, module.RandomGlobalSchedulerConfig())
+    # It looks at what it sees: no constant choice does as well.
+    assert learned < 0.97 * module.mean_e2e(uneven, lambda seen, mask: 0)
