@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.kernels.features import CONTEXT, feature_count
-from rl.kernels.rollout import BY_COST, BY_POLICY, FAILED, SHORT_OF_ROWS, roll
+from rl.kernels.rollout import BY_COST, BY_POLICY, FAILED, PENDING, SHORT_OF_ROWS, roll
 from vidur.config import SimulationConfig
 from vidur.engine.foresight import COST_PARTS
 from vidur.engine.plans import event_rows, plan_replicas
@@ -180,9 +180,8 @@ class RunningSimulation:
                 self.engine.grow_rows()
         if count == FAILED:
             raise InputError("a request of the training workload fits no replica, or is beyond the tables")
-        if count == decisions:
-            return rollout
-        return rollout.cut(count)
+        # A simulation may end just where the rollout does: then no decision is pending.
+        return rollout if self._state[PENDING] else rollout.cut(count)
 
     def _roll(
         self, begin: int, mode: int, labels: bool, memory: Floats, weights: Floats | None, draws: Floats,

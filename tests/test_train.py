@@ -18,6 +18,8 @@ import rl.kernels.compiled  # noqa: F401
 from rl import train
 from rl.checkpoint import Checkpoint
 from rl.kernels.choose import choose_ppo
+from rl.kernels.features import INTERACTIONS
+from rl.rollout import RunningSimulation
 from rl.search import SearchConfig, linear_policy, search
 from rl.suite import TrainingSuite
 from vidur.engine import layout as at
@@ -116,6 +118,17 @@ def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path, capsys: pytest.
     assert train.main(flags(tmp_path, 600, "--resume", "--discount", "0.5")) == 2
     assert "--discount 0.99, not 0.5" in capsys.readouterr().err
     assert (tmp_path / "run" / "policy.safetensors").read_bytes() == before
+
+
+def test_a_rollout_knows_that_the_simulation_ended_where_it_does(tmp_path: Path) -> None:
+    suite = TrainingSuite.read(str(suite_file(tmp_path)))
+    episode = suite.draw(np.random.default_rng(0))
+    policy = linear_policy(np.zeros(INTERACTIONS), np.zeros(INTERACTIONS), 2)
+    for decisions, ends in ((75, [False, True]), (100, [False, True]), (149, [False, True]), (150, [True])):
+        simulation = RunningSimulation.of(episode.plans, episode.requests, 2, episode.beta, episode.events)
+        rollouts = [simulation.roll(policy.memory(5.0, True), decisions, np.random.default_rng(1)) for _ in ends]
+        assert [rollout.ended for rollout in rollouts] == ends, decisions
+        assert sum(map(len, rollouts)) == len(episode.requests) == 150
 
 
 def test_the_search_finds_weights_that_cost_less_than_least_tokens(tmp_path: Path) -> None:
