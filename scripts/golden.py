@@ -1,55 +1,63 @@
-"""The reference cases of ../shared/golden as configurations of ours."""
+"""A recorded run of microsoft/vidur as a configuration of ours."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidur.config import SimulationConfig
+from vidur.config import (
+    LORGlobalSchedulerConfig,
+    SimulationConfig,
+    TablesExecutionTimePredictorConfig,
+    TraceRequestGeneratorConfig,
+)
+from vidur.config.base import settings_of
 
-# Flags that have no part in a replay with given tables: how upstream made its requests and tables.
-_DROPPED = ("random_forrest_execution_time_predictor", "synthetic_request_generator", "_request_interval_generator")
-_DROPPED_LENGTHS = ("interval_generator_config_type", "length_generator_config_type", "_request_length_generator")
+# Upstream's default, which is not ours.
+_PREDICTOR = ("--execution_time_predictor_config_type", "random_forrest")
 
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """One folder: upstream's flags, what it computed, and its own CPU seconds."""
+    """One folder, as scripts/upstream_case.py writes it: upstream's flags, what it computed, its own CPU seconds."""
 
     folder: Path
 
-    @property
+    @cached_property
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads((self.folder / "case.json").read_text())
         return facts
 
-    def flags(self) -> list[str]:
-        """A trace replay of the case's requests with its tables; upstream's count for `lor`."""
-        flags = ["--request_generator_config_type", "trace_replay"]
-        flags += ["--trace_request_generator_config_trace_file", str(self.folder / "requests.csv")]
-        flags += ["--trace_request_generator_config_max_tokens", "4096"]
-        flags += ["--execution_time_predictor_config_type", "tables"]
-        flags += ["--tables_execution_time_predictor_config_file", str(self.folder / "tables.npz")]
-        flags += ["--lor_global_scheduler_config_count", "waiting"]
-        theirs = [part for part in self.facts["flags"] if part != "--no-metrics_config_write_metrics"]
-        for flag, value in zip(theirs[::2], theirs[1::2], strict=True):
-            if not any(part in flag for part in (*_DROPPED, *_DROPPED_LENGTHS)):
-                flags += [flag, value]
-        if "faster_transformer" in self.folder.name:
-            flags += ["--trace_request_generator_config_max_tokens", "16384"]
-        return flags
-
     def config(self) -> SimulationConfig:
-        return SimulationConfig.from_cli(self.flags())
+        """A replay of the case's requests with its tables, and upstream's count for `lor`."""
+        theirs = SimulationConfig.from_cli([*_PREDICTOR, *self.facts["flags"]])
+        predictor = {
+            item.name: getattr(theirs.execution_time_predictor_config, item.name)
+            for item in settings_of(TablesExecutionTimePredictorConfig)
+            if item.name != "file"
+        }
+        cluster = theirs.cluster_config
+        if isinstance(router := cluster.global_scheduler_config, LORGlobalSchedulerConfig):
+            router = dataclasses.replace(router, count="waiting")
+        return dataclasses.replace(
+            theirs,
+            cluster_config=dataclasses.replace(cluster, global_scheduler_config=router),
+            request_generator_config=TraceRequestGeneratorConfig(
+                trace_file=str(self.folder / "requests.csv"), max_tokens=theirs.request_generator_config.max_tokens
+            ),
+            execution_time_predictor_config=TablesExecutionTimePredictorConfig(
+                file=str(self.folder / "tables.npz"), **predictor
+            ),
+        )
 
+    @cached_property
     def expected(self) -> NDArray[Any]:
+        """A row for each request, in the order of arrival; a time that never came is nan."""
         return np.genfromtxt(self.folder / "expected.csv", delimiter=",", names=True)
-
-
-def golden_cases(shared: Path) -> list[GoldenCase]:
-    return [GoldenCase(folder) for folder in sorted((shared / "golden").iterdir()) if (folder / "case.json").exists()]

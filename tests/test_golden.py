@@ -20,7 +20,7 @@ CASES = (
 def test_reproduces_upstream(shared: Path, name: str) -> None:
     case = GoldenCase(shared / "golden" / name)
     recording = simulate(case.config()).recording
-    expected = case.expected()
+    expected = case.expected
     for exact, theirs in (("replica", "replica"), ("num_restarts", "num_restarts")):
         assert (recording.requests[exact] == expected[theirs]).all()
     for column in ("scheduled_at", "prefill_completed_at", "completed_at", "execution_time", "preempted_time"):
