@@ -191,11 +191,17 @@ def _difference(name: str, ours: Floats, theirs: Floats, tolerance: float) -> Di
     both = ~(np.isnan(ours) | np.isnan(theirs))
     gaps = np.abs(ours - theirs)
     differs = missing | (gaps > tolerance)
-    found: list[float | None] = [None] * 5
-    if both.any():
-        gaps = gaps[both]
-        found = [*map(float, (theirs[both].mean(), ours[both].mean(), np.median(gaps), gaps.mean(), gaps.max()))]
-    return Difference(name, *found, int(differs.sum()), int(np.argmax(differs)) if differs.any() else None)
+    any_time = bool(both.any())
+    return Difference(
+        name=name,
+        upstream_mean=float(theirs[both].mean()) if any_time else None,
+        mean=float(ours[both].mean()) if any_time else None,
+        p50_difference=float(np.median(gaps[both])) if any_time else None,
+        mean_difference=float(gaps[both].mean()) if any_time else None,
+        max_difference=float(gaps[both].max()) if any_time else None,
+        differing=int(differs.sum()),
+        first=int(np.argmax(differs)) if differs.any() else None,
+    )
 
 
 def _row(columns: dict[str, Floats], request: int) -> dict[str, float | None]:
