@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from rl.baselines import HEURISTICS, SIZE_SPLIT, heuristic_config
+from rl.baselines import HEURISTICS, SIZE_SPLIT
 from rl.checkpoint import SHIPPED, Checkpoint, policy_path
 from vidur.atomic import write_bytes, write_text
-from vidur.config import PPOGlobalSchedulerConfig
+from vidur.config import (
+    BaseGlobalSchedulerConfig,
+    LookaheadGlobalSchedulerConfig,
+    PPOGlobalSchedulerConfig,
+    SizeSplitGlobalSchedulerConfig,
+)
 from vidur.config.base import Config, setting
-from vidur.config.global_scheduler import BaseGlobalSchedulerConfig
 from vidur.config.tool import parse_tool
 from vidur.errors import InputError, unknown_name
 
@@ -184,11 +188,11 @@ class Evaluation:
         if not copy.is_file():
             write_bytes(copy, self._policy)
         routers: dict[str, BaseGlobalSchedulerConfig] = {
-            name: heuristic_config(name, **({"thresholds": thresholds} if name == SIZE_SPLIT else {}))
-            for name in HEURISTICS
+            name: BaseGlobalSchedulerConfig.from_type(name)() for name in HEURISTICS
         }
+        routers[SIZE_SPLIT] = SizeSplitGlobalSchedulerConfig(thresholds=thresholds)
         if self._config.lookahead:
-            routers["lookahead"] = heuristic_config("lookahead")
+            routers["lookahead"] = LookaheadGlobalSchedulerConfig()
         routers |= {ppo_name(beta): PPOGlobalSchedulerConfig(checkpoint=str(copy), beta=beta) for beta in self._betas}
         plain = {seed: scenario.configure(seed, self._config.requests) for seed in self._seeds}
         return [

@@ -107,7 +107,6 @@ def _number(value: float | None) -> float:
 def code_version(learned: bool) -> str:
     """A hash of the sources that a simulation's figures depend on."""
     parts = [(Path(vidur.__file__).parent, name) for name in _SIMULATOR]
-    parts.append((Path(rl.__file__).parent, "baselines.py"))
     if learned:
         parts += [(Path(rl.__file__).parent, name) for name in _ROUTER]
     digest = hashlib.sha256()

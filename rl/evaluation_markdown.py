@@ -75,8 +75,7 @@ def _introduction(results: Results) -> str:
         "A difference is that of the means over the seeds, in percent of the baseline's, ± half of its 95 % interval "
         "(paired by seed; ratio estimator, Student's t). The best heuristic of a metric is the one with the best mean "
         "over these very seeds, which favours it a little. `size_split` has thresholds tuned for each scenario, on "
-        f"seeds {', '.join(map(str, TUNING_SEEDS))}; `lor_by_speed`, `fewest_prompts` and `backlog_time` are in "
-        "`rl/baselines.py`, the other heuristics are the simulator's."
+        f"seeds {', '.join(map(str, TUNING_SEEDS))}."
     )
 
 

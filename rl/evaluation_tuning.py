@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from rl.baselines import SIZE_SPLIT, heuristic_config
+from rl.baselines import SIZE_SPLIT
 from rl.evaluation_cells import Cell, CellStore
 from rl.evaluation_scenario import Scenario
+from vidur.config import SizeSplitGlobalSchedulerConfig
 from vidur.request_generator import generate_requests
 
 TUNING_SEEDS = (1, 2, 3)
@@ -66,7 +67,7 @@ def _best(
             scenario.name,
             f"{SIZE_SPLIT} {' '.join(f'{value:g}' for value in thresholds)}".strip(),
             seed,
-            scenario.configure(seed, requests, heuristic_config(SIZE_SPLIT, thresholds=thresholds)),
+            scenario.configure(seed, requests, SizeSplitGlobalSchedulerConfig(thresholds=thresholds)),
             scenario.objectives,
         )
         for scenario, its in zip(scenarios, candidates, strict=True)

@@ -76,7 +76,6 @@ def router(
     lengths = np.zeros(0, np.int64) if prompts is None else prompts
     context = RouterContext(hardware(replicas, speeds), np.random.default_rng(3), lengths, np.zeros_like(lengths))
     chosen = config or BaseGlobalSchedulerConfig.from_type(name)(**settings)
-    assert isinstance(chosen, BaseGlobalSchedulerConfig)
     scheduler = GLOBAL_SCHEDULERS.get(name).from_config(chosen, context)
     assert isinstance(scheduler, KernelScheduler)
     return scheduler

@@ -14,7 +14,10 @@ from vidur.engine.simulation import Simulation
 from vidur.request_generator import RequestTable
 
 POLICIES = ("sarathi", "vllm", "orca", "faster_transformer", "lightllm", "vllm_v1")
-ROUTERS = ("round_robin", "random", "lor", "power_of_two", "least_kv_cache", "weighted_round_robin", "session_hash")
+ROUTERS = (
+    "round_robin", "random", "lor", "power_of_two", "least_kv_cache", "weighted_round_robin", "session_hash",
+    "lor_by_speed", "fewest_prompts", "backlog_time",
+)  # fmt: skip
 
 
 @st.composite

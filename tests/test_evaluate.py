@@ -9,14 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from observations import hardware, observe
 
-from rl.baselines import HEURISTICS, BacklogTime, FewestPrompts, LorBySpeed, heuristic_config
+from rl.baselines import HEURISTICS
 from rl.checkpoint import policy_path
 from rl.evaluate import main
 from rl.evaluation_cells import METRICS, Cell, CellStore, Objectives, figures_of
@@ -26,11 +24,17 @@ from rl.evaluation_results import Results, ScenarioResults, ppo_name
 from rl.evaluation_scenario import Scenario, scenario_names
 from rl.evaluation_targets import MET, MISSED, OPEN, targets
 from rl.evaluation_tuning import TUNING_SEEDS, tune_size_split
-from vidur.config import PPOGlobalSchedulerConfig
+from vidur.config import (
+    BaseGlobalSchedulerConfig,
+    LeastTokensGlobalSchedulerConfig,
+    LORGlobalSchedulerConfig,
+    PPOGlobalSchedulerConfig,
+    RoundRobinGlobalSchedulerConfig,
+    SizeSplitGlobalSchedulerConfig,
+)
 from vidur.errors import InputError
 from vidur.request_generator import generate_requests
-from vidur.scheduler import observation as seen
-from vidur.scheduler.global_scheduler import KernelScheduler, RouterContext
+from vidur.scheduler.global_scheduler import KernelScheduler
 from vidur.simulator import Simulator, simulate
 
 SMALL = """
@@ -60,7 +64,7 @@ def write_scenario(path: Path, groups: str = EQUAL, load: float = 0.9, more: str
 def test_shipped_scenarios_can_be_simulated(name: str) -> None:
     scenario = Scenario.read(name)
     assert scenario.config.cluster_config.gauge_refresh_interval == 1.0
-    recording = simulate(scenario.configure(4, 100, heuristic_config("least_tokens"))).recording
+    recording = simulate(scenario.configure(4, 100, LeastTokensGlobalSchedulerConfig())).recording
     assert (recording.requests["status"] == 1).all()
     assert len(recording.requests["status"]) == 100 * max(1, scenario.num_replicas / 4)
 
@@ -72,7 +76,7 @@ def test_capacity_is_what_the_cluster_completes() -> None:
 
     def growth(load: float) -> float:
         loaded = dataclasses.replace(scenario, header=dataclasses.replace(scenario.header, load=load))
-        requests = simulate(loaded.configure(4, 6000, heuristic_config("least_tokens"))).recording.requests
+        requests = simulate(loaded.configure(4, 6000, LeastTokensGlobalSchedulerConfig())).recording.requests
         e2e = requests["completed_at"] - requests["arrived_at"]
         return float(e2e[4000:].mean() / e2e[1000:3000].mean())
 
@@ -96,7 +100,7 @@ def test_events_are_at_parts_of_the_arrivals() -> None:
 
 
 def test_tight_memory_preempts() -> None:
-    recording = simulate(Scenario.read("tight_kv").configure(4, 1500, heuristic_config("least_tokens"))).recording
+    recording = simulate(Scenario.read("tight_kv").configure(4, 1500, LeastTokensGlobalSchedulerConfig())).recording
     assert recording.replicas["num_preemptions"].sum() > 10
 
 
@@ -129,7 +133,7 @@ def test_bad_scenario_files(text: str, message: str, tmp_path: Path) -> None:
 
 
 def test_figures_are_those_of_the_requests() -> None:
-    config = Scenario.read("tight_kv").configure(11, 400, heuristic_config("round_robin"))
+    config = Scenario.read("tight_kv").configure(11, 400, RoundRobinGlobalSchedulerConfig())
     result = simulate(config)
     figures = figures_of(result.recording, Objectives(ttft=0.2, tpot=0.02))
     assert tuple(sorted(figures)) == tuple(sorted(METRICS))
@@ -149,34 +153,9 @@ def test_figures_are_those_of_the_requests() -> None:
 # The heuristics.
 
 
-def choose(router: type[KernelScheduler], ledger: dict[int, list[float]], speeds: list[float]) -> int:
-    observation = observe(len(speeds), prompt=100, speeds=speeds)
-    observation.hardware[:, seen.PREFILL_SECONDS] = 1e-4 / np.array(speeds)
-    observation.hardware[:, seen.DECODE_SECONDS] = 1e-2 / np.array(speeds)
-    for column, values in ledger.items():
-        observation.ledger[:, column] = values
-    made: Callable[..., KernelScheduler] = router
-    return made({}, RouterContext(hardware(len(speeds), speeds), np.random.default_rng(0))).schedule(observation)
-
-
-def test_speed_aware_heuristics() -> None:
-    # (3 + 1) / 1 against (1 + 1) / 0.4
-    assert choose(LorBySpeed, {seen.OUTSTANDING: [3, 1]}, [1.0, 0.4]) == 0
-    assert choose(LorBySpeed, {seen.OUTSTANDING: [5, 1]}, [1.0, 0.4]) == 1
-    # (900 + 100) / 1 against (300 + 100) / 0.5; then equal prompts, and fewer requests
-    assert choose(FewestPrompts, {seen.AWAITING_TOKENS: [900, 300]}, [1.0, 0.5]) == 1
-    assert choose(FewestPrompts, {seen.AWAITING_TOKENS: [600, 300]}, [1.0, 0.5]) == 0
-    assert choose(FewestPrompts, {seen.OUTSTANDING: [2, 1]}, [1.0, 1.0]) == 1
-    # Outputs of 256: 10 requests that have streamed all but 160 owe 160; 1 that has streamed nothing owes 256.
-    ledger = {seen.OUTSTANDING: [10.0, 1.0], seen.STREAMED_TOKENS: [2400.0, 0.0]}
-    assert choose(BacklogTime, ledger, [1.0, 1.0]) == 0
-    # 1,000 prompt tokens are 0.1 s, as are 160 output tokens.
-    assert choose(BacklogTime, {**ledger, seen.AWAITING_TOKENS: [1000.0, 0.0]}, [1.0, 1.0]) == 1
-
-
 @pytest.mark.parametrize("name", HEURISTICS)
 def test_heuristics_run_in_the_loop(name: str) -> None:
-    config = Scenario.read("b88").configure(4, 100, heuristic_config(name))
+    config = Scenario.read("b88").configure(4, 100, BaseGlobalSchedulerConfig.from_type(name)())
     simulator = Simulator(config)
     placed = simulator.run().recording.requests["replica"]
     assert isinstance(simulator.router, KernelScheduler)
@@ -194,7 +173,7 @@ def test_heuristics_run_in_the_loop(name: str) -> None:
 
 def cells(scenario: Scenario, count: int = 6) -> list[Cell]:
     return [
-        Cell(scenario.name, "lor", seed, scenario.configure(seed, 60, heuristic_config("lor")), scenario.objectives)
+        Cell(scenario.name, "lor", seed, scenario.configure(seed, 60, LORGlobalSchedulerConfig()), scenario.objectives)
         for seed in range(4, 4 + count)
     ]
 
@@ -245,7 +224,7 @@ def test_a_cell_is_known_by_its_content(tmp_path: Path) -> None:
     others = [
         cells(scenario)[1],
         dataclasses.replace(cell, objectives=Objectives(2.0, 0.05)),
-        dataclasses.replace(cell, config=scenario.configure(4, 61, heuristic_config("lor"))),
+        dataclasses.replace(cell, config=scenario.configure(4, 61, LORGlobalSchedulerConfig())),
         learned,
         dataclasses.replace(learned, policy="2"),
     ]
@@ -257,7 +236,7 @@ def test_tuned_thresholds_are_no_worse_than_the_routers_own(tmp_path: Path) -> N
     (tuned,) = tune_size_split([scenario], 200, CellStore(tmp_path / "cells", 1), lambda count: None)
 
     def cost(thresholds: tuple[float, ...]) -> float:
-        router = heuristic_config("size_split", thresholds=thresholds)
+        router = SizeSplitGlobalSchedulerConfig(thresholds=thresholds)
         runs = [simulate(scenario.configure(seed, 200, router)).recording for seed in TUNING_SEEDS]
         return float(np.mean([figures_of(run, scenario.objectives)["mean_e2e"] for run in runs]))
 

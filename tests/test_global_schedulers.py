@@ -15,7 +15,17 @@ from vidur.config import LORGlobalSchedulerConfig
 from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS
 from vidur.scheduler.global_scheduler.power_of_two import choose_power_of_two
 from vidur.scheduler.global_scheduler.random import choose_random
-from vidur.scheduler.observation import GAUGE_AGE, GAUGE_RUNNING, GAUGE_WAITING, OUTSTANDING, Floats
+from vidur.scheduler.observation import (
+    AWAITING_TOKENS,
+    DECODE_SECONDS,
+    GAUGE_AGE,
+    GAUGE_RUNNING,
+    GAUGE_WAITING,
+    OUTSTANDING,
+    PREFILL_SECONDS,
+    STREAMED_TOKENS,
+    Floats,
+)
 
 
 def with_draws(choose: Any, draws: tuple[float, float], outstanding: Sequence[float], available: Sequence[int]) -> int:
@@ -114,6 +124,41 @@ def test_least_tokens_divides_by_speed_with_the_arrival_counted(backlog: float, 
 def test_least_kv_cache_believes_its_gauges() -> None:
     seen = observe(3, outstanding=[0, 50, 0], prompt_tokens=[0, 1e6, 0], kv_usage=[0.5, 0.2, 0.4])
     assert router("least_kv_cache", 3).schedule(seen) == 1
+
+
+def chosen_by(name: str, speeds: Sequence[float], ledger: dict[int, Sequence[float]]) -> int:
+    """The choice for a prompt of 100 tokens, which the fastest replica reads in 10 ms; its iteration takes 10 ms."""
+    seen = observe(len(speeds), prompt=100, speeds=speeds)
+    seen.hardware[:, PREFILL_SECONDS] = 1e-4 / np.array(speeds)
+    seen.hardware[:, DECODE_SECONDS] = 1e-2 / np.array(speeds)
+    for column, values in ledger.items():
+        seen.ledger[:, column] = values
+    return router(name, len(speeds), speeds=speeds).schedule(seen)
+
+
+def test_lor_by_speed_counts_the_arrival() -> None:
+    assert chosen_by("lor_by_speed", [1.0, 0.4], {OUTSTANDING: [3, 1]}) == 0  # (3 + 1) / 1 < (1 + 1) / 0.4
+    assert chosen_by("lor_by_speed", [1.0, 0.4], {OUTSTANDING: [5, 1]}) == 1
+
+
+def test_fewest_prompts_looks_at_what_is_to_be_read() -> None:
+    assert chosen_by("fewest_prompts", [1.0, 0.5], {AWAITING_TOKENS: [900, 300]}) == 1  # 1000 / 1 > 400 / 0.5
+    assert chosen_by("fewest_prompts", [1.0, 0.5], {AWAITING_TOKENS: [600, 300]}) == 0
+    # Among equals the fewest requests.
+    assert chosen_by("fewest_prompts", [1.0, 1.0], {OUTSTANDING: [2, 1]}) == 1
+
+
+def test_backlog_time_adds_prompts_and_outputs() -> None:
+    # Outputs of 256: 10 requests that have streamed all but 160 owe 160; 1 that has streamed nothing owes 256.
+    ledger: dict[int, Sequence[float]] = {OUTSTANDING: [10, 1], STREAMED_TOKENS: [2400, 0]}
+    assert chosen_by("backlog_time", [1.0, 1.0], ledger) == 0
+    # 1,000 prompt tokens are 0.1 s, as are 160 output tokens.
+    assert chosen_by("backlog_time", [1.0, 1.0], {**ledger, AWAITING_TOKENS: [1000, 0]}) == 1
+    # Another expectation: 10 requests that owe 15,600 against 1 that owes 1,800.
+    slow = router("backlog_time", 2, expected_output_tokens=1800.0)
+    seen = observe(2, outstanding=[10, 1])
+    seen.ledger[:, STREAMED_TOKENS] = [2400, 0]
+    assert slow.schedule(seen) == 1
 
 
 def test_weighted_round_robin_is_exact_over_a_cycle() -> None:

@@ -179,7 +179,6 @@ def simulate_beside(config: SimulationConfig, requests: RequestTable) -> dict[st
     for name in config.compare_with:
         family = BaseGlobalSchedulerConfig.from_type(name)
         router = family(scheduler=name) if family is CustomGlobalSchedulerConfig else family()
-        assert isinstance(router, BaseGlobalSchedulerConfig)
         cluster = dataclasses.replace(config.cluster_config, global_scheduler_config=router)
         other = dataclasses.replace(config, cluster_config=cluster, metrics_config=metrics, compare_with=())
         results[name] = simulate(other, requests)

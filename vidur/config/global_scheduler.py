@@ -17,9 +17,13 @@ class BaseGlobalSchedulerConfig(PolyConfig):
     type_flag: ClassVar[str] = "global_scheduler_config_type"
 
     @classmethod
-    def from_type(cls, name: str, where: str | None = None) -> type[PolyConfig]:
+    def from_type(cls, name: str, where: str | None = None) -> type[BaseGlobalSchedulerConfig]:
         """As of every family; a name with a colon is that of a class of the user's."""
-        return CustomGlobalSchedulerConfig if ":" in name else super().from_type(name, where)
+        if ":" in name:
+            return CustomGlobalSchedulerConfig
+        member = super().from_type(name, where)
+        assert issubclass(member, BaseGlobalSchedulerConfig)
+        return member
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,12 @@ class LORGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 
 
 @dataclass(frozen=True)
+class LORBySpeedGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
+    type_name: ClassVar[str] = "lor_by_speed"
+    description: ClassVar[str] = "the replica with the fewest requests, divided by its speed"
+
+
+@dataclass(frozen=True)
 class PowerOfTwoGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     type_name: ClassVar[str] = "power_of_two"
     description: ClassVar[str] = "the less loaded of two replicas at random"
@@ -56,6 +66,20 @@ class PowerOfTwoGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 class LeastTokensGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     type_name: ClassVar[str] = "least_tokens"
     description: ClassVar[str] = "the replica with the least outstanding work in tokens, divided by its speed"
+
+    expected_output_tokens: float = setting(256.0, help=EXPECTED_OUTPUT_HELP, minimum=0)
+
+
+@dataclass(frozen=True)
+class FewestPromptsGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
+    type_name: ClassVar[str] = "fewest_prompts"
+    description: ClassVar[str] = "the replica with the fewest prompt tokens without a first token, divided by its speed"
+
+
+@dataclass(frozen=True)
+class BacklogTimeGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
+    type_name: ClassVar[str] = "backlog_time"
+    description: ClassVar[str] = "the replica with the least outstanding work in seconds, by its hardware"
 
     expected_output_tokens: float = setting(256.0, help=EXPECTED_OUTPUT_HELP, minimum=0)
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from vidur.scheduler.global_scheduler import (
+    backlog_time,
+    fewest_prompts,
     least_kv_cache,
     least_tokens,
     lor,
+    lor_by_speed,
     power_of_two,
     random,
     round_robin,
@@ -27,9 +30,12 @@ __all__ = [
     "GlobalScheduler",
     "KernelScheduler",
     "RouterContext",
+    "backlog_time",
+    "fewest_prompts",
     "least_kv_cache",
     "least_tokens",
     "lor",
+    "lor_by_speed",
     "power_of_two",
     "random",
     "round_robin",
