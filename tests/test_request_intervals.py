@@ -16,12 +16,14 @@ from vidur.config import (
     GammaRequestIntervalGeneratorConfig,
     PoissonRequestIntervalGeneratorConfig,
     StaticRequestIntervalGeneratorConfig,
+    SwingRequestIntervalGeneratorConfig,
     SyntheticRequestGeneratorConfig,
     TraceRequestIntervalGeneratorConfig,
 )
 from vidur.errors import InputError
 from vidur.request_generator import generate_requests
 from vidur.request_generator.random_streams import python_random
+from vidur.request_generator.request_intervals import solve_kepler
 from vidur.request_generator.request_table import FloatArray
 
 
@@ -71,15 +73,81 @@ def test_gamma_has_its_rate_and_variation(cv: float) -> None:
     assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.02)
 
 
+def expected_before(swing: SwingRequestIntervalGeneratorConfig, time: FloatArray) -> FloatArray:
+    """The integral of the rate."""
+    turn, begin = 2 * math.pi / swing.period, 2 * math.pi * swing.phase
+    swung = (np.cos(turn * time + begin) - math.cos(begin)) * swing.amplitude / turn
+    return np.asarray(swing.qps * (time - swung))
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.floats(0.05, 500),
+    st.sampled_from([0.0, 0.3, 0.9, 0.999999]),
+    st.floats(0.1, 1e5),
+    st.floats(0, 0.999),
+)
+def test_swing_inverts_its_cumulative_rate(
+    seed: int, qps: float, amplitude: float, period: float, phase: float
+) -> None:
+    swing = SwingRequestIntervalGeneratorConfig(qps=qps, amplitude=amplitude, period=period, phase=phase)
+    times = arrivals(swing, 300, seed=seed)
+    assert (np.diff(times) >= 0).all()
+    stream = random.Random(seed)
+    steady = np.cumsum([-math.log(1.0 - stream.random()) for _ in range(300)])
+    # Where the rate is all but 0 the cumulative rate says little of the time, so it is compared, not the time. A time
+    # is known to some 1e-15 of the period.
+    assert expected_before(swing, times) == pytest.approx(steady, rel=1e-9, abs=1e-9 + 1e-14 * qps * period)
+
+
+@given(st.floats(-100, 1e6), st.floats(0, 0.999999999))
+def test_keplers_equation_is_solved(mean: float, eccentricity: float) -> None:
+    (x,) = solve_kepler(np.array([mean]), eccentricity)
+    assert x - eccentricity * math.sin(x) == pytest.approx(mean, rel=1e-14, abs=1e-13)
+
+
+def test_swing_has_its_counts_in_every_part_of_the_period() -> None:
+    swing = SwingRequestIntervalGeneratorConfig(qps=20.0, amplitude=0.8, period=100.0, phase=0.75)
+    times = arrivals(swing, duration=20_000.0)
+    assert len(times) == pytest.approx(20.0 * 20_000, abs=4 * math.sqrt(20.0 * 20_000))
+    edges = np.linspace(0.0, 100.0, 21)
+    counts, _ = np.histogram(times % 100.0, edges)
+    expected = 200 * np.diff(expected_before(swing, edges))
+    # Poisson counts: each within 4.5 standard deviations, and in all as much off as chi-squared says.
+    assert (np.abs(counts - expected) < 4.5 * np.sqrt(expected)).all()
+    assert 5 < ((counts - expected) ** 2 / expected).sum() < 45
+    # From a fifth of the mean to nine times that.
+    assert counts[10] / counts[0] == pytest.approx(expected[10] / expected[0], rel=0.1)
+    assert counts.argmin() in (0, 19) and counts.argmax() in (9, 10)
+
+
+def test_swing_without_amplitude_is_a_poisson_process_with_nothing_cut() -> None:
+    gaps = np.diff(arrivals(SwingRequestIntervalGeneratorConfig(qps=4.0, amplitude=0.0), 200_000))
+    assert gaps.mean() == pytest.approx(0.25, rel=0.01)
+    assert gaps.std() == pytest.approx(0.25, rel=0.01)
+    assert (gaps > 0.75).mean() == pytest.approx(math.exp(-3), rel=0.05)
+
+
+def test_a_swing_out_of_bounds_is_refused() -> None:
+    with pytest.raises(InputError, match="swing_request_interval_generator_config_amplitude must be below 1, not 1"):
+        SwingRequestIntervalGeneratorConfig(amplitude=1.0)
+    with pytest.raises(InputError, match="period must be above 0"):
+        SwingRequestIntervalGeneratorConfig(period=0.0)
+    with pytest.raises(InputError, match="arrive later than"):
+        arrivals(SwingRequestIntervalGeneratorConfig(qps=1e-12), 500)
+
+
 def test_static_requests_arrive_at_once() -> None:
     assert arrivals(StaticRequestIntervalGeneratorConfig(), 5).tolist() == [0.0] * 5
 
 
-@given(st.floats(0.01, 50), st.floats(0.1, 100), st.booleans())
-def test_a_duration_takes_the_arrivals_before_it(duration: float, qps: float, bursty: bool) -> None:
-    intervals: BaseRequestIntervalGeneratorConfig = PoissonRequestIntervalGeneratorConfig(qps=qps)
-    if bursty:
-        intervals = GammaRequestIntervalGeneratorConfig(qps=qps, cv=5.0)
+@given(st.floats(0.01, 50), st.floats(0.1, 100), st.sampled_from(["poisson", "gamma", "swing"]))
+def test_a_duration_takes_the_arrivals_before_it(duration: float, qps: float, kind: str) -> None:
+    intervals: BaseRequestIntervalGeneratorConfig = {
+        "poisson": PoissonRequestIntervalGeneratorConfig(qps=qps),
+        "gamma": GammaRequestIntervalGeneratorConfig(qps=qps, cv=5.0),
+        "swing": SwingRequestIntervalGeneratorConfig(qps=qps, amplitude=0.9, period=30.0, phase=0.5),
+    }[kind]
     many = arrivals(intervals, 20_000)
     expected = many[many < duration]
     if len(expected) == len(many):

@@ -53,6 +53,7 @@ from vidur.config.request_interval_generator import (
     GammaRequestIntervalGeneratorConfig,
     PoissonRequestIntervalGeneratorConfig,
     StaticRequestIntervalGeneratorConfig,
+    SwingRequestIntervalGeneratorConfig,
     TraceRequestIntervalGeneratorConfig,
 )
 from vidur.config.request_length_generator import (
@@ -113,6 +114,7 @@ __all__ = [
     "SimulationConfig",
     "SizeSplitGlobalSchedulerConfig",
     "StaticRequestIntervalGeneratorConfig",
+    "SwingRequestIntervalGeneratorConfig",
     "SyntheticRequestGeneratorConfig",
     "TablesExecutionTimePredictorConfig",
     "TraceRequestGeneratorConfig",

@@ -47,6 +47,25 @@ class GammaRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
 
 
 @dataclass(frozen=True)
+class SwingRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
+    """The rate at t seconds is qps (1 + amplitude sin(2 pi (t / period + phase)))."""
+
+    type_name: ClassVar[str] = "swing"
+    description: ClassVar[str] = "independent arrivals at a rate that rises and falls, as over a day"
+
+    qps: float = setting(0.5, help="requests per second, over the whole cluster, in the mean of a period", above=0)
+    amplitude: float = setting(
+        0.5, help="how far the rate swings around its mean, as a part of it: 0.5 is from half to one and a half times",
+        minimum=0, below=1,
+    )  # fmt: skip
+    period: float = setting(86400.0, help="seconds from one peak to the next", above=0)
+    phase: float = setting(
+        0.0, help="where in the period it begins: 0 at the mean, rising; 0.25 at the peak; 0.75 at the trough",
+        minimum=0, below=1,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class StaticRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
     type_name: ClassVar[str] = "static"
     description: ClassVar[str] = "every request arrives at time 0"

@@ -12,6 +12,7 @@ from vidur.config import (
     GammaRequestIntervalGeneratorConfig,
     PoissonRequestIntervalGeneratorConfig,
     StaticRequestIntervalGeneratorConfig,
+    SwingRequestIntervalGeneratorConfig,
     TraceRequestIntervalGeneratorConfig,
 )
 from vidur.errors import InputError
@@ -31,7 +32,7 @@ def draw_intervals(
 ) -> FloatArray:
     """Seconds before each of `count` requests since the one before (fewer requests, where a trace ends).
 
-    `uniform` is in [0, 1): the draws, one for each request, that the Poisson generator turns into intervals. `seed` is
+    `uniform` is in [0, 1): the draws, one for each request, that poisson and swing turn into intervals. `seed` is
     the request generator's: upstream seeds every stream with it and never reads the interval generator's own.
     """
     raise AssertionError(type(config))
@@ -61,6 +62,42 @@ def _gamma(config: GammaRequestIntervalGeneratorConfig, count: int, uniform: Flo
 
 
 @draw_intervals.register
+def _swing(config: SwingRequestIntervalGeneratorConfig, count: int, uniform: FloatArray, seed: int) -> FloatArray:
+    """A Poisson process of rate 1, whose times are those of the cumulative rate (Cinlar, 1975): no interval is cut.
+
+    The requests expected before t are qps (t - b (cos(t / b + a) - cos(a)) amplitude) with b = period / (2 pi) and
+    a = 2 pi phase. In the angle t / b + a + pi / 2 that is Kepler's equation.
+    """
+    _check_rate(config)
+    turn = 2.0 * math.pi
+    begin = turn * config.phase
+    expected = np.cumsum(-np.log1p(-uniform))
+    mean = expected * (turn / (config.qps * config.period))
+    offset = begin + math.pi / 2.0
+    angle = solve_kepler(mean + (offset - config.amplitude * math.cos(begin)), config.amplitude)
+    # Rounding may turn two requests at nearly one instant around.
+    times = np.maximum.accumulate(np.maximum((angle - offset) * (config.period / turn), 0.0))
+    return np.diff(times, prepend=0.0)
+
+
+def solve_kepler(mean: FloatArray, eccentricity: float) -> FloatArray:
+    """The x with x - eccentricity sin(x) = mean, for an eccentricity in [0, 1).
+
+    Newton's method within one turn; from pi it comes to every solution (Charles and Tatum, Celestial Mechanics 69,
+    1998).
+    """
+    turns = np.floor(mean / (2.0 * math.pi)) * (2.0 * math.pi)
+    rest = mean - turns
+    x = np.full(len(mean), math.pi)
+    for _ in range(64):
+        step = (x - eccentricity * np.sin(x) - rest) / (1.0 - eccentricity * np.cos(x))
+        x -= step
+        if not np.any(np.abs(step) > 1e-14):
+            break
+    return np.asarray(turns + x)
+
+
+@draw_intervals.register
 def _trace(config: TraceRequestIntervalGeneratorConfig, count: int, uniform: FloatArray, seed: int) -> FloatArray:
     rows = read_csv_columns(config.trace_file, config.flag("trace_file"), ("arrival_time",))
     instants = np.sort(rows.instants("arrival_time"))
@@ -76,7 +113,11 @@ def _trace(config: TraceRequestIntervalGeneratorConfig, count: int, uniform: Flo
     return np.asarray(np.diff(seconds)[:count])
 
 
-def _check_rate(config: PoissonRequestIntervalGeneratorConfig | GammaRequestIntervalGeneratorConfig) -> None:
+def _check_rate(
+    config: PoissonRequestIntervalGeneratorConfig
+    | GammaRequestIntervalGeneratorConfig
+    | SwingRequestIntervalGeneratorConfig,
+) -> None:
     if config.qps < LEAST_RATE:
         raise InputError(f"{config.flag('qps')} must be at least {LEAST_RATE:g}, not {config.qps:g}")
 

@@ -7,6 +7,7 @@ import numpy as np
 from vidur.config import (
     GammaRequestIntervalGeneratorConfig,
     PoissonRequestIntervalGeneratorConfig,
+    SwingRequestIntervalGeneratorConfig,
     SyntheticRequestGeneratorConfig,
     UniformRequestLengthGeneratorConfig,
 )
@@ -18,6 +19,12 @@ from vidur.request_generator.request_table import FloatArray, RequestTable
 
 MOST_REQUESTS = 100_000_000  # what arrays in the memory of one machine can hold
 LATEST_ARRIVAL = 1e12  # seconds; later, a double does not resolve the time of an iteration
+
+_RATED = (
+    PoissonRequestIntervalGeneratorConfig,
+    GammaRequestIntervalGeneratorConfig,
+    SwingRequestIntervalGeneratorConfig,
+)
 
 
 def synthesize_requests(config: SyntheticRequestGeneratorConfig) -> RequestTable:
@@ -55,7 +62,7 @@ def _arrivals_before(config: SyntheticRequestGeneratorConfig, duration: float) -
     """Arrival times below `duration`: more are drawn, from the start of the streams, until one is past it."""
     intervals = config.interval_generator_config
     attempt = float(MOST_REQUESTS)
-    if isinstance(intervals, (PoissonRequestIntervalGeneratorConfig, GammaRequestIntervalGeneratorConfig)):
+    if isinstance(intervals, _RATED):
         attempt = 1.1 * duration * intervals.qps + 100
     while True:
         if attempt > 2 * MOST_REQUESTS:
@@ -80,11 +87,13 @@ def _times(config: SyntheticRequestGeneratorConfig, count: int) -> FloatArray:
 
 
 def _uniform_draws(config: SyntheticRequestGeneratorConfig, count: int) -> tuple[FloatArray, FloatArray]:
-    """The draws of Poisson intervals and of uniform lengths: one stream, in turns where both generators take part.
+    """The draws of Poisson or swing intervals and of uniform lengths: one stream, in turns where both take part.
 
     Empty for a generator that takes no part.
     """
-    intervals = isinstance(config.interval_generator_config, PoissonRequestIntervalGeneratorConfig)
+    intervals = isinstance(
+        config.interval_generator_config, (PoissonRequestIntervalGeneratorConfig, SwingRequestIntervalGeneratorConfig)
+    )
     lengths = isinstance(config.length_generator_config, UniformRequestLengthGeneratorConfig)
     draws = python_random(config.seed).random_sample((count if intervals or lengths else 0, intervals + lengths))
     return draws[:, :1].ravel() if intervals else np.empty(0), draws[:, -1:].ravel() if lengths else np.empty(0)
