@@ -98,14 +98,14 @@ class Normaliser:
 
 
 class NumpyPolicy:
-    """Scores of replicas from raw features."""
+    """Scores of replicas from raw features. seen: the row [context, pooled, 1] of the last call."""
 
     def __init__(self, weights: PolicyWeights) -> None:
         self._weights = weights
         self._features = len(weights.replica)
         # [context, pooled, 1] @ this is what all replicas share: the number of NumPy operations is the cost.
         self._shared = np.concatenate([weights.context, weights.pooled, weights.bias_1[None]])
-        self._input = np.ones(len(self._shared))
+        self.seen = np.ones(len(self._shared))
         self._beta = np.nan
         self._products = weights.products
 
@@ -119,7 +119,7 @@ class NumpyPolicy:
         x = x[:, :features]
         everyone = bool(available.all())
         seen = x if everyone else x[available]
-        shared = self._input
+        shared = self.seen
         shared[:size] = context
         np.add.reduce(seen, out=shared[size : size + features])
         shared[size : size + features] *= 1.0 / len(seen)

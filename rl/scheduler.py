@@ -13,7 +13,7 @@ from rl.checkpoint import Checkpoint, check_queue_requests, policy_path
 from rl.encoder import StateEncoder
 from rl.kernels.choose import choose_ppo
 from rl.kernels.scores import LAST, sample
-from rl.policy import NumpyPolicy, PolicyWeights
+from rl.policy import Normaliser, NumpyPolicy, PolicyWeights
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
 from vidur.scheduler.global_scheduler import GlobalScheduler, KernelScheduler, RouterContext
@@ -29,9 +29,16 @@ class PPOScheduler(KernelScheduler):
     draws_numbers = True
 
     def __init__(
-        self, context: RouterContext, weights: PolicyWeights, max_queue_requests: int, beta: float, sample: bool
+        self,
+        context: RouterContext,
+        weights: PolicyWeights,
+        max_queue_requests: int,
+        beta: float,
+        sample: bool,
+        normaliser: Normaliser | None = None,
     ) -> None:
         super().__init__(context, weights.memory(beta, sample))
+        self.normaliser = normaliser
         self.queue_depth = max_queue_requests
         self.beta = beta
         self._samples = sample
@@ -42,8 +49,17 @@ class PPOScheduler(KernelScheduler):
         """float64[replicas]: the logarithms of the policy's probabilities, but for a constant; -inf for one away."""
         return self._policy.scores(*self._encoder.encode(observation, self.beta), observation.available)
 
+    @property
+    def seen(self) -> Floats:
+        """float64[G + 3 F + 1]: what the last scores came from: the context, then mean, least and greatest of every
+        feature over the available replicas, then 1. A view."""
+        return self._policy.seen
+
     def schedule(self, observation: ClusterObservation) -> int:
-        scores = self.scores(observation)
+        return self.choose_by(self.scores(observation))
+
+    def choose_by(self, scores: Floats) -> int:
+        """The choice that `schedule` makes at these scores."""
         if self._samples:
             return sample(scores, float(self.draw(1)[0, 0]))
         best = np.flatnonzero(scores == scores.max())
@@ -66,4 +82,6 @@ def make_ppo_scheduler(config: PPOGlobalSchedulerConfig, context: RouterContext)
     path = policy_path(config.checkpoint)
     checkpoint = Checkpoint.load(path)
     check_queue_requests(checkpoint, config.max_queue_requests, path)
-    return PPOScheduler(context, checkpoint.weights, checkpoint.max_queue_requests, config.beta, config.sample)
+    return PPOScheduler(
+        context, checkpoint.weights, checkpoint.max_queue_requests, config.beta, config.sample, checkpoint.normaliser
+    )

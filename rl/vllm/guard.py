@@ -1,0 +1,110 @@
+"""When a scheduler is not to be trusted with a request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from rl.encoder import EncoderSpec
+from rl.policy import Normaliser
+from rl.scheduler import PPOScheduler
+from rl.vllm.config import RouterConfig
+from vidur.scheduler.global_scheduler import GlobalScheduler
+from vidur.scheduler.observation import GAUGE_AGE, ClusterObservation, Floats
+
+# Reasons, as they are counted.
+STALE_GAUGES, OUT_OF_RANGE, NOT_FINITE = "stale_gauges", "out_of_range", "not_finite"
+TOO_LATE, RESTING, UNAVAILABLE = "too_late", "resting", "unavailable"
+REASONS = (STALE_GAUGES, OUT_OF_RANGE, NOT_FINITE, TOO_LATE, RESTING, UNAVAILABLE)
+
+# Schedulers that look at gauges.
+_READS_GAUGES = frozenset({"ppo", "least_kv_cache"})
+
+# So many late decisions in a row, and the scheduler is left alone for so many seconds.
+_LATE_IN_A_ROW, _REST_SECONDS = 3, 1.0
+
+
+class FeatureLimits:
+    """The range of what a policy may see: `limit` standard deviations about the mean of what it was trained on."""
+
+    def __init__(self, normaliser: Normaliser, max_queue_requests: int, limit: float) -> None:
+        spec = EncoderSpec.of(max_queue_requests)
+        features = [feature.name for feature in spec.replica[: len(normaliser.replica_mean)]]
+        pooled = [f"{kind} {name}" for kind in ("mean", "least", "greatest") for name in features]
+        self._names = [*(feature.name for feature in spec.context), *pooled]
+        self._mean = np.concatenate([normaliser.context_mean, np.tile(normaliser.replica_mean, 3)])
+        self._std = np.concatenate([normaliser.context_std, np.tile(normaliser.replica_std, 3)])
+        self._limit = limit
+        self._low, self._high = self._mean - limit * self._std, self._mean + limit * self._std
+
+    def broken(self, seen: Floats) -> tuple[str, str] | None:
+        """(reason, explanation) if a number of `seen` (PPOScheduler.seen) is beyond its limits, or not finite."""
+        seen = seen[: len(self._low)]
+        within = (seen >= self._low) & (seen <= self._high)
+        if within.all():
+            return None
+        worst = int(np.argmax(np.nan_to_num(np.abs(seen - self._mean) / self._std, nan=np.inf)))
+        if not np.isfinite(seen[worst]):
+            return NOT_FINITE, f"the feature '{self._names[worst]}' is {seen[worst]}"
+        deviation = (seen[worst] - self._mean[worst]) / self._std[worst]
+        return OUT_OF_RANGE, (
+            f"the feature '{self._names[worst]}' is {deviation:+.1f} standard deviations from the training's mean "
+            f"(limit {self._limit:g})"
+        )
+
+
+class Guard:
+    """Looks at the decisions of one scheduler. `counts` are the fallbacks by reason."""
+
+    def __init__(self, config: RouterConfig, scheduler: GlobalScheduler) -> None:
+        self.counts: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
+        self._gauge_age_limit = config.gauge_age_limit
+        self._seconds = config.decision_limit_ms * 1e-3
+        self._feature_limit = config.feature_limit
+        self._reads_gauges = config.scheduler.get_type() in _READS_GAUGES
+        self._late = 0
+        self._rests_until = -np.inf
+        self.watch(scheduler)
+
+    def watch(self, scheduler: GlobalScheduler) -> None:
+        """Look at this scheduler from now on."""
+        self._limits = None
+        if isinstance(scheduler, PPOScheduler) and scheduler.normaliser is not None:
+            self._limits = FeatureLimits(scheduler.normaliser, scheduler.queue_depth, self._feature_limit)
+
+    def before(self, observation: ClusterObservation, names: Sequence[str]) -> tuple[str, str] | None:
+        """Why the scheduler is not asked at all: (reason, explanation)."""
+        if observation.now < self._rests_until:
+            return RESTING, f"{_LATE_IN_A_ROW} decisions in a row were late, so the scheduler rests {_REST_SECONDS:g} s"
+        if self._reads_gauges:
+            ages = observation.gauges[:, GAUGE_AGE]
+            if ages.max() > self._gauge_age_limit:
+                old = np.where(observation.available, ages, -np.inf)
+                worst = int(old.argmax())
+                if old[worst] > self._gauge_age_limit:
+                    return STALE_GAUGES, (
+                        f"the gauges of {names[worst]} are {ages[worst]:.1f} s old (limit {self._gauge_age_limit:g})"
+                    )
+        return None
+
+    def scored(self, seen: Floats, scores: Floats) -> tuple[str, str] | None:
+        """Why these scores are not to be used: (reason, explanation)."""
+        broken = None if self._limits is None else self._limits.broken(seen)
+        if broken is None and not scores.max() < np.inf:
+            return NOT_FINITE, "a score is not finite"
+        return broken
+
+    def chosen(self, replica: int, observation: ClusterObservation, seconds: float) -> tuple[str, str] | None:
+        """Why this choice, which took `seconds`, is not to be used: (reason, explanation)."""
+        if seconds > self._seconds:
+            self._late += 1
+            if self._late >= _LATE_IN_A_ROW:
+                self._late = 0
+                self._rests_until = observation.now + _REST_SECONDS
+            return TOO_LATE, f"the decision took {1e3 * seconds:.1f} ms (limit {1e3 * self._seconds:g})"
+        self._late = 0
+        if not (0 <= replica < observation.num_replicas and observation.available[replica]):
+            return UNAVAILABLE, f"the scheduler chose replica {replica}, which is not available"
+        return None

@@ -1,0 +1,309 @@
+"""The router's decisions: the simulator's schedulers, on the books and gauges of real replicas."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.scheduler import PPOScheduler, make_ppo_scheduler
+from rl.vllm.config import RouterConfig
+from rl.vllm.fleet import DRAINING, SERVING, Fleet, Replica, ReplicaConfig
+from rl.vllm.gauges import Gauges, Push, Scrape
+from rl.vllm.guard import Guard
+from rl.vllm.ledger import Ledger, Served
+from vidur.config import BaseGlobalSchedulerConfig, CustomGlobalSchedulerConfig, PPOGlobalSchedulerConfig
+from vidur.config.global_scheduler import LeastTokensGlobalSchedulerConfig
+from vidur.errors import InputError
+from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS, GlobalScheduler, RouterContext
+from vidur.scheduler.global_scheduler.custom import load_custom_scheduler
+from vidur.scheduler.observation import (
+    ARRIVAL_AGE,
+    ARRIVAL_COLUMNS,
+    ARRIVAL_ORDINAL,
+    ARRIVAL_PRIORITY,
+    ARRIVAL_PROMPT,
+    ARRIVAL_SESSION,
+    HARDWARE_COLUMNS,
+    ClusterObservation,
+    Floats,
+)
+
+
+class Arrival(NamedTuple):
+    """A request to be routed. arrived_at: seconds, when it was whole; session: of `session_number`, -1 if none."""
+
+    prompt_tokens: int
+    arrived_at: float
+    session: int = -1
+    priority: int = 0
+
+
+class NoReplicaError(Exception):
+    """No replica is available."""
+
+
+@dataclass(slots=True)
+class Decision:
+    """replica: its number now (Router.fleet). scheduler: who decided, by name; `least_tokens` where `fallback`, a
+    reason of rl.vllm.guard, is set: `explanation` is it in words.
+
+    seconds: what the decision took, without the shadow's. scores: float64[replicas] of a scheduler that has some, the
+    logarithms of its probabilities but for a constant; -inf: not available. probability: of this choice; 1 without
+    exploration. explored: whether chance took another replica than the scheduler would have. shadow: what the shadow
+    would have chosen.
+    """
+
+    replica: int
+    scheduler: str
+    fallback: str | None = None
+    explanation: str | None = None
+    seconds: float = 0.0
+    scores: Floats | None = None
+    probability: float = 1.0
+    explored: bool = False
+    shadow: int | None = None
+    ordinal: int = 0
+
+    @property
+    def entropy(self) -> float | None:
+        """Of the scheduler's probabilities, in nats; None without scores."""
+        if self.scores is None:
+            return None
+        probabilities = softmax(self.scores)
+        some = probabilities[probabilities > 0.0]
+        return float(-(some * np.log(some)).sum())
+
+
+@dataclass
+class ShadowCounts:
+    """Of the requests on which both have decided."""
+
+    decisions: int = 0
+    agreements: int = 0
+
+
+def softmax(scores: Floats) -> Floats:
+    weights: Floats = np.exp(scores - scores.max())
+    weights /= weights.sum()
+    return weights
+
+
+def session_number(text: str) -> int:
+    """A session's name as the number that `session_hash` takes: the same in every process."""
+    return zlib.crc32(text.encode())
+
+
+def make_scheduler(config: BaseGlobalSchedulerConfig, context: RouterContext) -> GlobalScheduler:
+    """The simulator's scheduler of that configuration. Raises InputError."""
+    if isinstance(config, CustomGlobalSchedulerConfig):
+        return load_custom_scheduler(config, context)
+    if isinstance(config, PPOGlobalSchedulerConfig):
+        return make_ppo_scheduler(config, context)
+    if config.get_type() == "lookahead":
+        # It needs the engine, and so numba: here alone, and only if it is asked for.
+        from vidur.scheduler.global_scheduler.lookahead import LookaheadScheduler
+
+        return LookaheadScheduler.from_config(config, context)
+    router: GlobalScheduler = GLOBAL_SCHEDULERS.get(config.get_type()).from_config(config, context)
+    return router
+
+
+class Router:
+    """Decides, and keeps the books. Not for several threads. Times are seconds on one clock of the caller's (as
+    time.monotonic); `clock` measures what decisions take. Raises InputError for a configuration that cannot route.
+
+    fleet, ledger, gauges: one row or entry per replica, in the same order; add and remove through the router.
+    """
+
+    def __init__(
+        self, config: RouterConfig, started_at: float = 0.0, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.config = config
+        self.fleet = Fleet(config.groups)
+        for replica in config.replicas:
+            self.fleet.add(replica)
+        self.decisions = 0
+        self.shadowed = ShadowCounts()
+        self._clock = clock
+        self._scheduler_rng = np.random.default_rng(config.seed)
+        self._shadow_rng = np.random.default_rng(config.seed)
+        self._explore_rng = np.random.default_rng([config.seed, 1])
+        self._simulator = _read_simulator(config)
+        self._arrival = np.zeros(ARRIVAL_COLUMNS)
+        self._make_schedulers()
+        count = len(self.fleet.replicas)
+        self.ledger = Ledger(count, self._queue_depth)
+        self.gauges = Gauges(count, started_at)
+        self.guard = Guard(config, self.scheduler)
+
+    @property
+    def scheduler_name(self) -> str:
+        return self.config.scheduler.get_type()
+
+    def decide(self, arrival: Arrival, available: NDArray[np.bool_], now: float) -> Decision:
+        """Choose a replica among those that are available and do not drain. Raises NoReplicaError if there is none."""
+        started = self._clock()
+        observation = self.observe(arrival, available, now)
+        if not observation.available.any():
+            raise NoReplicaError("no replica is available")
+        decision = self._ask(observation, started)
+        decision.ordinal = self.decisions
+        if self._shadow is not None:
+            decision.shadow = int(self._shadow.schedule(observation))
+            self.shadowed.decisions += 1
+            self.shadowed.agreements += decision.shadow == decision.replica
+        self.decisions += 1
+        return decision
+
+    def observe(self, arrival: Arrival, available: NDArray[np.bool_], now: float) -> ClusterObservation:
+        """What the schedulers see. Its arrays are views, good until the next event."""
+        row = self._arrival
+        row[ARRIVAL_PROMPT] = arrival.prompt_tokens
+        row[ARRIVAL_AGE] = now - arrival.arrived_at
+        row[ARRIVAL_PRIORITY] = arrival.priority
+        row[ARRIVAL_SESSION] = arrival.session
+        row[ARRIVAL_ORDINAL] = self.decisions
+        return ClusterObservation(
+            now=now,
+            ledger=self.ledger.observe(now),
+            gauges=self.gauges.observe(now),
+            hardware=self._hardware,
+            available=available & self._serving,
+            arrival=row,
+            completions=self.ledger.completions,
+            placed=self.ledger.placed,
+        )
+
+    def _ask(self, observation: ClusterObservation, started: float) -> Decision:
+        broken = self.guard.before(observation, self._names)
+        if broken is not None:
+            return self._fall_back(broken, observation, started)
+        scheduler, scores = self.scheduler, None
+        if isinstance(scheduler, PPOScheduler):
+            scores = scheduler.scores(observation)
+            broken = self.guard.scored(scheduler.seen, scores)
+            if broken is not None:
+                return self._fall_back(broken, observation, started)
+            chosen = scheduler.choose_by(scores)
+        else:
+            chosen = int(scheduler.schedule(observation))
+        seconds = self._clock() - started
+        broken = self.guard.chosen(chosen, observation, seconds)
+        if broken is not None:
+            return self._fall_back(broken, observation, started)
+        decision = Decision(chosen, self.scheduler_name, seconds=seconds, scores=scores)
+        return decision
+
+    def _fall_back(self, broken: tuple[str, str], observation: ClusterObservation, started: float) -> Decision:
+        reason, explanation = broken
+        self.guard.counts[reason] += 1
+        replica = self._fallback.schedule(observation)
+        return Decision(replica, "least_tokens", reason, explanation, self._clock() - started)
+
+    def place(self, decision: Decision, arrival: Arrival, now: float, streams: bool = True) -> int:
+        """The request went to the replica of the decision. Returns its ticket, for what follows."""
+        return self.ledger.place(decision.replica, arrival.prompt_tokens, arrival.arrived_at, now, streams)
+
+    def stream(self, ticket: int, tokens: int, now: float) -> None:
+        """`tokens` >= 1 more of its output came, now."""
+        self.ledger.stream(ticket, tokens, now)
+
+    def finish(self, ticket: int, now: float, output_tokens: int | None = None) -> Served:
+        """It ended well. output_tokens: as the replica counted them, if it did."""
+        return self.ledger.finish(ticket, now, output_tokens)
+
+    def drop(self, ticket: int, now: float, status: str = "failed") -> Served:
+        """It failed, was cancelled, or is to be routed again. status: what the decision log says of it."""
+        return self.ledger.drop(ticket, now)
+
+    def scraped(self, replica: Replica, scrape: Scrape, at: float) -> None:
+        """The replica's /metrics, asked for at `at`."""
+        number = self.fleet.replicas.index(replica)
+        self.gauges.update(number, scrape, at)
+        self.ledger.settle(number, int(sum(engine.waiting for engine in scrape.engines.values())), at)
+        if scrape.kv_tokens is not None and scrape.kv_tokens != replica.kv_tokens:
+            replica.kv_tokens = scrape.kv_tokens
+            self._make_schedulers()
+            self.guard.watch(self.scheduler)
+
+    def pushed(self, push: Push, at: float) -> bool:
+        """A datagram of the stat logger that came at `at`. False: it is of no replica here, or too old."""
+        for number, replica in enumerate(self.fleet.replicas):
+            if replica.name == push.replica:
+                return self.gauges.push(number, push, at)
+        return False
+
+    def add(self, replica: ReplicaConfig, now: float) -> Replica:
+        """A replica joins. Raises InputError for a name or URL that is taken."""
+        number = self.fleet.add(replica)
+        self.ledger.add_replica()
+        self.gauges.add_replica(now)
+        self._changed()
+        return self.fleet.replicas[number]
+
+    def drain(self, name: str) -> Replica:
+        """The replica gets no more requests. Raises InputError if there is none of that name."""
+        return self._set_state(name, DRAINING)
+
+    def resume(self, name: str) -> Replica:
+        """A draining replica gets requests again. Raises InputError if there is none of that name."""
+        return self._set_state(name, SERVING)
+
+    def remove(self, name: str) -> Replica:
+        """The replica leaves, and those after it move up. Raises InputError if there is none of that name."""
+        number = self.fleet.number(name)
+        replica = self.fleet.replicas[number]
+        self.fleet.remove(number)
+        self.ledger.remove_replica(number)
+        self.gauges.remove_replica(number)
+        self._changed()
+        return replica
+
+    def _set_state(self, name: str, state: str) -> Replica:
+        replica = self.fleet.replicas[self.fleet.number(name)]
+        replica.state = state
+        self._serving = np.array([replica.state == SERVING for replica in self.fleet.replicas], np.bool_)
+        return replica
+
+    def _changed(self) -> None:
+        self._make_schedulers()
+        self.guard.watch(self.scheduler)
+
+    def _make_schedulers(self) -> None:
+        """(Re)make what depends on which replicas there are. The sources of randomness go on."""
+        self._hardware = self.fleet.hardware()
+        self._names: Sequence[str] = [replica.name for replica in self.fleet.replicas]
+        self._serving = np.array([replica.state == SERVING for replica in self.fleet.replicas], np.bool_)
+        if self._simulator is not None and len(self._simulator.replicas) != len(self._names):
+            raise InputError(f"--simulation describes {len(self._simulator.replicas)} replicas, not {len(self._names)}")
+        # An empty fleet keeps schedulers for one replica, so that a wrong checkpoint is refused all the same.
+        hardware = self._hardware if self._names else np.ones((1, HARDWARE_COLUMNS))
+        context = RouterContext(hardware, self._scheduler_rng, simulator=self._simulator)
+        self.scheduler = make_scheduler(self.config.scheduler, context)
+        self._fallback = make_scheduler(LeastTokensGlobalSchedulerConfig(), context)
+        self._shadow: GlobalScheduler | None = None
+        if self.config.shadow is not None:
+            shadow_context = RouterContext(hardware, self._shadow_rng, simulator=self._simulator)
+            self._shadow = make_scheduler(self.config.shadow, shadow_context)
+        schedulers = [self.scheduler, *([self._shadow] if self._shadow is not None else [])]
+        self._queue_depth = max(scheduler.queue_depth for scheduler in schedulers)
+
+
+def _read_simulator(config: RouterConfig) -> Any:
+    """What `lookahead` simulates, of --simulation; None without it."""
+    if config.simulation is None:
+        return None
+    from vidur import SimulationConfig
+    from vidur.engine.plans import plan_replicas
+    from vidur.request_generator import generate_requests
+    from vidur.scheduler.global_scheduler.lookahead import ReplicaModel
+
+    simulated = SimulationConfig.from_file(Path(config.simulation))
+    return ReplicaModel(*plan_replicas(simulated, generate_requests(simulated.request_generator_config)))
