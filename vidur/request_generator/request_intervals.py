@@ -89,10 +89,14 @@ def solve_kepler(mean: FloatArray, eccentricity: float) -> FloatArray:
     turns = np.floor(mean / (2.0 * math.pi)) * (2.0 * math.pi)
     rest = mean - turns
     x = np.full(len(mean), math.pi)
+    # Each by itself, so that a value does not depend on what it is solved with.
+    left = np.arange(len(mean))
     for _ in range(64):
-        step = (x - eccentricity * np.sin(x) - rest) / (1.0 - eccentricity * np.cos(x))
-        x -= step
-        if not np.any(np.abs(step) > 1e-14):
+        at = x[left]
+        step = (at - eccentricity * np.sin(at) - rest[left]) / (1.0 - eccentricity * np.cos(at))
+        x[left] = at - step
+        left = left[np.abs(step) > 1e-14]
+        if not len(left):
             break
     return np.asarray(turns + x)
 
