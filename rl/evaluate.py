@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shlex
 import sys
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from rl.baselines import HEURISTICS, SIZE_SPLIT
-from rl.checkpoint import SHIPPED, Checkpoint, policy_path
-from vidur.atomic import write_bytes, write_text
+from rl.checkpoint import SHIPPED, policy_path
+from vidur.atomic import write_text
+from vidur.compare.policy import keep_policy
 from vidur.config import (
     BaseGlobalSchedulerConfig,
     LookaheadGlobalSchedulerConfig,
@@ -28,10 +28,15 @@ from vidur.config.tool import parse_tool
 from vidur.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from rl.evaluation_cells import Cell
     from rl.evaluation_results import Results
-    from rl.evaluation_scenario import Scenario
+    from vidur.compare.cell import Cell
+    from vidur.compare.scenario import Scenario
     from vidur.config import SimulationConfig
+
+
+# Those that the targets are about.
+SCENARIOS = ("a79", "a93", "b88", "c72", "hw_88", "m2_88", "m8_90", "m16_90", "r2_93", "r8_93", "r16_93", "code_85",
+             "tight_kv", "slow_third")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class EvaluateConfig(Config):
     checkpoint: str | None = setting(
         None, help="the policy: a file, or a name in data/policies; the shipped one if none"
     )
-    scenarios: str = setting("all", help="names in data/scenarios, or YAML files; all: every shipped one")
+    scenarios: str = setting("all", help="names in data/scenarios, or YAML files; all: the 14 of the targets")
     betas: str = setting("5,10,40", help="weights of the tail of TTFT that the policy is given, in turns")
     seeds: int = setting(10, help="simulations of each router in each scenario", minimum=2, maximum=100_000)
     first_seed: int = setting(1000, help="the others follow it", minimum=0, maximum=2**31)
@@ -83,9 +88,9 @@ class Evaluation:
 
     def __init__(self, config: EvaluateConfig, argv: Sequence[str] = ()) -> None:
         # These bring in numba: after the flags are known to be good.
-        from rl.evaluation_cells import METRICS, CellStore
-        from rl.evaluation_scenario import Scenario, scenario_names
         from rl.evaluation_tuning import TUNING_SEEDS
+        from vidur.compare.figures import METRICS
+        from vidur.compare.scenario import Scenario
 
         self._config = config
         self._folder = Path(config.output)
@@ -100,11 +105,9 @@ class Evaluation:
         for metric in self._metrics:
             if metric not in METRICS:
                 raise unknown_name("metric", metric, METRICS)
-        names = scenario_names() if config.scenarios == "all" else _names(config.scenarios, "--scenarios")
-        self._policy_name, self._policy = _read_policy(config.checkpoint)
-        self._policy_hash = hashlib.sha256(self._policy).hexdigest()
+        names = SCENARIOS if config.scenarios == "all" else _names(config.scenarios, "--scenarios")
+        self._policy = keep_policy(config.checkpoint, self._folder)
         self._scenarios = [Scenario.read(name) for name in names]
-        self._store = CellStore(self._folder / "cells", config.workers)
 
     def run(self) -> Results:
         """Simulate what is missing, print, and write the files."""
@@ -142,20 +145,28 @@ class Evaluation:
     def _results(self) -> Results:
         from rl.evaluation_results import Results, ScenarioResults
         from rl.evaluation_tuning import most_simulations, tune_size_split
+        from vidur.compare.capacity import Capacities
+        from vidur.compare.executor import ProcessExecutor
+        from vidur.compare.progress import SweepProgress
+        from vidur.compare.store import CellStore, figures_of_all
 
         requests = self._config.requests
-        with _Progress(most_simulations(len(self._scenarios))) as progress:
-            thresholds = tune_size_split(self._scenarios, requests, self._store, progress.advance)
+        with ProcessExecutor(self._config.workers) as executor, SweepProgress() as progress:
+            progress.stage("capacities", len(self._scenarios))
+            Capacities().measure([scenario.config for scenario in self._scenarios], executor, progress.advance)
+            progress.stage("tuning size_split", most_simulations(len(self._scenarios)))
+            store = CellStore(self._folder / "cells", executor)
+            thresholds = tune_size_split(self._scenarios, requests, store, progress.advance)
             cells = [
                 cell
                 for scenario, its in zip(self._scenarios, thresholds, strict=True)
                 for cell in self._cells(scenario, its)
             ]
             progress.stage("simulations", len(cells))
-            figures = self._store.run(cells, progress.advance)
+            figures = figures_of_all(cells, store.run(cells, progress.advance))
         values: dict[str, dict[str, dict[str, list[float]]]] = {}
         for cell, found in zip(cells, figures, strict=True):
-            its_router = values.setdefault(cell.scenario, {}).setdefault(cell.router, {})
+            its_router = values.setdefault(cell.point, {}).setdefault(cell.router, {})
             for metric, value in found.items():
                 its_router.setdefault(metric, []).append(value)
         return Results(
@@ -175,72 +186,41 @@ class Evaluation:
             seeds=self._seeds,
             requests=requests,
             command=_command(self._config),
-            policy=self._policy_name,
-            policy_hash=self._policy_hash,
+            policy=SHIPPED if self._config.checkpoint is None else policy_path(self._config.checkpoint).stem,
+            policy_hash=self._policy.digest,
         )
 
     def _cells(self, scenario: Scenario, thresholds: tuple[float, ...]) -> list[Cell]:
-        """Every router on every seed. A policy is read from a copy, which training in the meantime leaves alone."""
-        from rl.evaluation_cells import Cell
+        """Every router on every seed."""
         from rl.evaluation_results import ppo_name
+        from vidur.compare.cell import Cell, workload_digest
 
-        copy = self._folder / "policies" / f"{self._policy_hash[:16]}.safetensors"
-        if not copy.is_file():
-            write_bytes(copy, self._policy)
         routers: dict[str, BaseGlobalSchedulerConfig] = {
             name: BaseGlobalSchedulerConfig.from_type(name)() for name in HEURISTICS
         }
         routers[SIZE_SPLIT] = SizeSplitGlobalSchedulerConfig(thresholds=thresholds)
         if self._config.lookahead:
             routers["lookahead"] = LookaheadGlobalSchedulerConfig()
-        routers |= {ppo_name(beta): PPOGlobalSchedulerConfig(checkpoint=str(copy), beta=beta) for beta in self._betas}
-        plain = {seed: scenario.configure(seed, self._config.requests) for seed in self._seeds}
+        routers |= {
+            ppo_name(beta): PPOGlobalSchedulerConfig(checkpoint=self._config.checkpoint, beta=beta)
+            for beta in self._betas
+        }
+        requests = self._config.requests
+        plain = {seed: scenario.configure(seed, requests) for seed in self._seeds}
+        workloads = {seed: workload_digest(scenario.requests(seed, requests)) for seed in self._seeds}
         return [
-            Cell(scenario.name, name, seed, _routed(config, router), scenario.objectives, self._policy_hash)
+            Cell(
+                scenario.name, name, seed, _routed(config, router), scenario.objectives, workloads[seed],
+                self._policy if isinstance(router, PPOGlobalSchedulerConfig) else None,
+            )
             for name, router in routers.items()
             for seed, config in plain.items()
-        ]
-
-
-class _Progress:
-    """Counts simulations on stderr, on a terminal."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-
-    def __enter__(self) -> _Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
-        self._task = self._progress.add_task("tuning size_split", total=self._total)
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def stage(self, what: str, total: int) -> None:
-        self._progress.reset(self._task, description=what, total=total)
-
-    def advance(self, count: int) -> None:
-        self._progress.advance(self._task, count)
+        ]  # fmt: skip
 
 
 def _routed(config: SimulationConfig, router: BaseGlobalSchedulerConfig) -> SimulationConfig:
     cluster = dataclasses.replace(config.cluster_config, global_scheduler_config=router)
     return dataclasses.replace(config, cluster_config=cluster)
-
-
-def _read_policy(name: str | None) -> tuple[str, bytes]:
-    """The name and the bytes of a checkpoint that can be used. Raises InputError."""
-    path = policy_path(name)
-    Checkpoint.load(path)
-    return SHIPPED if name is None else path.stem, path.read_bytes()
 
 
 def _command(config: EvaluateConfig) -> str:

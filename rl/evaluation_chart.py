@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from html import escape
 
 from rl.baselines import LEAST_TOKENS
-from rl.evaluation_results import Results, ScenarioResults, metric_title
-from rl.evaluation_statistics import PairedDifference
+from rl.evaluation_results import Results, ScenarioResults
+from vidur.compare.figures import metric_title
+from vidur.compare.statistics import PairedDifference
 
 _METRICS = ("mean_e2e", "p99_ttft")
 _COLORS = ("#2563eb", "#0d9488", "#c026a3", "#ea7317", "#7c3aed")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rl.baselines import BLIND, LEAST_TOKENS
-from rl.evaluation_cells import LONG_PROMPT, WARM_UP
 from rl.evaluation_chart import chart_svg
-from rl.evaluation_results import Results, metric_title, ppo_name, thresholds_text, value_text
+from rl.evaluation_results import Results, ppo_name, thresholds_text
 from rl.evaluation_targets import MEAN_BETA, TAIL_BETA, targets
 from rl.evaluation_tuning import TUNING_SEEDS
 from vidur.atomic import write_text
+from vidur.compare.figures import LONG_PROMPT, WARM_UP, metric_title, value_text
+from vidur.compare.markdown import markdown_table as _table
 from vidur.metrics.text import percent, significant
-
-Rows = Sequence[Sequence[str]]
 
 
 def write_markdown(path: Path, results: Results) -> None:
@@ -129,14 +127,9 @@ def _scenario_table(results: Results) -> str:
             thresholds_text(its.thresholds),
             significant(its.mean(LEAST_TOKENS, "preemptions")),
         ])  # fmt: skip
-    note = "The capacity is what the cluster completes under `least_tokens` when all requests are there from the start."
+    note = "The capacity is the greatest rate that the cluster keeps up with under `least_tokens` (docs/compare.md)."
     return f"{_table(headings, rows)}\n\n{note} The files are in `data/scenarios`."
 
 
 def _titled(title: str, text: str) -> list[str]:
     return [title, text] if text else []
-
-
-def _table(headings: Sequence[str], rows: Rows) -> str:
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from rl.baselines import HEURISTICS, LEAST_TOKENS
-from rl.evaluation_results import Results, ScenarioResults, metric_title, thresholds_text, value_text
+from rl.evaluation_results import Results, ScenarioResults, thresholds_text
 from rl.evaluation_targets import MET, targets
 from rl.report_page import Page, cards, paragraphs
+from vidur.compare.figures import metric_title, value_text
 from vidur.metrics.report import table
 from vidur.metrics.report_charts import COLORS, Chart, axis
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,33 +9,15 @@ from typing import Any
 import numpy as np
 
 from rl.baselines import HEURISTICS, LEAST_TOKENS
-from rl.evaluation_cells import HIGHER_IS_BETTER, LONG_PROMPT, METRICS
-from rl.evaluation_scenario import Scenario
-from rl.evaluation_statistics import PairedDifference, estimate, paired_difference
-from vidur.metrics.text import NOTHING, in_seconds, significant
+from vidur.compare.figures import HIGHER_IS_BETTER, METRICS
+from vidur.compare.scenario import Scenario
+from vidur.compare.statistics import PairedDifference, estimate, paired_difference
 from vidur.scheduler.observation import Floats
-
-_TIMES = ("ttft", "tpot", "e2e")
 
 
 def ppo_name(beta: float) -> str:
     """What the learned router is called at a beta."""
     return f"ppo beta {beta:g}"
-
-
-def metric_title(metric: str) -> str:
-    """`p99 TTFT` for p99_ttft."""
-    if metric == "long_p99_ttft":
-        return f"p99 TTFT over {LONG_PROMPT:,} tokens"
-    figure, _, time = metric.partition("_")
-    return f"{figure} {time.upper()}" if time in _TIMES else metric
-
-
-def value_text(metric: str, value: float) -> str:
-    """A metric's value, with its unit if it is a time."""
-    if math.isnan(value):
-        return NOTHING
-    return in_seconds(value) if metric.endswith(_TIMES) else significant(value)
 
 
 def thresholds_text(thresholds: Sequence[float]) -> str:

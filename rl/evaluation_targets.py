@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from rl.baselines import BLIND, LEAST_TOKENS, SIZE_SPLIT
-from rl.evaluation_cells import LONG_PROMPT
-from rl.evaluation_results import Results, ScenarioResults, metric_title, ppo_name
-from rl.evaluation_statistics import LOSS, TIE, WIN, PairedDifference
+from rl.evaluation_results import Results, ScenarioResults, ppo_name
+from vidur.compare.figures import LONG_PROMPT, metric_title
+from vidur.compare.statistics import LOSS, TIE, WIN, PairedDifference
 
 # Betas for the mean of E2E and for the tail of TTFT.
 MEAN_BETA, TAIL_BETA = 5.0, 40.0

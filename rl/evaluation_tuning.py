@@ -8,8 +8,9 @@ from itertools import pairwise
 import numpy as np
 
 from rl.baselines import SIZE_SPLIT
-from rl.evaluation_cells import Cell, CellStore
-from rl.evaluation_scenario import Scenario
+from vidur.compare.cell import Cell
+from vidur.compare.scenario import Scenario
+from vidur.compare.store import CellStore, figures_of_all
 from vidur.config import SizeSplitGlobalSchedulerConfig
 from vidur.request_generator import generate_requests
 
@@ -74,7 +75,7 @@ def _best(
         for thresholds in its
         for seed in TUNING_SEEDS
     ]
-    found = iter(store.run(cells, on_finished))
+    found = iter(figures_of_all(cells, store.run(cells, on_finished)))
     best = []
     for its in candidates:
         costs = [np.mean([next(found)["mean_e2e"] for _ in TUNING_SEEDS]) for _ in its]

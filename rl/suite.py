@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from rl.rollout import Plans
+from vidur.compare.capacity import middle_rate
 from vidur.config import SimulationConfig
 from vidur.data_files import data_path
 from vidur.engine import layout as at
@@ -189,9 +190,7 @@ def capacity(plans: Plans, prompts: Any, outputs: Any) -> float:
     options = EngineOptions(record_rows=False, observed=1, memory=np.array([-1.0, float(outputs.mean())]))
     engine = EngineState(table, plans.replicas, plans.hardware, np.zeros((0, 4)), options)
     Simulation(engine, plans.policy).run(choose_least_tokens)
-    ends = np.sort(engine.times[:, at.COMPLETED])
-    quarter = len(ends) // 4
-    return float((len(ends) - 2 * quarter - 1) / (ends[-1 - quarter] - ends[quarter]))
+    return middle_rate(engine.times[:, at.COMPLETED])
 
 
 def _cluster(item: Any, base: Mapping[str, Any], where: str) -> TrainingCluster:

@@ -18,8 +18,8 @@ from itertools import permutations
 
 import numpy as np
 
-from rl.evaluation_scenario import Scenario
 from vidur import Simulator
+from vidur.compare.scenario import Scenario
 from vidur.config import RoundRobinGlobalSchedulerConfig
 from vidur.engine.state import hardware_facts
 from vidur.request_generator.quantile_table import load_quantile_table

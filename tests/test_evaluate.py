@@ -1,4 +1,4 @@
-"""python -m rl.evaluate: scenarios, figures of a simulation, resuming, targets, and the command from end to end."""
+"""python -m rl.evaluate: heuristics, targets, and the command from end to end."""
 
 from __future__ import annotations
 
@@ -13,142 +13,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scenarios import EQUAL, MIXED, write_scenario
 
 from rl.baselines import HEURISTICS
 from rl.checkpoint import policy_path
 from rl.evaluate import main
-from rl.evaluation_cells import METRICS, Cell, CellStore, Objectives, figures_of
 from rl.evaluation_chart import chart_svg
 from rl.evaluation_markdown import markdown
 from rl.evaluation_results import Results, ScenarioResults, ppo_name
-from rl.evaluation_scenario import Scenario, scenario_names
 from rl.evaluation_targets import MET, MISSED, OPEN, targets
 from rl.evaluation_tuning import TUNING_SEEDS, tune_size_split
-from vidur.config import (
-    BaseGlobalSchedulerConfig,
-    LeastTokensGlobalSchedulerConfig,
-    LORGlobalSchedulerConfig,
-    PPOGlobalSchedulerConfig,
-    RoundRobinGlobalSchedulerConfig,
-    SizeSplitGlobalSchedulerConfig,
-)
-from vidur.errors import InputError
-from vidur.request_generator import generate_requests
+from vidur.compare.executor import ProcessExecutor
+from vidur.compare.figures import METRICS, figures_of
+from vidur.compare.scenario import Scenario
+from vidur.compare.store import CellStore
+from vidur.config import BaseGlobalSchedulerConfig, PPOGlobalSchedulerConfig, SizeSplitGlobalSchedulerConfig
 from vidur.scheduler.global_scheduler import KernelScheduler
 from vidur.simulator import Simulator, simulate
-
-SMALL = """
-scenario:
-  title: small
-  load: {load}
-{more}cluster_config:
-  replica_groups: {groups}
-  replica_config: {{model_name: meta-llama/Meta-Llama-3-8B, device: a100}}
-request_generator_config:
-  type: synthetic
-  length_generator_config: {{type: quantile, distribution: azure_conv_2023, max_tokens: 8192}}
-  interval_generator_config: {{type: poisson}}
-"""
-EQUAL, MIXED = "[{num_replicas: 2}]", "[{num_replicas: 1}, {num_replicas: 1, speed: 0.5}]"
-
-
-def write_scenario(path: Path, groups: str = EQUAL, load: float = 0.9, more: str = "") -> Path:
-    path.write_text(SMALL.format(groups=groups, load=load, more=more))
-    return path
-
-
-# Scenarios.
-
-
-@pytest.mark.parametrize("name", scenario_names())
-def test_shipped_scenarios_can_be_simulated(name: str) -> None:
-    scenario = Scenario.read(name)
-    assert scenario.config.cluster_config.gauge_refresh_interval == 1.0
-    recording = simulate(scenario.configure(4, 100, LeastTokensGlobalSchedulerConfig())).recording
-    assert (recording.requests["status"] == 1).all()
-    assert len(recording.requests["status"]) == 100 * max(1, scenario.num_replicas / 4)
-
-
-def test_capacity_is_what_the_cluster_completes() -> None:
-    # 4 replicas hold their load at 90 % of the capacity and fall behind at 115 %.
-    scenario = Scenario.read("a93")
-    assert scenario.capacity == pytest.approx(32.0, rel=0.03)
-
-    def growth(load: float) -> float:
-        loaded = dataclasses.replace(scenario, header=dataclasses.replace(scenario.header, load=load))
-        requests = simulate(loaded.configure(4, 6000, LeastTokensGlobalSchedulerConfig())).recording.requests
-        e2e = requests["completed_at"] - requests["arrived_at"]
-        return float(e2e[4000:].mean() / e2e[1000:3000].mean())
-
-    assert growth(0.9) < 1.15
-    assert growth(1.15) > 1.4
-
-
-@pytest.mark.parametrize("name", ["a93", "c72"])
-def test_requests_arrive_at_the_load(name: str) -> None:
-    scenario = Scenario.read(name)
-    arrived_at = generate_requests(scenario.configure(7, 100_000).request_generator_config).arrived_at
-    assert len(arrived_at) / arrived_at[-1] == pytest.approx(scenario.header.load * scenario.capacity, rel=0.02)
-
-
-def test_events_are_at_parts_of_the_arrivals() -> None:
-    config = Scenario.read("slow_third").configure(5, 300)
-    end = generate_requests(config.request_generator_config).arrived_at[-1]
-    events = config.cluster_config.replica_events
-    assert [(event.action, event.replica, event.factor) for event in events] == [("slow", 1, 3.0), ("slow", 1, 1.0)]
-    assert [event.time / end for event in events] == pytest.approx([1 / 3, 2 / 3], abs=1e-3)
-
-
-def test_tight_memory_preempts() -> None:
-    recording = simulate(Scenario.read("tight_kv").configure(4, 1500, LeastTokensGlobalSchedulerConfig())).recording
-    assert recording.replicas["num_preemptions"].sum() > 10
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("cluster_config: {num_replicas: 2}\n", "the key scenario is missing"),
-        ("scenario: {title: x}\n", "load is missing"),
-        ("scenario: {title: x, load: high}\n", "scenario.load: expected a number"),
-        ("scenario: {title: x, load: 0.9, laod: 1}\n", "'laod': did you mean load"),
-        (
-            "scenario: {title: x, load: 0.9}\ncluster_config: {num_replica: 2}\n",
-            "did you mean cluster_config.num_replicas",
-        ),
-        ("scenario: {title: x, load: 0.9}\nrequest_generator_config: trace_replay\n", "needs synthetic requests"),
-        ("scenario: {title: x, load: 0.9, events: [{at: 2, replica: 0, action: slow}]}\n", "at"),
-        ("- 1\n", "the key scenario is missing"),
-        ("a: [\n", "not YAML"),
-    ],
-)
-def test_bad_scenario_files(text: str, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "bad.yaml"
-    file.write_text(text)
-    with pytest.raises(InputError, match=message) as error:
-        Scenario.read(str(file))
-    assert "\n" not in str(error.value)
-
-
-# Figures of a simulation.
-
-
-def test_figures_are_those_of_the_requests() -> None:
-    config = Scenario.read("tight_kv").configure(11, 400, RoundRobinGlobalSchedulerConfig())
-    result = simulate(config)
-    figures = figures_of(result.recording, Objectives(ttft=0.2, tpot=0.02))
-    assert tuple(sorted(figures)) == tuple(sorted(METRICS))
-    frame = result.requests.iloc[20:380]
-    e2e = frame["completed_at"] - frame["arrived_at"]
-    assert figures["mean_e2e"] == pytest.approx(e2e.mean())
-    assert figures["p90_ttft"] == pytest.approx(frame["ttft"].quantile(0.9))
-    assert figures["p99_tpot"] == pytest.approx(frame["tpot"].quantile(0.99))
-    long = frame["ttft"][frame["request_num_prefill_tokens"] > 3000]
-    assert figures["long_p99_ttft"] == pytest.approx(long.quantile(0.99))
-    met = (frame["ttft"] <= 0.2) & ~(frame["tpot"] > 0.02)
-    span = frame["arrived_at"].iloc[-1] - frame["arrived_at"].iloc[0]
-    assert figures["goodput"] == pytest.approx(met.sum() / span)
-    assert figures["preemptions"] == result.recording.replicas["num_preemptions"].sum()
-
 
 # The heuristics.
 
@@ -168,72 +49,10 @@ def test_heuristics_run_in_the_loop(name: str) -> None:
         assert (stepped.result().recording.requests["replica"] == placed).all()
 
 
-# Cells, and going on with them.
-
-
-def cells(scenario: Scenario, count: int = 6) -> list[Cell]:
-    return [
-        Cell(scenario.name, "lor", seed, scenario.configure(seed, 60, LORGlobalSchedulerConfig()), scenario.objectives)
-        for seed in range(4, 4 + count)
-    ]
-
-
-def test_finished_cells_are_kept(tmp_path: Path) -> None:
-    scenario = Scenario.read(str(write_scenario(tmp_path / "small.yaml")))
-    store, its = CellStore(tmp_path / "cells", 1), cells(scenario)
-    counts: list[int] = []
-
-    def stop(count: int) -> None:
-        counts.append(count)
-        if sum(counts) == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        store.run(its, stop)
-    kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cells").iterdir()}
-    assert len(kept) == 3
-    counts.clear()
-    found = store.run(its, counts.append)
-    # Three at once from disk, the others one by one.
-    assert counts == [3, 1, 1, 1]
-    assert all(file.stat().st_mtime_ns == kept[file] for file in kept)
-    # As text: there may be a nan, of long prompts.
-    assert str(found) == str([cell.simulate() for cell in its])
-    assert str(found) == str(CellStore(tmp_path / "cells", 2).run(its, counts.append))
-    # Two processes find the same.
-    assert str(found) == str(CellStore(tmp_path / "others", 2).run(its, counts.append))
-
-
-def test_a_torn_file_is_simulated_again(tmp_path: Path) -> None:
-    scenario = Scenario.read(str(write_scenario(tmp_path / "small.yaml")))
-    store, its = CellStore(tmp_path, 1), cells(scenario, 1)
-    (found,) = store.run(its, lambda count: None)
-    for text in ("", "{}", "[1]", '{"figures": {}}'):
-        store.path(its[0]).write_text(text)
-        assert str(store.run(its, lambda count: None)) == str([found])
-
-
-def test_a_cell_is_known_by_its_content(tmp_path: Path) -> None:
-    scenario = Scenario.read(str(write_scenario(tmp_path / "small.yaml")))
-    cell = cells(scenario)[0]
-    ppo = PPOGlobalSchedulerConfig(checkpoint="a.safetensors")
-    learned = dataclasses.replace(cell, config=scenario.configure(4, 60, ppo), policy="1")
-    moved = PPOGlobalSchedulerConfig(checkpoint="elsewhere/b.safetensors")
-    assert dataclasses.replace(learned, config=scenario.configure(4, 60, moved)).key == learned.key
-    assert dataclasses.replace(cell, scenario="renamed").key == cell.key
-    others = [
-        cells(scenario)[1],
-        dataclasses.replace(cell, objectives=Objectives(2.0, 0.05)),
-        dataclasses.replace(cell, config=scenario.configure(4, 61, LORGlobalSchedulerConfig())),
-        learned,
-        dataclasses.replace(learned, policy="2"),
-    ]
-    assert len({cell.key, *(other.key for other in others)}) == 6
-
-
 def test_tuned_thresholds_are_no_worse_than_the_routers_own(tmp_path: Path) -> None:
     scenario = Scenario.read(str(write_scenario(tmp_path / "small.yaml", EQUAL, 0.95)))
-    (tuned,) = tune_size_split([scenario], 200, CellStore(tmp_path / "cells", 1), lambda count: None)
+    with ProcessExecutor(1) as executor:
+        (tuned,) = tune_size_split([scenario], 200, CellStore(tmp_path / "cells", executor), lambda count: None)
 
     def cost(thresholds: tuple[float, ...]) -> float:
         router = SizeSplitGlobalSchedulerConfig(thresholds=thresholds)

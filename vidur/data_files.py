@@ -1,7 +1,8 @@
-"""Where the shipped data files lie."""
+"""Where the shipped data files lie, and where what is made once is kept."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import vidur
@@ -14,3 +15,9 @@ def data_path(name: str) -> Path:
         if base.is_dir():
             return base / name
     raise FileNotFoundError(f"the data folder of vidur is missing beside {root}")
+
+
+def cache_root() -> Path:
+    """What is kept between runs lies below $VIDUR_CACHE_DIR, $XDG_CACHE_HOME/vidur or ~/.cache/vidur."""
+    base = os.environ.get("VIDUR_CACHE_DIR")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vidur"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,6 +38,43 @@ def parse_command_line(argv: Sequence[str] | None = None) -> SimulationConfig:
     }
     file = getattr(values, "config", None)
     return build({**(read_document(Path(file), given) if file is not None else {}), **given})
+
+
+def flags_of(config: Config) -> list[str]:
+    """The words of a command line that gives `config`: its settings that differ from their defaults.
+
+    None is left out, for no flag says it: it is only the default's, or without effect beside another setting.
+    """
+    return [word for words in _flags_of(config) for word in words]
+
+
+def _flags_of(config: Config) -> Iterator[list[str]]:
+    for item in settings_of(type(config)):
+        value = getattr(config, item.name)
+        if item.is_part:
+            if issubclass(item.type, PolyConfig) and type(value) is not item.default:
+                yield [f"--{item.type.type_flag}", value.get_type()]
+            yield from _flags_of(value)
+        elif value is not None and value != item.default:
+            flag = config.flag(item.name)
+            if item.is_records:
+                yield [flag, *map(_record_text, value)]
+            elif item.type is bool and not item.many:
+                yield [flag if value else f"--no-{flag.removeprefix('--')}"]
+            else:
+                yield [flag, *map(_word, value if item.many else (value,))]
+
+
+def _record_text(record: Config) -> str:
+    """`name=fast,num_replicas=2`, the inverse of `_read_record`."""
+    values = {item.name: getattr(record, item.name) for item in settings_of(type(record))}
+    defaults = {item.name: item.default for item in settings_of(type(record))}
+    given = {name: value for name, value in values.items() if value is not None and value != defaults[name]}
+    return ",".join(f"{name}={_word(value)}" for name, value in (given or values).items() if value is not None)
+
+
+def _word(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _unexpected(extras: list[str]) -> InputError:

@@ -8,7 +8,6 @@ starts a new folder. With NUMBA_DISABLE_JIT=1 every kernel is plain Python.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +16,8 @@ import numba
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from vidur.data_files import cache_root
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,10 +29,7 @@ ENTRY_POINTS = ("run", "place")
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels lie: below $VIDUR_CACHE_DIR, $XDG_CACHE_HOME or ~/.cache, by the kernels' sources
-    and where they lie."""
-    base = os.environ.get("VIDUR_CACHE_DIR")
-    root = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vidur"
+    """Where compiled kernels lie: by the kernels' sources and where they lie."""
     packages = Path(__file__).resolve().parent.parent.parent
     digest = hashlib.sha256(f"{numba.__version__} {packages}".encode())
     for folder in ("vidur/engine", "vidur/scheduler", "rl/kernels"):
@@ -39,7 +37,7 @@ def cache_folder() -> Path:
             # Numba asks for the time of a file too, and compiles anew where it has changed.
             digest.update(f"{file.relative_to(packages)} {file.stat().st_mtime_ns}".encode())
             digest.update(file.read_bytes())
-    return root / "kernels" / digest.hexdigest()[:16]
+    return cache_root() / "kernels" / digest.hexdigest()[:16]
 
 
 _FOLDER = cache_folder()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.evaluation_statistics import LOSS, TIE, WIN, estimate, paired_difference, t_quantile
+from vidur.compare.statistics import LOSS, TIE, WIN, estimate, paired_difference, t_quantile
 
 # Of printed tables.
 TABLE = {(0.975, 1): 12.706, (0.975, 2): 4.303, (0.975, 3): 3.182, (0.975, 4): 2.776, (0.975, 9): 2.262,

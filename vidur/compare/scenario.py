@@ -4,7 +4,6 @@ keys one more, `scenario`."""
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,31 +11,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rl.evaluation_cells import Objectives
-from rl.rollout import Plans
-from rl.suite import capacity
-from vidur.config import (
-    GammaRequestIntervalGeneratorConfig,
-    PoissonRequestIntervalGeneratorConfig,
-    ReplicaEventConfig,
-    SimulationConfig,
-    StaticRequestIntervalGeneratorConfig,
-    SyntheticRequestGeneratorConfig,
-)
+from vidur.compare.capacity import Capacities
+from vidur.compare.figures import Objectives
+from vidur.compare.workload import has_rate, reseeded, with_rate
+from vidur.config import ReplicaEventConfig, SimulationConfig, SyntheticRequestGeneratorConfig
 from vidur.config.base import Config, setting, settings_of
 from vidur.config.document import flatten, make_record, parse_yaml, read_value
 from vidur.config.given import build
 from vidur.config.global_scheduler import BaseGlobalSchedulerConfig
+from vidur.config.replica_event import ACTIONS
 from vidur.data_files import data_path
 from vidur.errors import InputError, unknown_name
-from vidur.request_generator import generate_requests
+from vidur.request_generator import RequestTable, generate_requests
 
-# Requests of the measurement of capacity, for each replica, and their seed.
-_CAPACITY_REQUESTS, _CAPACITY_SEED = 1000, 0
 # --requests is of clusters up to this size; larger ones get more in proportion, for the same time.
 REPLICAS_OF_REQUESTS = 4
-# Poisson gaps are cut at three times the mean of exponential ones, which shortens them to this.
-_POISSON_MEAN_GAP = 1.0 - math.exp(-3.0)
+# Far above its capacity, a cluster has nothing but queues.
+GREATEST_LOAD = 2.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class ScenarioEvent(Config):
 
     at: float = setting(dataclasses.MISSING, help="part of the time over which requests arrive", minimum=0, maximum=1)
     replica: int = setting(dataclasses.MISSING, help="the replica's number, from 0", minimum=0)
-    action: str = setting(dataclasses.MISSING, help="slow, fail, return, join or drain")
+    action: str = setting(dataclasses.MISSING, help="slow, fail, return, join or drain", choices=ACTIONS)
     factor: float = setting(1.0, help="of slow: multiplies the iteration times", above=0)
 
 
@@ -54,7 +45,7 @@ class ScenarioHeader(Config):
     """What `scenario` holds."""
 
     title: str = setting(dataclasses.MISSING, help="in a few words")
-    load: float = setting(dataclasses.MISSING, help="arrival rate over capacity", above=0, maximum=2)
+    load: float = setting(dataclasses.MISSING, help="arrival rate over capacity", above=0, maximum=GREATEST_LOAD)
     ttft: float = setting(1.0, help="seconds that TTFT should meet, for goodput", above=0)
     tpot: float = setting(0.05, help="seconds that TPOT should meet, for goodput", above=0)
     gain: float = setting(0.0, help="percent that mean E2E should be below the best heuristic's", minimum=0)
@@ -65,32 +56,29 @@ class ScenarioHeader(Config):
 @dataclass(frozen=True)
 class Scenario:
     """One scenario. `config`: its cluster and workload; the rate, the seeds and the number of requests are filled in by
-    `configure`."""
+    `configure`. qps: requests per second, in place of the header's load."""
 
     name: str
     header: ScenarioHeader
     config: SimulationConfig
+    qps: float | None = None
 
     @classmethod
     def read(cls, name: str) -> Scenario:
         """The scenario of a name in data/scenarios, or of a YAML file. Raises InputError."""
-        path = (
-            Path(name) if "/" in name or name.endswith((".yaml", ".yml")) else data_path("scenarios") / f"{name}.yaml"
-        )
-        if not path.is_file():
-            raise unknown_name("scenario (a name in data/scenarios, or a YAML file)", name, scenario_names())
-        document = parse_yaml(path.read_text(encoding="utf-8"), path)
+        path, document = read_scenario_document(name)
+        return cls.of(document, path.stem, str(path))
+
+    @classmethod
+    def of(cls, document: Any, name: str, where: str) -> Scenario:
+        """Of the contents of a file. Raises InputError naming `where`."""
         if not isinstance(document, Mapping) or not isinstance(document.get("scenario"), Mapping):
-            raise InputError(f"{path}: the key scenario is missing: give title and load below it")
-        header = _header(document["scenario"], f"{path}: scenario")
-        config = build(flatten({key: value for key, value in document.items() if key != "scenario"}, str(path)))
-        workload = config.request_generator_config
-        if not isinstance(workload, SyntheticRequestGeneratorConfig) or not isinstance(
-            workload.interval_generator_config,
-            (PoissonRequestIntervalGeneratorConfig, GammaRequestIntervalGeneratorConfig),
-        ):
-            raise InputError(f"{path}: a scenario needs synthetic requests with poisson or gamma intervals")
-        return cls(path.stem, header, config)
+            raise InputError(f"{where}: the key scenario is missing: give title and load below it")
+        header = _header(document["scenario"], f"{where}: scenario")
+        config = build(flatten({key: value for key, value in document.items() if key != "scenario"}, where))
+        if not has_rate(config.request_generator_config):
+            raise InputError(f"{where}: a scenario needs synthetic requests whose intervals have a rate, as poisson")
+        return cls(name, header, config)._checked(where)
 
     @property
     def objectives(self) -> Objectives:
@@ -100,34 +88,53 @@ class Scenario:
     def num_replicas(self) -> int:
         return self.config.cluster_config.num_replicas
 
+    def at(self, load: float) -> Scenario:
+        """The same at another load."""
+        return dataclasses.replace(self, header=dataclasses.replace(self.header, load=load), qps=None)
+
+    def scaled(self, num_replicas: int) -> Scenario:
+        """The same on so many replicas; groups grow in proportion. Raises InputError where they cannot."""
+        cluster = self.config.cluster_config
+        groups = []
+        for group in cluster.replica_groups:
+            count, rest = divmod(group.num_replicas * num_replicas, cluster.num_replicas)
+            if rest or not count:
+                sizes = " and ".join(str(one.num_replicas) for one in cluster.replica_groups)
+                raise InputError(
+                    f"--replicas {num_replicas}: scenario {self.name} has groups of {sizes} replicas, "
+                    "which do not grow to that number in proportion"
+                )
+            groups.append(dataclasses.replace(group, num_replicas=count))
+        scaled = dataclasses.replace(cluster, num_replicas=num_replicas, replica_groups=tuple(groups))
+        config = dataclasses.replace(self.config, cluster_config=scaled)
+        return dataclasses.replace(self, config=config)._checked(f"--replicas {num_replicas}: scenario {self.name}")
+
     def num_requests(self, requests: int) -> int:
         """Of a simulation, where `requests` are those of a cluster of up to four replicas."""
         return max(requests, round(requests * self.num_replicas / REPLICAS_OF_REQUESTS))
 
     @cached_property
     def capacity(self) -> float:
-        """Requests per second that the cluster completes under least_tokens when all are there from the start."""
-        workload = dataclasses.replace(
-            self._workload(_CAPACITY_SEED, _CAPACITY_REQUESTS * self.num_replicas),
-            interval_generator_config=StaticRequestIntervalGeneratorConfig(),
-        )
-        requests = generate_requests(workload)
-        plans = Plans.of(self.config, requests)
-        return capacity(plans, requests.num_prefill_tokens, requests.num_decode_tokens)
+        """Requests per second that the cluster keeps up with: see vidur.compare.capacity."""
+        return Capacities().of(self.config)
 
     @property
     def rate(self) -> float:
         """Requests per second."""
-        return self.header.load * self.capacity
+        return self.header.load * self.capacity if self.qps is None else self.qps
+
+    @property
+    def load(self) -> float:
+        """The rate over the capacity."""
+        return self.header.load if self.qps is None else self.qps / self.capacity
+
+    def requests(self, seed: int, requests: int) -> RequestTable:
+        """The arrivals and lengths of a seed: every router gets these."""
+        return generate_requests(self._workload(seed, requests))
 
     def configure(self, seed: int, requests: int, router: BaseGlobalSchedulerConfig | None = None) -> SimulationConfig:
         """The simulation of a seed under a router; requests: as of `num_requests`."""
-        workload = self._workload(seed, self.num_requests(requests))
-        intervals: Any = workload.interval_generator_config
-        shortened = _POISSON_MEAN_GAP if isinstance(intervals, PoissonRequestIntervalGeneratorConfig) else 1.0
-        workload = dataclasses.replace(
-            workload, interval_generator_config=dataclasses.replace(intervals, qps=self.rate * shortened)
-        )
+        workload = self._workload(seed, requests)
         cluster = self.config.cluster_config
         if router is not None:
             cluster = dataclasses.replace(cluster, global_scheduler_config=router)
@@ -146,21 +153,36 @@ class Scenario:
             metrics_config=dataclasses.replace(self.config.metrics_config, write_metrics=False),
         )
 
-    def _workload(self, seed: int, count: int) -> SyntheticRequestGeneratorConfig:
+    def _workload(self, seed: int, requests: int) -> SyntheticRequestGeneratorConfig:
         workload = self.config.request_generator_config
         assert isinstance(workload, SyntheticRequestGeneratorConfig)
-        return dataclasses.replace(
-            workload,
-            seed=seed,
-            num_requests=count,
-            length_generator_config=dataclasses.replace(workload.length_generator_config, seed=seed),
-        )
+        return with_rate(reseeded(workload, seed, self.num_requests(requests)), self.rate)
+
+    def _checked(self, where: str) -> Scenario:
+        for event in self.header.events:
+            if event.replica >= self.num_replicas:
+                raise InputError(
+                    f"{where}: an event is on replica {event.replica}; the {self.num_replicas} are numbered from 0"
+                )
+        return self
+
+
+def read_scenario_document(name: str) -> tuple[Path, Any]:
+    """The file, and what is in it, of a name in data/scenarios or of a YAML file. Raises InputError."""
+    path = Path(name) if "/" in name or name.endswith((".yaml", ".yml")) else data_path("scenarios") / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown_name("scenario (a name in data/scenarios, or a YAML file)", name, scenario_names())
+    return path, parse_yaml(path.read_text(encoding="utf-8"), path)
 
 
 def scenario_names() -> list[str]:
     """Of the shipped scenarios: by the length of what is before the first number, then as in a dictionary."""
-    names = [file.stem for file in data_path("scenarios").glob("*.yaml")]
+    names = [file.stem for file in data_path("scenarios").glob("*.yaml") if _is_scenario(file)]
     return sorted(names, key=lambda name: [part.zfill(4) for part in re.split(r"(\d+)", name)])
+
+
+def _is_scenario(file: Path) -> bool:
+    return re.search(r"^scenario:", file.read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 def _header(given: Mapping[str, Any], where: str) -> ScenarioHeader:

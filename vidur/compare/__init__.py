@@ -1,0 +1,1 @@
+"""Comparison sweeps: which router, on which cluster, at which load, and how sure is it (docs/compare.md)."""

@@ -1,0 +1,182 @@
+"""The capacity of a cluster: the greatest arrival rate that it keeps up with."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from vidur.atomic import write_text
+from vidur.compare.executor import Executor, Failure
+from vidur.compare.version import code_version
+from vidur.compare.workload import reseeded, with_rate
+from vidur.config import (
+    ClusterConfig,
+    LeastTokensGlobalSchedulerConfig,
+    PoissonRequestIntervalGeneratorConfig,
+    SimulationConfig,
+    SyntheticRequestGeneratorConfig,
+)
+from vidur.data_files import cache_root
+from vidur.engine.recording import FINISHED
+from vidur.errors import InputError
+from vidur.request_generator import RequestTable, generate_requests
+from vidur.scheduler.observation import Floats
+from vidur.simulator import Simulator
+
+# Requests of a measurement: at least so many, so that their mean length is that of the workload, and so many for each
+# replica. They come several times over, each round like the one before, so that outstanding requests grow from round to
+# round only where the cluster falls behind.
+_REQUESTS, _REQUESTS_EACH, _ROUNDS = 8000, 500, 4
+_SEED = 0
+# A cluster keeps up where, over the second half of the rounds, its outstanding requests grow by at most so much of the
+# arrivals.
+_GROWTH = 0.01
+# The interval that is halved ends at this width, relative.
+_PRECISION = 0.005
+_WIDEN = 1.15
+
+
+def measure_capacity(config: SimulationConfig) -> float:
+    """The greatest rate, requests/s, of Poisson arrivals that the cluster keeps up with under least_tokens.
+
+    Bisection, from the rate at which it completes requests when all are there from the start. Raises InputError where
+    the cluster can serve none of the requests.
+    """
+    config = _essential(config)
+    workload = config.request_generator_config
+    assert isinstance(workload, SyntheticRequestGeneratorConfig)
+    requests = generate_requests(with_rate(workload, 1.0))
+    low = high = saturated_throughput(config, requests)
+    if _keeps_up(config, requests, low):
+        while _keeps_up(config, requests, high):
+            low, high = high, _WIDEN * high
+    else:
+        while not _keeps_up(config, requests, low):
+            low, high = low / _WIDEN, low
+    while high / low > 1.0 + _PRECISION:
+        middle = math.sqrt(low * high)
+        if _keeps_up(config, requests, middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def saturated_throughput(config: SimulationConfig, requests: RequestTable) -> float:
+    """Requests per second that the cluster completes when all are there from the start, over the middle half of the
+    completions. Raises InputError where it can serve none of them."""
+    ends = _completions(config, requests, np.zeros(len(requests)))
+    ends = ends[np.isfinite(ends)]
+    if len(ends) < 8 or np.ptp(ends) == 0.0:
+        raise InputError("the capacity cannot be measured: no replica of the cluster holds requests of these lengths")
+    return middle_rate(ends)
+
+
+def middle_rate(ends: Floats) -> float:
+    """Completions per second over the middle half of the times at which requests are completed."""
+    ends = np.sort(ends)
+    quarter = len(ends) // 4
+    return float((len(ends) - 2 * quarter - 1) / (ends[-1 - quarter] - ends[quarter]))
+
+
+def _keeps_up(config: SimulationConfig, requests: RequestTable, rate: float) -> bool:
+    """requests: one round of them; the gaps are scaled to the rate."""
+    gaps = np.diff(requests.arrived_at, prepend=0.0)
+    arrived_at = np.cumsum(np.tile(gaps / (gaps.mean() * rate), _ROUNDS))
+    ends = _completions(config, requests, arrived_at)
+    begin, end = arrived_at[len(arrived_at) // 2 - 1], arrived_at[-1]
+    completions = np.count_nonzero((ends > begin) & (ends <= end))
+    return bool(completions >= (1.0 - _GROWTH) * (len(arrived_at) // 2))
+
+
+def _completions(config: SimulationConfig, requests: RequestTable, arrived_at: Floats) -> Floats:
+    """When the requests, over and over, are completed; inf for those that never are."""
+    rounds = len(arrived_at) // len(requests)
+    prompts, outputs = np.tile(requests.num_prefill_tokens, rounds), np.tile(requests.num_decode_tokens, rounds)
+    table = RequestTable.of(arrived_at, prompts, outputs, "capacity")
+    recorded = Simulator(config, table).run().recording
+    if recorded.partial:
+        raise KeyboardInterrupt
+    return np.where(recorded.requests["status"] == FINISHED, recorded.requests["completed_at"], np.inf)
+
+
+def _essential(config: SimulationConfig) -> SimulationConfig:
+    """What the capacity depends on: the replicas and the lengths of the requests. No router but least_tokens, no event
+    that befalls replicas, no arrivals but Poisson's."""
+    given, workload = config.cluster_config, config.request_generator_config
+    assert isinstance(workload, SyntheticRequestGeneratorConfig)
+    cluster = ClusterConfig(
+        num_replicas=given.num_replicas,
+        replica_config=given.replica_config,
+        global_scheduler_config=LeastTokensGlobalSchedulerConfig(),
+        replica_scheduler_config=given.replica_scheduler_config,
+        replica_groups=given.replica_groups,
+    )
+    return SimulationConfig(
+        seed=_SEED,
+        cluster_config=cluster,
+        request_generator_config=reseeded(
+            dataclasses.replace(workload, interval_generator_config=PoissonRequestIntervalGeneratorConfig()),
+            _SEED,
+            max(_REQUESTS, _REQUESTS_EACH * given.num_replicas),
+        ),
+        execution_time_predictor_config=config.execution_time_predictor_config,
+        metrics_config=dataclasses.replace(config.metrics_config, write_metrics=False),
+    )
+
+
+class Capacities:
+    """Measured capacities, kept on disk by configuration and version of the code."""
+
+    def __init__(self) -> None:
+        self._folder = cache_root() / "capacity"
+        self._known: dict[str, float] = {}
+
+    def of(self, config: SimulationConfig) -> float:
+        """Requests per second; measured here if it is not known. Raises InputError, of `measure_capacity`."""
+        key = _key(config)
+        found = self._load(key)
+        return self._keep(key, measure_capacity(config)) if found is None else found
+
+    def measure(
+        self, configs: Sequence[SimulationConfig], executor: Executor, on_finished: Callable[[int], None]
+    ) -> None:
+        """Measure those that are not known. `on_finished(count)` counts all the different ones up.
+
+        Raises InputError for a cluster that can serve none of its requests.
+        """
+        unique = {_key(config): config for config in configs}
+        missing = {key: config for key, config in unique.items() if self._load(key) is None}
+        on_finished(len(unique) - len(missing))
+        keys = list(missing)
+        for place, found in executor.run(measure_capacity, list(missing.values())):
+            if isinstance(found, Failure):
+                raise InputError(found.error)
+            self._keep(keys[place], found)
+            on_finished(1)
+
+    def _load(self, key: str) -> float | None:
+        if key not in self._known:
+            try:
+                found = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
+                self._known[key] = float(found["requests_per_second"])
+            except (FileNotFoundError, ValueError, KeyError, TypeError):
+                return None
+        return self._known[key]
+
+    def _keep(self, key: str, value: float) -> float:
+        write_text(self._folder / f"{key}.json", json.dumps({"requests_per_second": value}) + "\n")
+        self._known[key] = value
+        return value
+
+
+def _key(config: SimulationConfig) -> str:
+    essential = _essential(config)
+    version = code_version(essential.cluster_config.global_scheduler_config)
+    parts: list[object] = [essential.to_dict(), _ROUNDS, _GROWTH, _PRECISION, version]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,81 @@
+"""Cells: one simulation each."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shlex
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+from vidur.compare.figures import LONG_PROMPT, WARM_UP, Objectives
+from vidur.compare.policy import Policy
+from vidur.compare.record import CellRecord
+from vidur.compare.version import code_version
+from vidur.config import MetricsConfig, PPOGlobalSchedulerConfig, SimulationConfig
+from vidur.config.command_line import flags_of
+from vidur.engine.state import hardware_facts
+from vidur.request_generator import RequestTable
+from vidur.scheduler.observation import SPEED
+from vidur.simulator import Simulator
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One simulation: what is simulated, and the names under which it is looked up.
+
+    point: the scenario at its load and number of replicas. workload: a hash of the requests. policy: of the router, if
+    it is the learned one; the file that `config` names may change, and its path does not count.
+    """
+
+    point: str
+    router: str
+    seed: int
+    config: SimulationConfig
+    objectives: Objectives
+    workload: str = ""
+    policy: Policy | None = None
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that the record depends on: configuration, requests, checkpoint, objectives and code."""
+        document = self.config.to_dict()
+        if self.policy is not None:
+            document["cluster_config"]["global_scheduler_config"]["checkpoint"] = self.policy.digest
+        version = code_version(self.config.cluster_config.global_scheduler_config)
+        parts = [document, vars(self.objectives), WARM_UP, LONG_PROMPT, self.workload, version]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    @property
+    def command(self) -> str:
+        """What simulates it by itself, with all the files that a simulation writes."""
+        config = dataclasses.replace(self.config, metrics_config=MetricsConfig())
+        return shlex.join(["python", "-m", "vidur.main", *flags_of(config)])
+
+
+def simulate_cell(cell: Cell) -> CellRecord:
+    """The record of a cell. Raises InputError for what cannot be simulated, KeyboardInterrupt if it was cut short."""
+    config, router = cell.config, cell.config.cluster_config.global_scheduler_config
+    if cell.policy is not None:
+        assert isinstance(router, PPOGlobalSchedulerConfig)
+        router = dataclasses.replace(router, checkpoint=cell.policy.path)
+        cluster = dataclasses.replace(config.cluster_config, global_scheduler_config=router)
+        config = dataclasses.replace(config, cluster_config=cluster)
+    started = time.perf_counter()
+    simulator = Simulator(config)
+    recording = simulator.run().recording
+    if recording.partial:
+        # A signal: half a simulation must not be taken for a whole one.
+        raise KeyboardInterrupt
+    speeds = hardware_facts(simulator.replica_plans)[:, SPEED]
+    return CellRecord.of(recording, cell.objectives, speeds, time.perf_counter() - started)
+
+
+def workload_digest(requests: RequestTable) -> str:
+    """A hash of arrivals and lengths."""
+    digest = hashlib.sha256()
+    for column in (requests.arrived_at, requests.num_prefill_tokens, requests.num_decode_tokens):
+        digest.update(column.tobytes())
+    return digest.hexdigest()[:32]

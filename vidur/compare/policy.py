@@ -1,0 +1,34 @@
+"""Checkpoints of the learned router, kept as they were when a sweep began."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from vidur.atomic import write_bytes
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A checkpoint. path: of the copy to read, which nothing changes; digest: of its bytes."""
+
+    path: str
+    digest: str
+
+
+def keep_policy(checkpoint: str | None, folder: Path) -> Policy:
+    """A copy, below `folder`, of what --ppo_global_scheduler_config_checkpoint names: training leaves it alone.
+
+    Raises InputError where there is none that can be used."""
+    # The learned router is a package on top of this one.
+    from rl.checkpoint import Checkpoint, policy_path
+
+    path = policy_path(checkpoint)
+    Checkpoint.load(path)
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    copy = folder / "policies" / f"{digest[:16]}.safetensors"
+    if not copy.is_file():
+        write_bytes(copy, data)
+    return Policy(str(copy), digest)

@@ -1,0 +1,103 @@
+"""What is kept of a simulation: its figures, and what a report draws of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidur.compare.figures import TIMES, Figures, Objectives, counted_requests, figures_of, outstanding
+from vidur.engine.recording import FINISHED, Recording
+from vidur.metrics.latency import latencies
+from vidur.metrics.timeline import binned_mean, time_edges
+from vidur.scheduler.observation import Floats
+
+# Where the distributions of TTFT, TPOT and E2E are kept: dense in the tail.
+PROBABILITIES = np.array([*np.linspace(0.0, 0.9, 37), *np.linspace(0.91, 0.99, 9), 0.995, 0.999, 1.0])
+# Prompts by size, in tokens: up to the first, up to the second, ..., above the last.
+PROMPT_CLASSES = (128, 512, 2048, 8192)
+# Of the picture of each replica's load.
+_BINS = 60
+_DIGITS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class CellRecord:
+    """Of one simulation.
+
+    figures: vidur.compare.figures.METRICS, seconds and so on; nan where there is nothing to measure.
+    quantiles: by `ttft`, `tpot` and `e2e`, float64[len(PROBABILITIES)], seconds, of the counted requests that finished;
+    empty where there is none.
+    load_edges: float64[B + 1], seconds; load: float64[R, B], the mean outstanding requests of each replica in each bin.
+    placements: int64[R, len(PROMPT_CLASSES) + 1], the requests of each replica by the size of their prompts; a
+    request counts for its last replica.
+    seconds: of wall clock, what the simulation took.
+    """
+
+    figures: Figures
+    quantiles: Mapping[str, Floats]
+    load_edges: Floats
+    load: Floats
+    placements: NDArray[np.int64]
+    seconds: float
+
+    @classmethod
+    def of(cls, recording: Recording, objectives: Objectives, speeds: Floats, seconds: float) -> CellRecord:
+        """speeds: float64[R], of the replicas."""
+        requests, num_replicas = recording.requests, len(recording.replicas["num_blocks"])
+        times = latencies(recording, counted_requests(recording) & (requests["status"] == FINISHED))
+        edges = time_edges(recording, _BINS)
+        load = np.zeros((num_replicas, len(edges) - 1))
+        for replica in range(num_replicas):
+            at, level = outstanding(recording, replica)
+            load[replica] = binned_mean(at[:-1], at[1:], level[:-1], edges)
+        classes = len(PROMPT_CLASSES) + 1
+        size = np.searchsorted(PROMPT_CLASSES, requests["num_prefill_tokens"], side="left")
+        placed = requests["replica"] >= 0
+        cells = requests["replica"][placed] * classes + size[placed]
+        return cls(
+            figures=figures_of(recording, objectives, speeds),
+            quantiles={name: _quantiles(times[name]) for name in TIMES},
+            load_edges=edges,
+            load=load,
+            placements=np.bincount(cells, minlength=num_replicas * classes).reshape(num_replicas, classes),
+            seconds=seconds,
+        )
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain JSON values. Figures are exact, what is drawn has five digits."""
+        return {
+            "figures": {name: None if math.isnan(value) else value for name, value in self.figures.items()},
+            "quantiles": {name: _rounded(values) for name, values in self.quantiles.items()},
+            "load_edges": _rounded(self.load_edges),
+            "load": [_rounded(row) for row in self.load],
+            "placements": self.placements.tolist(),
+            "seconds": round(self.seconds, 4),
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> CellRecord:
+        """The inverse. Raises KeyError, TypeError or ValueError for what is no such document."""
+        return cls(
+            figures={
+                str(name): math.nan if value is None else float(value) for name, value in document["figures"].items()
+            },
+            quantiles={name: np.array(document["quantiles"][name], np.float64) for name in TIMES},
+            load_edges=np.array(document["load_edges"], np.float64),
+            load=np.array(document["load"], np.float64),
+            placements=np.array(document["placements"], np.int64),
+            seconds=float(document["seconds"]),
+        )
+
+
+def _quantiles(values: Floats) -> Floats:
+    present = values[~np.isnan(values)]
+    return np.quantile(present, PROBABILITIES) if len(present) else np.zeros(0)
+
+
+def _rounded(values: Floats) -> list[float]:
+    return [float(f"{value:.{_DIGITS}g}") for value in values.tolist()]

@@ -1,0 +1,65 @@
+"""The version of the code: a hash of the sources that a simulation's figures depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import vidur
+from vidur.config import BaseGlobalSchedulerConfig, CustomGlobalSchedulerConfig, PPOGlobalSchedulerConfig
+from vidur.errors import InputError
+
+_SIMULATOR = ("engine", "scheduler", "execution_time_predictor", "request_generator", "config", "metrics",
+              "memory_planner.py", "simulator.py", "compare/figures.py", "compare/record.py")  # fmt: skip
+# Of the learned router, in the package rl.
+_LEARNED = ("kernels", "encoder.py", "policy.py", "scheduler.py", "checkpoint.py")
+
+
+def code_version(router: BaseGlobalSchedulerConfig) -> str:
+    """Of the simulator with a router: of the learned one the code on top, of a user's own its file.
+
+    Raises InputError where the file is not there.
+    """
+    version = _version(isinstance(router, PPOGlobalSchedulerConfig))
+    if isinstance(router, CustomGlobalSchedulerConfig):
+        version += hashlib.sha256(_custom_source(router).read_bytes()).hexdigest()[:16]
+    return version
+
+
+@cache
+def _version(learned: bool) -> str:
+    simulator = Path(vidur.__file__).parent
+    parts = [(simulator, simulator / name) for name in _SIMULATOR]
+    if learned:
+        folder = _folder("rl")
+        parts += [(folder, folder / name) for name in _LEARNED]
+    digest = hashlib.sha256()
+    for folder, path in parts:
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(str(file.relative_to(folder)).encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _folder(package: str) -> Path:
+    """Where a package lies, without importing it."""
+    found = importlib.util.find_spec(package)
+    assert found is not None and found.origin is not None
+    return Path(found.origin).parent
+
+
+def _custom_source(router: CustomGlobalSchedulerConfig) -> Path:
+    where = router.scheduler.rpartition(":")[0]
+    if where.endswith(".py"):
+        path = Path(where)
+    else:
+        try:
+            found = importlib.util.find_spec(where)
+        except ModuleNotFoundError:
+            found = None
+        path = Path(found.origin if found is not None and found.origin is not None else where)
+    if not path.is_file():
+        raise InputError(f"scheduler {router.scheduler}: there is no {where}")
+    return path
