@@ -204,7 +204,7 @@ def _parser(prog: str, description: str, flags: Mapping[str, Flag], options: Map
 
 def _read_replica(text: str) -> ReplicaConfig:
     """A URL, or `url=...,name=...`."""
-    if text.startswith(("http://", "https://")):
+    if "=" not in text.partition("://")[0]:
         return ReplicaConfig(text)
     items = next(item for item in settings_of(RouterConfig) if item.name == "replicas")
     (replica,) = read_flag(Flag("replica", RouterConfig, items), [text])

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rl.scheduler import PPOScheduler, make_ppo_scheduler
 from rl.vllm.config import RouterConfig
+from rl.vllm.decision_log import FINISHED, DecisionLog, LoggedDecision, copied
 from rl.vllm.fleet import DRAINING, SERVING, Fleet, Replica, ReplicaConfig
 from rl.vllm.gauges import Gauges, Push, Scrape
 from rl.vllm.guard import Guard
@@ -55,9 +57,9 @@ class Decision:
     reason of rl.vllm.guard, is set: `explanation` is it in words.
 
     seconds: what the decision took, without the shadow's. scores: float64[replicas] of a scheduler that has some, the
-    logarithms of its probabilities but for a constant; -inf: not available. probability: of this choice; 1 without
-    exploration. explored: whether chance took another replica than the scheduler would have. shadow: what the shadow
-    would have chosen.
+    logarithms of its probabilities but for a constant; -inf: not available. probabilities: float64[replicas], by which
+    chance chose; None where it had no say. explored: whether chance took another replica than the scheduler would have.
+    shadow: what the shadow would have chosen.
     """
 
     replica: int
@@ -66,7 +68,7 @@ class Decision:
     explanation: str | None = None
     seconds: float = 0.0
     scores: Floats | None = None
-    probability: float = 1.0
+    probabilities: Floats | None = None
     explored: bool = False
     shadow: int | None = None
     ordinal: int = 0
@@ -79,6 +81,10 @@ class Decision:
         probabilities = softmax(self.scores)
         some = probabilities[probabilities > 0.0]
         return float(-(some * np.log(some)).sum())
+
+
+_Seen: TypeAlias = tuple[Decision, ClusterObservation, tuple[str, ...], float]
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass
@@ -142,6 +148,12 @@ class Router:
         self.ledger = Ledger(count, self._queue_depth)
         self.gauges = Gauges(count, started_at)
         self.guard = Guard(config, self.scheduler)
+        self._decision_log: DecisionLog | None = None
+        if config.decision_log is not None:
+            self._decision_log = DecisionLog(config.decision_log, config.decision_log_bytes, config.decision_log_files)
+        # What the last decision saw, until it is placed; and the same of the outstanding, by ticket.
+        self._seen: _Seen | None = None
+        self._pending: dict[int, _Seen] = {}
 
     @property
     def scheduler_name(self) -> str:
@@ -160,6 +172,8 @@ class Router:
             self.shadowed.decisions += 1
             self.shadowed.agreements += decision.shadow == decision.replica
         self.decisions += 1
+        if self._decision_log is not None:
+            self._seen = (decision, copied(observation), self._names, time.time())
         return decision
 
     def observe(self, arrival: Arrival, available: NDArray[np.bool_], now: float) -> ClusterObservation:
@@ -199,7 +213,29 @@ class Router:
         if broken is not None:
             return self._fall_back(broken, observation, started)
         decision = Decision(chosen, self.scheduler_name, seconds=seconds, scores=scores)
+        self._explore(decision, observation.available)
         return decision
+
+    def _explore(self, decision: Decision, available: NDArray[np.bool_]) -> None:
+        """Let chance choose, as the configuration says."""
+        scores, mode = decision.scores, self.config.explore
+        if scores is not None and self._samples:
+            # The scheduler has drawn already.
+            decision.probabilities = softmax(scores)
+            return
+        if mode == "none":
+            return
+        if mode == "sample":
+            assert scores is not None
+            probabilities = softmax(scores)
+        else:
+            probabilities = available * (self.config.explore_fraction / available.sum())
+            probabilities[decision.replica] += 1.0 - self.config.explore_fraction
+        best = decision.replica
+        edges = np.cumsum(probabilities)
+        drawn = int(np.searchsorted(edges, self._explore_rng.random() * edges[-1], side="right"))
+        decision.replica = min(drawn, int(np.flatnonzero(probabilities)[-1]))
+        decision.probabilities, decision.explored = probabilities, decision.replica != best
 
     def _fall_back(self, broken: tuple[str, str], observation: ClusterObservation, started: float) -> Decision:
         reason, explanation = broken
@@ -209,7 +245,12 @@ class Router:
 
     def place(self, decision: Decision, arrival: Arrival, now: float, streams: bool = True) -> int:
         """The request went to the replica of the decision. Returns its ticket, for what follows."""
-        return self.ledger.place(decision.replica, arrival.prompt_tokens, arrival.arrived_at, now, streams)
+        ticket = self.ledger.place(decision.replica, arrival.prompt_tokens, arrival.arrived_at, now, streams)
+        seen = self._seen
+        if seen is not None and seen[0] is decision:
+            self._pending[ticket] = seen
+            self._seen = None
+        return ticket
 
     def stream(self, ticket: int, tokens: int, now: float) -> None:
         """`tokens` >= 1 more of its output came, now."""
@@ -217,11 +258,41 @@ class Router:
 
     def finish(self, ticket: int, now: float, output_tokens: int | None = None) -> Served:
         """It ended well. output_tokens: as the replica counted them, if it did."""
-        return self.ledger.finish(ticket, now, output_tokens)
+        served = self.ledger.finish(ticket, now, output_tokens)
+        self._log(ticket, FINISHED, served)
+        return served
 
     def drop(self, ticket: int, now: float, status: str = "failed") -> Served:
         """It failed, was cancelled, or is to be routed again. status: what the decision log says of it."""
-        return self.ledger.drop(ticket, now)
+        served = self.ledger.drop(ticket, now)
+        self._log(ticket, status, served)
+        return served
+
+    def close(self) -> None:
+        """Write the decision log to its end."""
+        if self._decision_log is not None:
+            self._decision_log.close()
+
+    def _log(self, ticket: int, status: str, served: Served) -> None:
+        pending = self._pending.pop(ticket, None)
+        if pending is None or self._decision_log is None:
+            return
+        decision, observation, replicas, decided_at = pending
+        probabilities = decision.probabilities
+        if probabilities is None:
+            probabilities = np.zeros(observation.num_replicas)
+            probabilities[decision.replica] = 1.0
+        beta = self.scheduler.beta if isinstance(self.scheduler, PPOScheduler) and not decision.fallback else np.nan
+        logged = LoggedDecision(
+            observation, replicas, decision.scheduler, beta, decision.replica, probabilities, decision.fallback,
+            decision.shadow, decided_at, status, served,
+        )  # fmt: skip
+        try:
+            self._decision_log.write(logged)
+        except OSError as error:
+            # Requests go on where the disk is full.
+            _LOGGER.error("the decision log ends here: %s: %s", self._decision_log.path, error.strerror)
+            self._decision_log = None
 
     def scraped(self, replica: Replica, scrape: Scrape, at: float) -> None:
         """The replica's /metrics, asked for at `at`."""
@@ -279,7 +350,7 @@ class Router:
     def _make_schedulers(self) -> None:
         """(Re)make what depends on which replicas there are. The sources of randomness go on."""
         self._hardware = self.fleet.hardware()
-        self._names: Sequence[str] = [replica.name for replica in self.fleet.replicas]
+        self._names = tuple(replica.name for replica in self.fleet.replicas)
         self._serving = np.array([replica.state == SERVING for replica in self.fleet.replicas], np.bool_)
         if self._simulator is not None and len(self._simulator.replicas) != len(self._names):
             raise InputError(f"--simulation describes {len(self._simulator.replicas)} replicas, not {len(self._names)}")
@@ -287,6 +358,8 @@ class Router:
         hardware = self._hardware if self._names else np.ones((1, HARDWARE_COLUMNS))
         context = RouterContext(hardware, self._scheduler_rng, simulator=self._simulator)
         self.scheduler = make_scheduler(self.config.scheduler, context)
+        config = self.config.scheduler
+        self._samples = isinstance(config, PPOGlobalSchedulerConfig) and config.sample
         self._fallback = make_scheduler(LeastTokensGlobalSchedulerConfig(), context)
         self._shadow: GlobalScheduler | None = None
         if self.config.shadow is not None:

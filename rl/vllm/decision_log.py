@@ -1,0 +1,217 @@
+"""The decision log: one JSON line for each request that has ended, with what it takes to decide again and to learn."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.vllm.ledger import Served
+from vidur.errors import InputError
+from vidur.scheduler.observation import (
+    ARRIVAL_COLUMNS,
+    COMPLETION_COLUMNS,
+    GAUGE_COLUMNS,
+    HARDWARE_COLUMNS,
+    HISTOGRAM_COUNTS,
+    LEDGER_COLUMNS,
+    QUEUE_COLUMNS,
+    ClusterObservation,
+    Floats,
+    PlacedRequests,
+)
+
+VERSION = 1
+FINISHED = "finished"
+_FLUSH_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class LoggedDecision:
+    """One line. observation: as the scheduler saw it, less the histogram of output lengths and the outstanding requests
+    one by one. replicas: names. scheduler, beta (nan but of ppo): who decided and how; fallback: why least_tokens did.
+    probabilities: float64[replicas], with which each would have been chosen. status: FINISHED, or what became of it.
+    """
+
+    observation: ClusterObservation
+    replicas: tuple[str, ...]
+    scheduler: str
+    beta: float
+    replica: int
+    probabilities: Floats
+    fallback: str | None
+    shadow: int | None
+    decided_at: float
+    status: str
+    served: Served
+
+
+class DecisionLog:
+    """Appends to a file; at `most_bytes` it becomes FILE.1, that FILE.2, and so on; `files` of these are kept.
+
+    Written through every second and at `close`. Raises InputError if the file cannot be opened, OSError if it cannot be
+    written.
+    """
+
+    def __init__(self, path: str | Path, most_bytes: int, files: int) -> None:
+        self.path = Path(path)
+        self._most_bytes = most_bytes
+        self._files = files
+        self._file: IO[bytes] = self._open()
+        self._flushed_at = time.monotonic()
+
+    def write(self, logged: LoggedDecision) -> None:
+        line = format_line(logged)
+        if self._file.tell() + len(line) > self._most_bytes and self._file.tell() > 0:
+            self._rotate()
+        self._file.write(line)
+        now = time.monotonic()
+        if now - self._flushed_at > _FLUSH_SECONDS:
+            self._file.flush()
+            self._flushed_at = now
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _open(self) -> IO[bytes]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return self.path.open("ab")
+        except OSError as error:
+            raise InputError(f"--decision_log {self.path}: {error.strerror}") from None
+
+    def _rotate(self) -> None:
+        self._file.close()
+        for number in range(self._files - 1, 0, -1):
+            older = Path(f"{self.path}.{number}")
+            if older.exists():
+                older.replace(f"{self.path}.{number + 1}")
+        self.path.replace(f"{self.path}.1")
+        self._file = self._open()
+
+
+def copied(observation: ClusterObservation) -> ClusterObservation:
+    """The observation with arrays of its own, without what the log leaves out."""
+    return ClusterObservation(
+        now=observation.now,
+        ledger=observation.ledger.copy(),
+        gauges=observation.gauges.copy(),
+        hardware=observation.hardware,
+        available=observation.available,
+        arrival=observation.arrival.copy(),
+        completions=observation.completions[:HISTOGRAM_COUNTS].copy(),
+        placed=_not_logged,
+    )
+
+
+def format_line(logged: LoggedDecision) -> bytes:
+    """The line, with its end. Numbers read back to the bit."""
+    seen, served = logged.observation, logged.served
+    fields = {
+        "version": VERSION,
+        "decided_at": round(logged.decided_at, 6),
+        "now": seen.now,
+        "replicas": logged.replicas,
+        "scheduler": logged.scheduler,
+        "beta": None if math.isnan(logged.beta) else logged.beta,
+        "ledger": _numbers(seen.ledger),
+        "gauges": _numbers(seen.gauges),
+        "hardware": _numbers(seen.hardware),
+        "available": [int(here) for here in seen.available],
+        "arrival": _numbers(seen.arrival),
+        "completions": _numbers(seen.completions[:HISTOGRAM_COUNTS]),
+        "replica": logged.replica,
+        "probabilities": _numbers(logged.probabilities),
+        "fallback": logged.fallback,
+        "shadow": logged.shadow,
+        "status": logged.status,
+        "prompt_tokens": served.prompt_tokens,
+        "output_tokens": served.output_tokens,
+        "ttft": served.ttft,
+        "e2e": served.e2e,
+    }
+    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+
+
+def _numbers(array: Floats) -> list[Any]:
+    """Nested lists; whole numbers, which most are, in short."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(part) for part in value]
+        return int(value) if value.is_integer() else value
+
+    numbers: list[Any] = short(array.tolist())
+    return numbers
+
+
+def read_log(paths: Sequence[str | Path]) -> Iterator[LoggedDecision]:
+    """The lines of the files, in their order. Raises InputError naming the file and the line; a last line that was not
+    written to its end is left out."""
+    for path in paths:
+        try:
+            with Path(path).open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.endswith(b"\n"):
+                        yield _parse(line, f"{path}, line {number}")
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror}") from None
+
+
+def _parse(line: bytes, where: str) -> LoggedDecision:
+    try:
+        fields = json.loads(line)
+        if fields["version"] != VERSION:
+            raise InputError(f"{where}: version {fields['version']} of the log, not {VERSION}")
+        observation = _observation(fields)
+        served = Served(fields["prompt_tokens"], fields["output_tokens"], fields["ttft"], float(fields["e2e"]))
+        logged = LoggedDecision(
+            observation=observation,
+            replicas=tuple(fields["replicas"]),
+            scheduler=fields["scheduler"],
+            beta=math.nan if fields["beta"] is None else float(fields["beta"]),
+            replica=fields["replica"],
+            probabilities=np.array(fields["probabilities"], np.float64),
+            fallback=fields["fallback"],
+            shadow=fields["shadow"],
+            decided_at=fields["decided_at"],
+            status=fields["status"],
+            served=served,
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{where}: no line of a decision log: {type(error).__name__}: {error}") from None
+    count = observation.num_replicas
+    if len(logged.probabilities) != count or not 0 <= logged.replica < count:
+        raise InputError(f"{where}: its decision does not fit its {count} replicas")
+    return logged
+
+
+def _observation(fields: dict[str, Any]) -> ClusterObservation:
+    available: NDArray[np.bool_] = np.array(fields["available"], np.bool_)
+    count = len(available)
+    ledger = np.array(fields["ledger"], np.float64).reshape(count, -1)
+    if ledger.shape[1] < LEDGER_COLUMNS or (ledger.shape[1] - LEDGER_COLUMNS) % QUEUE_COLUMNS:
+        raise ValueError(f"a ledger of {ledger.shape[1]} columns")
+    completions = np.zeros(COMPLETION_COLUMNS)
+    completions[:HISTOGRAM_COUNTS] = fields["completions"]
+    return ClusterObservation(
+        now=float(fields["now"]),
+        ledger=ledger,
+        gauges=np.array(fields["gauges"], np.float64).reshape(count, GAUGE_COLUMNS),
+        hardware=np.array(fields["hardware"], np.float64).reshape(count, HARDWARE_COLUMNS),
+        available=available,
+        arrival=np.array(fields["arrival"], np.float64).reshape(ARRIVAL_COLUMNS),
+        completions=completions,
+        placed=_not_logged,
+    )
+
+
+def _not_logged(replica: int) -> PlacedRequests:
+    raise ValueError("the decision log has no outstanding requests one by one")

@@ -1,0 +1,145 @@
+"""How many tokens a prompt has: counted where that can be, else estimated from its text at a ratio learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vidur.errors import InputError
+
+# Where requests of the OpenAI API, and of vLLM's additions to it, carry what the model reads.
+_TEXTS = (
+    "prompt", "messages", "input", "instructions", "tools", "query", "documents", "text_1", "text_2", "suffix",
+)  # fmt: skip
+# What stands for something else than text: its length says nothing.
+_NOT_TEXT = frozenset({"image_url", "input_audio", "audio_url", "video_url", "image_embeds", "file"})
+
+# Before anything is learned: tokens of a byte, tokens of a chat template, and as how many requests that counts.
+_TOKENS_OF_A_BYTE, _TEMPLATE_TOKENS, _PRIOR_COUNT = 0.25, 8.0, 5.0
+# An observation's weight fades by this factor with each that follows it.
+_MEMORY = 0.995
+# An observation this many times off the estimate counts as no more than that.
+_OUTLIER = 3.0
+# Bytes to which a prompt's size is added where errors are weighed by size: relative errors are to be small.
+_SCALE = 64.0
+
+
+class PromptCount(NamedTuple):
+    """tokens >= 1; whether they were counted. kind: of prompts that have one ratio; size: what the ratio is of."""
+
+    tokens: int
+    exact: bool
+    kind: str
+    size: int
+
+
+class _Ratio:
+    """tokens = offset + slope * size: weighted least squares with fading memory, offset >= 0."""
+
+    def __init__(self, slope: float, offset: float) -> None:
+        self._sums = [0.0] * 5
+        for size in (100.0, 4000.0):
+            self._add(size, offset + slope * size, _PRIOR_COUNT / 2)
+        self._line = offset, slope
+
+    def predict(self, size: float) -> float:
+        offset, slope = self._line
+        return offset + slope * size
+
+    def learn(self, size: float, tokens: float) -> None:
+        expected = max(self.predict(size), 1.0)
+        tokens = min(max(tokens, expected / _OUTLIER), expected * _OUTLIER)
+        self._sums = [_MEMORY * value for value in self._sums]
+        self._add(size, tokens, 1.0)
+        self._line = self._fit()
+
+    def _add(self, size: float, tokens: float, count: float) -> None:
+        weight = count / (size + _SCALE) ** 2
+        for index, value in enumerate((1.0, size, tokens, size * size, size * tokens)):
+            self._sums[index] += weight * value
+
+    def _fit(self) -> tuple[float, float]:
+        one, size, tokens, square, product = self._sums
+        spread = one * square - size * size
+        through_zero = 0.0, product / square if square > 0.0 else _TOKENS_OF_A_BYTE
+        if spread <= 1e-9 * one * square:
+            return through_zero
+        slope = (one * product - size * tokens) / spread
+        offset = (tokens - slope * size) / one
+        if slope <= 0.0:
+            return self._line
+        return (offset, slope) if offset >= 0.0 else through_zero
+
+
+class PromptLength:
+    """Counts prompts, and learns from the counts that replicas return. Text that is not ASCII has a ratio of its own.
+
+    tokenizer: a tokenizer.json (needs the package `tokenizers`). Raises InputError if it cannot be used.
+    """
+
+    def __init__(self, tokenizer: str | None = None) -> None:
+        self._tokenizer = None if tokenizer is None else _load(tokenizer)
+        self._ratios: dict[str, _Ratio] = {}
+
+    def count(self, route: str, body: Mapping[str, Any]) -> PromptCount:
+        """Of a request's JSON body. route: as `/v1/chat/completions`; each has its own ratios."""
+        ids, texts = _read(body)
+        chat = "messages" in body
+        if not texts:
+            return PromptCount(max(ids, 1), ids > 0, route, ids)
+        if self._tokenizer is not None:
+            counted = sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(texts)) + ids
+            if not chat:
+                return PromptCount(max(counted, 1), True, route, counted)
+            kind, size = f"{route} tokens", counted
+        else:
+            plain = all(text.isascii() for text in texts)
+            kind = f"{route} {'ascii' if plain else 'unicode'}"
+            size = sum(len(text) if plain else len(text.encode("utf-8", "replace")) for text in texts)
+        if kind not in self._ratios:
+            slope = 1.0 if self._tokenizer is not None else _TOKENS_OF_A_BYTE
+            self._ratios[kind] = _Ratio(slope, _TEMPLATE_TOKENS if chat else 0.0)
+        extra = 0 if self._tokenizer is not None else ids
+        return PromptCount(max(round(self._ratios[kind].predict(size)) + extra, 1), False, kind, size)
+
+    def learn(self, count: PromptCount, prompt_tokens: int) -> None:
+        """A replica has counted (`usage.prompt_tokens`) the prompt for which `count` was made."""
+        ratio = self._ratios.get(count.kind)
+        if not count.exact and ratio is not None and prompt_tokens > 0:
+            ratio.learn(count.size, prompt_tokens)
+
+
+def _read(body: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Token ids and texts of a body, at whatever depth."""
+    ids, texts = 0, []
+    left = [body[key] for key in _TEXTS if key in body]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, list):
+            if value and isinstance(value[0], int):
+                ids += len(value)
+            else:
+                left.extend(value)
+        elif isinstance(value, dict):
+            left.extend(part for key, part in value.items() if key not in _NOT_TEXT)
+    return ids, texts
+
+
+def _load(path: str) -> Any:
+    try:
+        import tokenizers
+    except ImportError:
+        raise InputError("--tokenizer needs the package tokenizers: pip install tokenizers") from None
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--tokenizer {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"--tokenizer {path}: not a tokenizer.json: {error}") from None
+    if not isinstance(document, dict) or "model" not in document:
+        raise InputError(f"--tokenizer {path}: not a tokenizer.json: it describes no model")
+    return tokenizers.Tokenizer.from_file(path)

@@ -1,0 +1,169 @@
+"""A simulation as a router in front of real replicas would live it: decision by decision, token by token."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.vllm.config import RouterConfig
+from rl.vllm.fleet import HardwareGroupConfig, ReplicaConfig
+from rl.vllm.gauges import EngineGauges, Scrape
+from rl.vllm.routing import Arrival, Router, make_scheduler
+from vidur.config import SimulationConfig
+from vidur.engine import layout as at
+from vidur.engine.plans import plan_replicas
+from vidur.engine.replica import ended_iterations
+from vidur.engine.state import hardware_facts
+from vidur.request_generator import RequestTable, generate_requests
+from vidur.scheduler.global_scheduler import RouterContext
+from vidur.scheduler.global_scheduler.lookahead import ReplicaModel
+from vidur.scheduler.observation import (
+    ARRIVAL_AGE,
+    ARRIVAL_PRIORITY,
+    ARRIVAL_PROMPT,
+    ARRIVAL_SESSION,
+    DECODE_SECONDS,
+    GROUP_INDEX,
+    KV_TOKENS,
+    MAX_BATCH_SIZE,
+    PREFILL_SECONDS,
+    SPEED,
+    ClusterObservation,
+)
+from vidur.simulator import Simulator
+
+
+class MirroredSimulation:
+    """A simulation with the scheduler of `config`, whose batches' members are recorded: `events` are what a router sees
+    happen between two decisions."""
+
+    def __init__(
+        self, config: SimulationConfig, requests: RequestTable | None = None, lengths_known: bool = False
+    ) -> None:
+        metrics = dataclasses.replace(
+            config.metrics_config, write_metrics=True, enable_chrome_trace=True, chrome_trace_max_batches=10_000_000
+        )
+        self.config = dataclasses.replace(config, metrics_config=metrics)
+        self.requests = generate_requests(config.request_generator_config) if requests is None else requests
+        plans = plan_replicas(self.config, self.requests)
+        self.hardware = hardware_facts(plans[0])
+        context = RouterContext(self.hardware, np.random.default_rng(config.seed), simulator=ReplicaModel(*plans))
+        self.scheduler = make_scheduler(config.cluster_config.global_scheduler_config, context)
+        # The engine draws for all requests when it is made; the router draws for each.
+        context.rng.bit_generator.state = np.random.default_rng(config.seed).bit_generator.state
+        self.simulator = Simulator(self.config, self.requests, self.scheduler)
+        self.state = self.simulator.simulation.state
+        context.rng.bit_generator.state = np.random.default_rng(config.seed).bit_generator.state
+        self._rows = 0
+        self._left: dict[int, int] = {}
+        self._emitted: dict[int, int] = defaultdict(int)
+        self._under_way: dict[int, tuple[float, int]] = {}
+
+    def router_config(self, **settings: object) -> RouterConfig:
+        """A router in front of these replicas, told all that the simulated one is told of them."""
+        numbers = self.hardware[:, GROUP_INDEX].astype(int)
+        firsts = [self.hardware[np.flatnonzero(numbers == number)[0]] for number in range(numbers.max() + 1)]
+        groups = [
+            HardwareGroupConfig(
+                f"g{number}", float(facts[SPEED]), int(facts[KV_TOKENS]), int(facts[MAX_BATCH_SIZE]),
+                float(facts[PREFILL_SECONDS]), float(facts[DECODE_SECONDS]),
+            )
+            for number, facts in enumerate(firsts)
+        ]  # fmt: skip
+        replicas = [
+            ReplicaConfig(f"http://127.0.0.1:{8000 + number}", None, f"g{group}")
+            for number, group in enumerate(numbers)
+        ]
+        scheduler = self.config.cluster_config.global_scheduler_config
+        given = {"scheduler": scheduler, "seed": self.config.seed, "decision_limit_ms": 1e6, **settings}
+        return RouterConfig(tuple(replicas), tuple(groups), **given)  # type: ignore[arg-type]
+
+    @property
+    def request(self) -> int:
+        """The request of the decision that is due."""
+        return int(self.state.cluster[at.CURRENT])
+
+    def place(self, replica: int) -> None:
+        self._left[self.request] = int(self.requests.num_prefill_tokens[self.request])
+        self.simulator.place(replica)
+
+    def gauges(self) -> tuple[float, list[Scrape]]:
+        """When the gauges were read, and each replica's."""
+        rows = [Scrape({0: EngineGauges(*map(float, row[:4]))}, None) for row in self.state.gauges]
+        return float(self.state.cluster_floats[at.GAUGES_AT]), rows
+
+    def events(self, now: float) -> list[tuple[float, int, int]]:
+        """(time, request, tokens) of what has streamed since the last call, before `now`, in the order of time."""
+        found: list[tuple[float, int, int]] = []
+        state = self.state
+        for row in range(self._rows, int(state.cluster[at.ROWS])):
+            replica, count = int(state.row_ints[row, 0]), int(state.row_ints[row, at.ROW_INTS.index("count")])
+            start, seconds = state.row_floats[row, 1], state.row_floats[row, 2]
+            members = state.members[state.member_offsets[row] : state.member_offsets[row + 1]]
+            began, done = self._under_way.pop(replica, (-1.0, 0))
+            self._emit(found, start, seconds, done if began == start else 0, count, members)
+        self._rows = int(state.cluster[at.ROWS])
+        for replica in np.flatnonzero((state.replicas[:, at.IN_FLIGHT] > 0) & (state.replicas[:, at.RUN_COUNT] > 1)):
+            start, seconds = state.replica_floats[replica, [at.RUN_START, at.RUN_TIME]]
+            done = ended_iterations(start, seconds, int(state.replicas[replica, at.RUN_COUNT]), now)
+            size = state.batches[replica, 0, at.SIZE]
+            requests = state.batch_requests[replica, 0, :size]
+            members = np.stack([requests, np.ones(size, np.int64)], axis=1)
+            before = self._under_way.get(int(replica), (start, 0))
+            self._emit(found, start, seconds, before[1] if before[0] == start else 0, done, members)
+            self._under_way[int(replica)] = (start, done)
+        return sorted(found, key=lambda event: event[0])
+
+    def _emit(
+        self, found: list[tuple[float, int, int]], start: float, seconds: float, first: int, last: int,
+        members: NDArray[np.int64],
+    ) -> None:  # fmt: skip
+        """The tokens of iterations `first` to `last` of a run."""
+        for request, tokens in members.tolist():
+            left = self._left[request]
+            if left == 0 and tokens > 1:
+                # It was preempted, and reads its prompt and its own output again.
+                left = int(self.requests.num_prefill_tokens[request]) + self._emitted[request]
+            if left > 0:
+                self._left[request] = left = left - tokens
+                if left == 0:
+                    found.append((start + last * seconds, request, 1))
+                    self._emitted[request] += 1
+                continue
+            for iteration in range(first + 1, last + 1):
+                found.append((start + iteration * seconds, request, 1))
+            self._emitted[request] += last - first
+
+
+class Mirror:
+    """A Router kept abreast of a MirroredSimulation. `tickets`: of the outstanding, by the simulation's number."""
+
+    def __init__(self, simulation: MirroredSimulation, router: Router) -> None:
+        self.simulation = simulation
+        self.router = router
+        self.tickets: dict[int, int] = {}
+        self._streamed: dict[int, int] = defaultdict(int)
+        self._gauges_at = -1.0
+
+    def follow(self, events: list[tuple[float, int, int]]) -> None:
+        """Let the router see these tokens, the ends that they are, and the gauges."""
+        outputs = self.simulation.requests.num_decode_tokens
+        for time, request, tokens in events:
+            self.router.stream(self.tickets[request], tokens, time)
+            self._streamed[request] += tokens
+            if self._streamed[request] == outputs[request]:
+                self.router.finish(self.tickets.pop(request), time)
+        read_at, gauges = self.simulation.gauges()
+        if read_at > self._gauges_at:
+            self._gauges_at = read_at
+            for replica, scrape in zip(list(self.router.fleet.replicas), gauges, strict=True):
+                self.router.scraped(replica, scrape, read_at)
+
+    def arrival(self, observation: ClusterObservation) -> Arrival:
+        row = observation.arrival
+        arrived_at = float(self.simulation.state.times[self.simulation.request, at.ARRIVED])
+        assert observation.now - arrived_at == row[ARRIVAL_AGE]
+        return Arrival(int(row[ARRIVAL_PROMPT]), arrived_at, int(row[ARRIVAL_SESSION]), int(row[ARRIVAL_PRIORITY]))

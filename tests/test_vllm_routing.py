@@ -1,0 +1,301 @@
+"""Decisions in front of real replicas: configuration, guard rails, shadow, exploration, fleets that change."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rl.checkpoint import Checkpoint, policy_path
+from rl.vllm.config import RouterConfig, parse_router
+from rl.vllm.decision_log import read_log
+from rl.vllm.fleet import ReplicaConfig
+from rl.vllm.gauges import EngineGauges, Push, Scrape
+from rl.vllm.guard import NOT_FINITE, OUT_OF_RANGE, RESTING, STALE_GAUGES, TOO_LATE, UNAVAILABLE
+from rl.vllm.routing import Arrival, NoReplicaError, Router, session_number
+from vidur.config import PPOGlobalSchedulerConfig, SizeSplitGlobalSchedulerConfig
+from vidur.errors import InputError
+from vidur.scheduler.global_scheduler import GlobalScheduler
+from vidur.scheduler.observation import KV_TOKENS, SPEED, ClusterObservation
+
+IDLE = Scrape({0: EngineGauges(0, 0, 0, 0)}, 16384)
+
+
+def configured(*words: str, replicas: int = 3) -> RouterConfig:
+    flags = [word for number in range(replicas) for word in ("--replica", f"http://127.0.0.1:{8000 + number}")]
+    config, _ = parse_router("vidur-router", "", (), [*flags, *words])
+    return config
+
+
+def begun(*words: str, replicas: int = 3, clock: Callable[[], float] = lambda: 0.0) -> Router:
+    """A router whose gauges are fresh at 0. Its decisions take no time, for this machine may be busy."""
+    router = Router(configured(*words, replicas=replicas), clock=clock)
+    for replica in router.fleet.replicas:
+        router.scraped(replica, IDLE, 0.0)
+    return router
+
+
+def everyone(router: Router) -> np.ndarray:
+    return np.ones(len(router.fleet.replicas), np.bool_)
+
+
+def route(router: Router, now: float, prompt: int = 500) -> tuple[int, str | None]:
+    arrival = Arrival(prompt, now)
+    decision = router.decide(arrival, everyone(router), now)
+    router.stream(router.place(decision, arrival, now), 1, now)
+    return decision.replica, decision.fallback
+
+
+def test_flags_and_a_file_say_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "router.yaml"
+    file.write_text(
+        "replicas:\n- http://127.0.0.1:1\n- {url: 'http://127.0.0.1:2/base/', name: b, group: slow}\n"
+        "groups:\n- name: fast\n- {name: slow, speed: 0.5}\n"
+        "scheduler: {type: ppo, beta: 40}\nshadow: least_tokens\nseed: 3\n"
+    )
+    by_file, _ = parse_router("vidur-router", "", (), ["--config", str(file)])
+    by_flag, _ = parse_router("vidur-router", "", (), [
+        "--replica", "http://127.0.0.1:1", "url=http://127.0.0.1:2/base/,name=b,group=slow", "--groups", "name=fast",
+        "name=slow,speed=0.5", "--scheduler", "ppo", "--ppo_global_scheduler_config_beta", "40", "--shadow",
+        "least_tokens", "--seed", "3",
+    ])  # fmt: skip
+    assert by_file == by_flag and by_file.replicas[1].url == "http://127.0.0.1:2/base"
+    over, _ = parse_router("x", "", (), ["--config", str(file), "--ppo_global_scheduler_config_beta", "7"])
+    assert isinstance(over.scheduler, PPOGlobalSchedulerConfig) and over.scheduler.beta == 7
+    other, _ = parse_router("x", "", (), ["--config", str(file), "--scheduler", "lor"])
+    assert other.scheduler.get_type() == "lor"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--scheduler", "pbo"], "unknown --scheduler 'pbo': did you mean ppo"),
+        (["--replica", "ftp://a"], "expected http://host:port, not 'ftp://a'"),
+        (["--replica", "http://u:p@a:1"], "a user: leave it out"),
+        (["--replica", "http://a:1", "http://a:1"], "the name a:1 is given twice"),
+        (["--replica", "url=http://a:1,group=x"], "unknown group of replica a:1: 'x'"),
+        (["--scheduler", "size_split"], "give --size_split_global_scheduler_config_thresholds"),
+        (["--scheduler", "lor", "--lor_global_scheduler_config_count", "waiting"], "take outstanding"),
+        (["--shadow", "lookahead"], "--shadow lookahead simulates the replicas: give --simulation"),
+        (["--scheduler", "lor", "--explore", "sample"], "take --explore epsilon"),
+        (["--shcheduler", "lor"], "did you mean --scheduler"),
+        (["--gauge_age_limit", "0"], "--gauge_age_limit must be above 0"),
+        (["--ppo_global_scheduler_config_beta", "-1"], "must be at least 0"),
+    ],
+)
+def test_bad_configurations_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        configured(*words, replicas=0)
+
+
+def test_bad_files_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "router.yaml"
+    for text, message in (
+        ("replica: [http://a:1]", "did you mean replicas"),
+        ("scheduler: {type: ppo, betta: 4}", "did you mean beta"),
+        ("scheduler: [ppo]", "expected the name of a scheduler"),
+        ("seed: x", "seed: expected an integer"),
+        ("- a", "expected a mapping"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=message):
+            parse_router("vidur-router", "", (), ["--config", str(file)])
+
+
+def test_a_checkpoint_of_another_encoder_is_refused_with_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(policy_path(None).read_bytes().replace(b"token_gap", b"token_gab"))
+    with pytest.raises(InputError, match="features unknown here: token_gab; it lacks replica features: token_gap"):
+        Router(configured("--ppo_global_scheduler_config_checkpoint", str(path)))
+
+
+def test_serving_imports_neither_torch_nor_numba() -> None:
+    program = (
+        "import sys; import rl.vllm.prompt_length; from rl.vllm.config import *; from rl.vllm.routing import *; "
+        "c, _ = parse_router('x', '', (), ['--replica', 'http://a:1', 'http://b:1', '--shadow', 'power_of_two']); "
+        "import numpy as np; Router(c).decide(Arrival(5, 0.0), np.ones(2, bool), 0.0); "
+        "assert not {'torch', 'numba', 'asyncio'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_stale_gauges_and_strange_input_fall_back_for_the_request() -> None:
+    router = begun("--gauge_age_limit", "5")
+    assert route(router, 1.0)[1] is None
+    arrival = Arrival(500, 7.0)
+    decision = router.decide(arrival, everyone(router), 7.0)
+    assert decision.fallback == STALE_GAUGES and decision.scheduler == "least_tokens"
+    assert decision.explanation == "the gauges of 127.0.0.1:8000 are 7.0 s old (limit 5)"
+    for replica in router.fleet.replicas[:2]:
+        router.scraped(replica, IDLE, 7.0)
+    away = everyone(router)
+    away[2] = False
+    assert router.decide(arrival, away, 7.0).fallback is None
+    router.scraped(router.fleet.replicas[2], IDLE, 7.0)
+    strange = router.decide(Arrival(500, -3000.0), everyone(router), 7.0)
+    assert strange.fallback == OUT_OF_RANGE and "the feature 'age' is" in str(strange.explanation)
+    router.gauges.observe(7.0)[1, 1] = np.nan
+    assert router.decide(arrival, everyone(router), 7.0).fallback == NOT_FINITE
+    assert {reason: router.guard.counts[reason] for reason in (STALE_GAUGES, OUT_OF_RANGE, NOT_FINITE)} == {
+        STALE_GAUGES: 1, OUT_OF_RANGE: 1, NOT_FINITE: 1,
+    }  # fmt: skip
+
+
+def test_schedulers_that_look_at_no_gauges_need_none() -> None:
+    router = Router(configured("--scheduler", "least_tokens"))
+    assert router.decide(Arrival(5, 1e6), everyone(router), 1e6).fallback is None
+
+
+def test_late_decisions_are_discarded_and_the_scheduler_rests() -> None:
+    times = iter(np.arange(1000) * 0.006)
+    router = begun(clock=lambda: float(next(times)))
+    found = [route(router, now)[1] for now in (1.0, 1.1, 1.2, 1.3, 2.1, 2.3)]
+    assert found == [TOO_LATE, TOO_LATE, TOO_LATE, RESTING, RESTING, TOO_LATE]
+
+
+class Wrong(GlobalScheduler):
+    def __init__(self, options: object, context: object) -> None:
+        pass
+
+    def schedule(self, observation: ClusterObservation) -> int:
+        return 7
+
+
+def test_a_choice_that_is_not_there_falls_back(tmp_path: Path) -> None:
+    router = begun("--scheduler", f"{__file__}:Wrong", "--custom_global_scheduler_config_options", "{}")
+    assert route(router, 0.0) == (0, UNAVAILABLE)
+
+
+def test_no_replica() -> None:
+    router = begun("--scheduler", "lor")
+    with pytest.raises(NoReplicaError):
+        router.decide(Arrival(5, 0.0), ~everyone(router), 0.0)
+
+
+def test_a_shadow_decides_on_the_same_state_and_changes_nothing() -> None:
+    alone, shadowed = begun("--scheduler", "lor"), begun("--scheduler", "lor", "--shadow", "round_robin")
+    same = 0
+    for step in range(30):
+        now = 0.1 * step
+        arrival = Arrival(500, now)
+        decision = shadowed.decide(arrival, everyone(shadowed), now)
+        assert route(alone, now)[0] == decision.replica and decision.shadow == step % 3
+        same += decision.shadow == decision.replica
+        shadowed.place(decision, arrival, now)
+    assert (shadowed.shadowed.decisions, shadowed.shadowed.agreements) == (30, same)
+
+
+def test_draining_and_removal_and_joining() -> None:
+    router = begun("--scheduler", "ppo")
+    router.drain("127.0.0.1:8001")
+    assert {route(router, 0.01 * step)[0] for step in range(40)} == {0, 2}
+    router.resume("127.0.0.1:8001")
+    assert 1 in {route(router, 0.4 + 0.01 * step)[0] for step in range(40)}
+    gone = router.remove("127.0.0.1:8000")
+    assert gone.name == "127.0.0.1:8000" and [r.name[-1] for r in router.fleet.replicas] == ["1", "2"]
+    joined = router.add(ReplicaConfig("http://127.0.0.1:9000", "new"), 1.0)
+    assert not router.pushed(Push("old", 0, EngineGauges(0, 0, 0, 0), 0, 1.0), 1.0)
+    assert router.pushed(Push("new", 0, EngineGauges(0, 0, 0, 0), 0, 1.0), 1.0)
+    assert router.fleet.replicas[2] is joined
+    assert route(router, 1.0) == (2, None)
+    for name, message in (("x", "there is no replica 'x'"), ("127.0.0.1:8000", "there is no replica")):
+        with pytest.raises(InputError, match=message):
+            router.drain(name)
+    with pytest.raises(InputError, match="the name is taken"):
+        router.add(ReplicaConfig("http://a:1", "new"), 1.0)
+
+
+def test_hardware_is_what_is_configured_or_reported() -> None:
+    router = begun("--groups", "name=a,prefill_seconds=1e-4,decode_seconds=0.01", replicas=2)
+    assert router.fleet.hardware()[:, [SPEED, KV_TOKENS]].tolist() == [[1, 16384], [1, 16384]]
+    slow = "name=b,prefill_seconds=2e-4,decode_seconds=0.02"
+    config = configured("--groups", "name=a,prefill_seconds=1e-4,decode_seconds=0.01", slow, "--replica",
+                        "url=http://b:1,group=b", "url=http://a:1,group=a", replicas=0)  # fmt: skip
+    assert Router(config).fleet.hardware()[:, SPEED].tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("mode", ["epsilon", "sample"])
+def test_exploration_chooses_with_the_probabilities_it_reports(mode: str) -> None:
+    router = begun("--explore", mode, "--explore_fraction", "0.3", "--scheduler", "ppo", replicas=4)
+    for step in range(9):
+        route(router, 0.01 * step, 100 * (step + 1))
+    drawn, expected = np.zeros(4), np.zeros(4)
+    for _ in range(4000):
+        # Nothing is placed, but the last choice of equals is remembered.
+        decision = router.decide(Arrival(500, 0.1), everyone(router), 0.1)
+        drawn[decision.replica] += 1
+        assert decision.probabilities is not None
+        expected += decision.probabilities
+    assert (np.abs(drawn - expected) < 5 * np.sqrt(expected) + 1e-6).all() and (expected > 0).all()
+
+
+def test_decisions_are_logged_when_requests_have_ended(tmp_path: Path) -> None:
+    file = tmp_path / "logs/decisions.jsonl"
+    router = begun("--decision_log", str(file), "--explore", "epsilon", "--decision_log_bytes", "4096",
+                   "--decision_log_files", "3", "--shadow", "lor")  # fmt: skip
+    observations, decisions = [], []
+    for step in range(40):
+        arrival = Arrival(100 + step, 0.1 * step)
+        decisions.append(router.decide(arrival, everyone(router), 0.1 * step))
+        seen = router.observe(arrival, everyone(router), 0.1 * step)
+        observations.append((seen.ledger.copy(), seen.gauges.copy(), seen.hardware))
+        ticket = router.place(decisions[-1], arrival, 0.1 * step)
+        router.stream(ticket, 1, 0.1 * step + 0.05)
+        if step == 3:
+            router.drop(ticket, 0.1 * step + 0.06, "cancelled")
+        else:
+            router.finish(ticket, 0.1 * step + 0.07)
+    router.close()
+    files = sorted(path.name for path in file.parent.iterdir())
+    assert files == ["decisions.jsonl", *(f"decisions.jsonl.{n}" for n in (1, 2, 3))]
+    assert all(path.stat().st_size <= 4096 for path in file.parent.iterdir())
+    lines = list(read_log([*(f"{file}.{number}" for number in (3, 2, 1)), file]))
+    first = 40 - len(lines)
+    assert 0 < len(lines) < 40
+    for line, decision, (ledger, gauges, hardware) in zip(lines, decisions[first:], observations[first:], strict=True):
+        np.testing.assert_array_equal(line.observation.ledger, ledger)
+        np.testing.assert_array_equal(line.observation.gauges, gauges)
+        np.testing.assert_array_equal(line.observation.hardware, hardware)
+        np.testing.assert_array_equal(line.probabilities, decision.probabilities)
+        assert (line.replica, line.shadow, line.fallback) == (decision.replica, decision.shadow, None)
+        assert line.served.ttft == pytest.approx(0.05) and line.beta == 10
+
+
+def test_a_damaged_log_is_refused_and_an_unfinished_line_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_bytes(b'{"version":1}\n')
+    with pytest.raises(InputError, match="line 1: no line of a decision log: KeyError"):
+        list(read_log([file]))
+    file.write_bytes(b'{"version":2}\n')
+    with pytest.raises(InputError, match="version 2"):
+        list(read_log([file]))
+    file.write_bytes(b'{"version":1')
+    assert list(read_log([file])) == []
+
+
+def test_sessions_have_a_number_everywhere_the_same() -> None:
+    assert session_number("abc") == 891568578
+
+
+def test_a_sampling_policy_reports_its_probabilities() -> None:
+    router = begun("--ppo_global_scheduler_config_sample")
+    decision = router.decide(Arrival(500, 0.1), everyone(router), 0.1)
+    assert decision.probabilities == pytest.approx(np.full(3, 1 / 3)) and decision.entropy == pytest.approx(np.log(3))
+
+
+def test_size_split_divides_by_its_thresholds() -> None:
+    config = configured("--scheduler", "size_split", "--size_split_global_scheduler_config_thresholds", "1000",
+                        replicas=4)  # fmt: skip
+    assert config.scheduler == SizeSplitGlobalSchedulerConfig(thresholds=(1000.0,))
+    router = Router(config)
+    short = {route(router, 0.0, 10)[0] for _ in range(20)}
+    long = {route(router, 0.0, 5000)[0] for _ in range(20)}
+    assert short == {0, 1} and long == {2, 3}
+
+
+def test_the_shipped_checkpoint_has_the_statistics_that_the_guard_needs() -> None:
+    assert Checkpoint.load(policy_path(None)).normaliser is not None
