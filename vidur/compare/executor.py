@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing import active_children, connection, parent_process
 from typing import Any, Protocol, TypeVar
 
+from vidur.compare.config import CompareConfig
 from vidur.errors import InputError
 
 J = TypeVar("J")
@@ -127,3 +128,8 @@ def _end_with_parent() -> None:
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
+
+
+def make_executor(config: CompareConfig) -> Executor:
+    """The one that --executor names. Raises InputError."""
+    return ProcessExecutor(config.workers)

@@ -4,6 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vidur.compare.console import notes
+from vidur.compare.figures import WARM_UP, metric_title, value_text
+from vidur.compare.results import Comparison, Results
+from vidur.compare.statistics import TIE
+from vidur.metrics.text import NOTHING, percent
+
+
+def markdown(results: Results) -> str:
+    """A summary fit for a README: how it was made, then scenario x scheduler in the headline metric."""
+    headline = metric_title(results.metric)
+    counts = sorted({len(its.seeds) for its in results.points})
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    text = (
+        f"{results.title}, {results.date}, on {results.machine}, by `{results.command}`: {headline} of each scheduler, "
+        f"difference from `{results.baseline}` in percent. {seeds} seeds of {results.requests:,} requests and more, "
+        "every scheduler on the same arrivals and lengths, the first and the last "
+        f"{percent(WARM_UP, 0)} of the requests left out. Bold: a difference that holds against all the comparisons of "
+        "this table (95 %, bootstrap over seeds, Holm); in brackets: a tie."
+    )
+    if results.policies:
+        policies = ", ".join(sorted({f"`{digest[:16]}`" for digest in results.policies.values()}))
+        text += f" Policy: {policies}."
+    headings = ["scenario", f"`{results.baseline}`", *(f"`{name}`" for name in results.others)]
+    rows = []
+    for its in results.points:
+        mean = its.mean(results.baseline, results.metric)
+        row = [its.scenario.label, value_text(results.metric, mean.mean) if mean is not None else NOTHING]
+        row += [_cell(results.comparison(its, name, results.metric)) for name in results.others]
+        rows.append(row)
+    parts = [text, markdown_table(headings, rows), *(f"- {line}" for line in notes(results))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(found: Comparison | None) -> str:
+    if found is None:
+        return NOTHING
+    text = f"{found.difference.mean:+.1f}"
+    return f"({text})" if found.verdict == TIE else f"**{text}**"
+
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]

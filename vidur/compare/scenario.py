@@ -22,6 +22,7 @@ from vidur.config.global_scheduler import BaseGlobalSchedulerConfig
 from vidur.config.replica_event import ACTIONS
 from vidur.data_files import data_path
 from vidur.errors import InputError, unknown_name
+from vidur.metrics.text import plural
 from vidur.request_generator import RequestTable, generate_requests
 
 # --requests is of clusters up to this size; larger ones get more in proportion, for the same time.
@@ -87,6 +88,14 @@ class Scenario:
     @property
     def num_replicas(self) -> int:
         return self.config.cluster_config.num_replicas
+
+    @property
+    def label(self) -> str:
+        """`a93, 4 replicas, 93 % load`."""
+        replicas = plural(self.num_replicas, "replica")
+        return f"{self.name}, {replicas}, " + (
+            f"{100 * self.header.load:g} % load" if self.qps is None else f"{self.qps:g} requests/s"
+        )
 
     def at(self, load: float) -> Scenario:
         """The same at another load."""

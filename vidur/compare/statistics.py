@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vidur.metrics.text import NOTHING
 from vidur.scheduler.observation import Floats
 
 WIN, TIE, LOSS = "win", "tie", "loss"
 CONFIDENCE = 0.95
+# Fewer seeds than this cannot be resampled: too many of their resamples are one seed over and over.
+BOOTSTRAP_SEEDS = 4
+# Resamples: all of them up to so many seeds, as many at random above.
+_ALL_RESAMPLES, _RESAMPLES = 5, 10_000
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,12 @@ class PairedDifference(Estimate):
     """How far a router's mean is from a baseline's, in percent of the latter, with its interval over seeds.
 
     relative: False where the baseline's mean is 0: then the figures are in the metric's unit. verdict: `win` or `loss`
-    where the interval leaves out 0, else `tie`.
+    where the interval leaves out 0, else `tie`. p_value: two-sided; below 0.05 where the interval leaves out 0.
     """
 
     verdict: str
     relative: bool = True
+    p_value: float = math.nan
 
     def __str__(self) -> str:
         """`-6.1 ± 0.9 %`; a dash where there is nothing to measure."""
@@ -53,22 +64,73 @@ def estimate(values: Floats) -> Estimate:
     return Estimate(float(values.mean()), half)
 
 
-def paired_difference(ours: Floats, theirs: Floats, higher_is_better: bool = False) -> PairedDifference:
-    """ours, theirs: one value of a metric, at least 0, for each seed, in the same order.
+def paired_difference(
+    ours: Floats, theirs: Floats, higher_is_better: bool = False, bootstrap: bool = False
+) -> PairedDifference:
+    """ours, theirs: one value of a metric, at least 0, for each of two seeds or more, in the same order.
 
     The ratio r of the means, and its interval from the residuals ours - r theirs: the ratio estimator (Cochran,
     Sampling Techniques, chapter 6). What scales with the baseline, as delays do with a seed's load, leaves no residual.
+    The standard error is multiplied by Student's t; with `bootstrap`, and BOOTSTRAP_SEEDS or more, by the quantile of
+    |t| over resamples of the seeds (the symmetric bootstrap-t: Hall, The Bootstrap and Edgeworth Expansion, 3.5), which
+    also holds where the values are skewed. The p-value is Student's, of t made smaller in the same proportion.
     """
-    base = float(theirs.mean())
-    if base > 0.0:
-        ratio = float(ours.mean()) / base
-        mean, half = 100.0 * (ratio - 1.0), 100.0 * estimate(ours - ratio * theirs).half / base
-    else:
-        found = estimate(ours - theirs)
-        mean, half = found.mean, found.half
+    count, base = len(ours), float(theirs.mean())
+    relative = base > 0.0
+    ratio = float(ours.mean()) / base if relative else 1.0
+    residuals = ours - ratio * theirs
+    scale = 100.0 / base if relative else 1.0
+    mean = 100.0 * (ratio - 1.0) if relative else float(residuals.mean())
+    error = scale * float(residuals.std(ddof=1)) / math.sqrt(count)
+    student = factor = t_quantile(0.5 + CONFIDENCE / 2.0, count - 1)
+    if bootstrap and count >= BOOTSTRAP_SEEDS and error > 0.0:
+        factor = _bootstrap_quantile(ours, theirs, relative)
+    half = factor * error
     better = mean if higher_is_better else -mean
     verdict = WIN if better > half else LOSS if better < -half else TIE
-    return PairedDifference(mean, half, verdict, base > 0.0)
+    shrunk = math.inf if error == 0.0 else abs(mean) / error * student / factor
+    p_value = 1.0 if mean == 0.0 else 0.0 if math.isinf(shrunk) else max(0.0, 1.0 - _within(shrunk, count - 1))
+    return PairedDifference(mean, half, verdict, relative, p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for being many (Holm, 1979): rejecting those below a level, the chance of one false
+    rejection or more is at most that level, however they depend on each other."""
+    adjusted, reached = [1.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = reached
+    return adjusted
+
+
+def _bootstrap_quantile(ours: Floats, theirs: Floats, relative: bool) -> float:
+    """The CONFIDENCE quantile of |t| over resamples: the ratio's (else the difference's) deviation from the sample's
+    over the resample's own standard error. A resample without spread has infinite t."""
+    rows = _resamples(len(ours))
+    x, y = ours[rows], theirs[rows]
+    base = y.mean(axis=1) if relative else np.ones(len(rows))
+    ratio = ours.mean() / theirs.mean() if relative else 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if relative:
+            ratios = x.mean(axis=1) / base
+            deviations, residuals = ratios - ratio, x - ratios[:, None] * y
+        else:
+            residuals = x - y
+            deviations = residuals.mean(axis=1) - (ours - theirs).mean()
+        errors = residuals.std(axis=1, ddof=1) / math.sqrt(len(ours)) / base
+        t = np.abs(deviations) / errors
+    # Rounding leaves a little where there is nothing.
+    t[~(errors > 1e-12 * (np.abs(deviations) + abs(ratio)))] = np.inf
+    t[np.abs(deviations) <= 1e-12 * abs(ratio)] = 0.0
+    return float(np.quantile(t, CONFIDENCE, method="inverted_cdf"))
+
+
+@cache
+def _resamples(count: int) -> NDArray[np.int64]:
+    """int64[resamples, count]: which seeds a resample has. The same at every call."""
+    if count <= _ALL_RESAMPLES:
+        return np.array(list(itertools.product(range(count), repeat=count)))
+    return np.random.default_rng(count).integers(0, count, (_RESAMPLES, count))
 
 
 def t_quantile(probability: float, degrees: int) -> float:

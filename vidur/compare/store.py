@@ -41,7 +41,7 @@ class CellStore:
     def run(self, cells: Sequence[Cell], on_finished: Callable[[int], None]) -> list[Outcome]:
         """The record of each cell, simulated where it is not on disk, or why there is none.
 
-        `on_finished(count)` counts the different ones up.
+        `on_finished(count)` counts the different ones up, those on disk at once. A cell that failed is tried again.
         """
         unique = {cell.key: cell for cell in cells}
         found: dict[str, Outcome] = {key: kept for key, cell in unique.items() if (kept := self.load(cell)) is not None}

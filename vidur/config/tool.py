@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from vidur.config.base import Config, settings_of
@@ -19,9 +20,11 @@ def parse_tool(
     classes: Sequence[type[Config]],
     argv: Sequence[str] | None = None,
     leave_out: Collection[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> list[Any]:
     """One configuration of each class from `argv` (of the process if None). A flag is `--field`, whatever prefix the
-    class has elsewhere; no two classes share a field, and those of `leave_out` keep their defaults.
+    class has elsewhere, with dashes or underscores; no two classes share a field, and those of `leave_out` keep their
+    defaults. defaults: values, by field, where there is no flag.
 
     Raises InputError, or SystemExit(0) after --help."""
     flags: dict[str, Flag] = {}
@@ -34,13 +37,24 @@ def parse_tool(
             assert item.name not in flags and not item.is_part
             flags[item.name] = Flag(item.name, cls, item)
             add_flag(group, flags[item.name])
-    values, extras = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    values, extras = parser.parse_known_args([_underscored(word, flags) for word in words])
     if extras:
         near = difflib.get_close_matches(extras[0].lstrip("-").partition("=")[0], flags, n=2, cutoff=0.6)
         hint = f"did you mean {' or '.join('--' + name for name in near)}?" if near else "see --help"
         raise InputError(f"unknown argument {extras[0]}: {hint}")
-    given = {name: read_flag(flags[name], value) for name, value in vars(values).items()}
+    given = dict(defaults or {}) | {name: read_flag(flags[name], value) for name, value in vars(values).items()}
     return [_make(cls, {name: value for name, value in given.items() if flags[name].owner is cls}) for cls in classes]
+
+
+def _underscored(word: str, flags: Collection[str]) -> str:
+    """`--ray_address` for --ray-address; other words as they are."""
+    name, equals, value = word.partition("=")
+    plain = name[2:].replace("-", "_") if name.startswith("--") else ""
+    if plain in flags:
+        return f"--{plain}{equals}{value}"
+    negated = plain.removeprefix("no_")
+    return f"--no-{negated}" if negated != plain and negated in flags else word
 
 
 def _make(cls: type[Config], values: dict[str, Any]) -> Config:

@@ -1,0 +1,209 @@
+"""A sweep: schedulers x scenarios x loads x numbers of replicas x seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shlex
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from vidur.compare.capacity import Capacities
+from vidur.compare.cell import Cell, workload_digest
+from vidur.compare.config import AUTO, CompareConfig, names
+from vidur.compare.executor import Executor, Failure
+from vidur.compare.figures import METRICS
+from vidur.compare.policy import keep_policy
+from vidur.compare.progress import SweepProgress
+from vidur.compare.record import CellRecord
+from vidur.compare.results import CellFailure, PointResults, Results, machine_text
+from vidur.compare.scenario import GREATEST_LOAD, Scenario, scenario_names
+from vidur.compare.schedulers import parse_scheduler, parse_schedulers
+from vidur.compare.store import CellStore
+from vidur.compare.sweep_file import Entry, SweepFile
+from vidur.config import BaseGlobalSchedulerConfig, PPOGlobalSchedulerConfig
+from vidur.config.base import settings_of
+from vidur.errors import InputError, unknown_name
+
+# Of --seeds auto: seeds to begin with, and the width of the interval, in percentage points, at which it ends.
+AUTO_SEEDS, AUTO_WIDTH = 5, 2.0
+
+
+class Sweep:
+    """A sweep that is known to be good, and the folder where its finished simulations are kept."""
+
+    def __init__(self, config: CompareConfig, file: SweepFile | None = None, source: str | None = None) -> None:
+        """file, source: the sweep file, if there is one, and how it was named. Raises InputError."""
+        self._config = config
+        self._folder = Path(config.output)
+        self._source = source
+        self._title = file.title if file is not None else "Comparison"
+        if config.metric not in METRICS:
+            raise unknown_name("metric", config.metric, METRICS)
+        self._schedulers = _schedulers(config)
+        self._policies = {
+            name: keep_policy(router.checkpoint, self._folder)
+            for name, router in self._schedulers.items()
+            if isinstance(router, PPOGlobalSchedulerConfig)
+        }
+        self._points = [point for entry in _entries(config, file) for point in _points(entry, config)]
+        if not self._points:
+            raise InputError("the sweep has no scenario")
+        labels = [point.label for point in self._points]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise InputError(f"{label} is there twice: give one of the two another name")
+
+    def run(self, executor: Executor) -> Results:
+        """Simulate what is not on disk. Raises InputError for rates beyond what makes sense of a cluster."""
+        with SweepProgress() as progress:
+            progress.stage("capacities", len(self._points))
+            Capacities().measure([point.config for point in self._points], executor, progress.advance)
+            for point in self._points:
+                _check_reachable(point)
+            store = CellStore(self._folder / "cells", executor)
+            count = self._config.num_seeds or AUTO_SEEDS
+            cells = [cell for point in self._points for cell in self._cells(point, range(count))]
+            progress.stage("simulations", len(cells))
+            outcomes = store.run(cells, progress.advance)
+            results = self._results(cells, outcomes)
+            while self._config.seeds == AUTO and (more := self._more_seeds(results)):
+                progress.stage("simulations of more seeds", len(more))
+                cells += more
+                outcomes += store.run(more, progress.advance)
+                results = self._results(cells, outcomes)
+        return results
+
+    def _cells(self, point: Scenario, numbers: Sequence[int]) -> list[Cell]:
+        """Every scheduler on the seeds of these numbers, on the same requests."""
+        cells = []
+        for seed in (self._config.first_seed + number for number in numbers):
+            config = point.configure(seed, self._config.requests)
+            workload = workload_digest(point.requests(seed, self._config.requests))
+            for name, router in self._schedulers.items():
+                cluster = dataclasses.replace(config.cluster_config, global_scheduler_config=router)
+                routed = dataclasses.replace(config, cluster_config=cluster)
+                policy = self._policies.get(name)
+                cells.append(Cell(point.label, name, seed, routed, point.objectives, workload, policy))
+        return cells
+
+    def _more_seeds(self, results: Results) -> list[Cell]:
+        """Cells of the points whose intervals are too wide and that may have more seeds."""
+        cells = []
+        for its in results.points:
+            count, width = len(its.seeds), results.width(its)
+            if width > AUTO_WIDTH and count < self._config.max_seeds and its.complete:
+                # Widths shrink with the root of the number of seeds; never more than twice as many at once.
+                wanted = count * min(2.0, (width / AUTO_WIDTH) ** 2)
+                until = min(self._config.max_seeds, max(count + 1, math.ceil(wanted)))
+                cells += self._cells(its.scenario, range(count, until))
+        return cells
+
+    def _results(self, cells: Sequence[Cell], outcomes: Sequence[CellRecord | Failure]) -> Results:
+        found: dict[str, dict[str, dict[int, CellRecord]]] = {}
+        commands: dict[str, dict[str, dict[int, str]]] = {}
+        failures = []
+        for cell, outcome in zip(cells, outcomes, strict=True):
+            if isinstance(outcome, Failure):
+                failures.append(CellFailure(cell.point, cell.router, cell.seed, cell.command, outcome.error))
+            else:
+                found.setdefault(cell.point, {}).setdefault(cell.router, {})[cell.seed] = outcome
+                commands.setdefault(cell.point, {}).setdefault(cell.router, {})[cell.seed] = cell.command
+        seeds = {
+            point.label: sorted({cell.seed for cell in cells if cell.point == point.label}) for point in self._points
+        }
+        return Results(
+            title=self._title,
+            points=[
+                PointResults(
+                    point,
+                    {name: found.get(point.label, {}).get(name, {}) for name in self._schedulers},
+                    {name: commands.get(point.label, {}).get(name, {}) for name in self._schedulers},
+                    seeds[point.label],
+                )
+                for point in self._points
+            ],
+            schedulers=list(self._schedulers),
+            baseline=self._config.baseline,
+            metric=self._config.metric,
+            requests=self._config.requests,
+            command=self._command(),
+            date=date.today().isoformat(),
+            machine=machine_text(),
+            policies={name: policy.digest for name, policy in self._policies.items()},
+            failures=failures,
+            aimed_width=AUTO_WIDTH if self._config.seeds == AUTO else None,
+        )
+
+    def _command(self) -> str:
+        """What gives the same figures: the flags that differ from their defaults and matter to them."""
+        words = ["python", "-m", "vidur.compare", *([self._source] if self._source is not None else [])]
+        return shlex.join([*words, *self._flags()])
+
+    def _flags(self) -> list[str]:
+        file = SweepFile.read(self._source).flags if self._source is not None else {}
+        defaults = CompareConfig(**file)
+        found = []
+        for name in (item.name for item in settings_of(CompareConfig) if item.name not in _OF_NO_FIGURE):
+            value = getattr(self._config, name)
+            if value != getattr(defaults, name):
+                flag = f"--{name}"
+                found += [flag if value else f"--no-{name}"] if isinstance(value, bool) else [flag, str(value)]
+        return found
+
+
+_OF_NO_FIGURE = ("executor", "ray_address", "workers", "output", "markdown", "json")
+
+
+def _schedulers(config: CompareConfig) -> dict[str, BaseGlobalSchedulerConfig]:
+    """The baseline first, if it is not among the others."""
+    found = parse_schedulers(config.schedulers)
+    if config.lookahead:
+        found |= parse_schedulers("lookahead")
+    if config.baseline not in found:
+        found = {config.baseline: parse_scheduler(config.baseline), **found}
+    return found
+
+
+def _entries(config: CompareConfig, file: SweepFile | None) -> Sequence[Entry]:
+    if file is None:
+        if config.scenario is None:
+            raise InputError("nothing to compare in: give --scenario, or a sweep file")
+        chosen = scenario_names() if config.scenario == "all" else names(config.scenario, "--scenario")
+        return [Entry(Scenario.read(name)) for name in chosen]
+    if config.scenario in (None, "all"):
+        return file.entries
+    its = [entry.scenario.name for entry in file.entries]
+    for name in names(config.scenario or "", "--scenario"):
+        if name not in its:
+            raise unknown_name("scenario of the sweep", name, its)
+    return [entry for entry in file.entries if entry.scenario.name in names(config.scenario or "", "--scenario")]
+
+
+def _points(entry: Entry, config: CompareConfig) -> list[Scenario]:
+    """The entry at each of its loads, on each of its numbers of replicas; flags go before what the entry says."""
+    loads: Sequence[float | None] = config.loads or entry.loads or (None,)
+    rates = config.rates or (entry.rates if config.loads is None else None)
+    points = []
+    for count in config.replica_counts or entry.replicas or (None,):
+        scaled = entry.scenario if count is None else entry.scenario.scaled(count)
+        if rates:
+            points += [dataclasses.replace(scaled, qps=rate) for rate in rates]
+            continue
+        for load in loads:
+            if load is not None and load > GREATEST_LOAD:
+                raise InputError(f"{entry.scenario.name}: a load of {load:g} {_BEYOND}")
+            points.append(scaled if load is None else scaled.at(load))
+    return points
+
+
+_BEYOND = f"cannot be reached: above {GREATEST_LOAD:g} times its capacity a cluster has nothing but queues"
+
+
+def _check_reachable(point: Scenario) -> None:
+    if point.load > GREATEST_LOAD:
+        raise InputError(
+            f"{point.name}: {point.rate:g} requests/s {_BEYOND}; {point.num_replicas} replicas have a capacity of "
+            f"{point.capacity:.3g} requests/s"
+        )
