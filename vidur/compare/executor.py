@@ -28,6 +28,12 @@ class Failure:
 
     error: str
 
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Of what a job raised."""
+        text = " ".join(str(error).split())
+        return cls(text if isinstance(error, InputError) else f"{type(error).__name__}: {text}")
+
 
 class Executor(Protocol):
     """Runs jobs, and goes on when one fails. Used as a context manager; leaving it stops the workers."""
@@ -113,8 +119,7 @@ def _outcome(future: Future[Any]) -> Any:
         return future.result()
     if isinstance(error, BrokenProcessPool):
         return Failure("its process died: killed from outside, or out of memory")
-    text = " ".join(str(error).split())
-    return Failure(text if isinstance(error, InputError) else f"{type(error).__name__}: {text}")
+    return Failure.of(error)
 
 
 def _begin_worker() -> None:
@@ -132,4 +137,8 @@ def _end_with_parent() -> None:
 
 def make_executor(config: CompareConfig) -> Executor:
     """The one that --executor names. Raises InputError."""
+    if config.executor == "ray":
+        from vidur.compare.ray_executor import RayExecutor
+
+        return RayExecutor(config.ray_address, config.workers)
     return ProcessExecutor(config.workers)
