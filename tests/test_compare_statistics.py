@@ -1,15 +1,17 @@
-"""The statistics of an evaluation, against closed forms."""
+"""The statistics of comparisons, against closed forms, and how often their intervals hold the truth."""
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidur.compare.statistics import LOSS, TIE, WIN, estimate, paired_difference, t_quantile
+from vidur.compare.statistics import LOSS, TIE, WIN, estimate, holm, paired_difference, t_quantile
 
 # Of printed tables.
 TABLE = {(0.975, 1): 12.706, (0.975, 2): 4.303, (0.975, 3): 3.182, (0.975, 4): 2.776, (0.975, 9): 2.262,
@@ -108,3 +110,103 @@ def test_nineteen_of_twenty_intervals_hold_the_truth() -> None:
         found = paired_difference(level * rng.normal(0.95, 0.03, 10), level * rng.normal(1.0, 0.03, 10))
         held += found.low <= -5.0 <= found.high
     assert 0.93 <= held / 2000 <= 0.97
+
+
+# The bootstrap.
+
+
+def skewed(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values whose ratio has an exponential part; the ratio of their means is 0.95."""
+    level = np.exp(rng.normal(0.0, 0.2, count))
+    return level * (0.85 + rng.exponential(0.1, count)), level
+
+
+def coverage(count: int, bootstrap: bool) -> float:
+    rng = np.random.default_rng(7)
+    held = 0
+    for _ in range(600):
+        found = paired_difference(*skewed(rng, count), bootstrap=bootstrap)
+        held += found.low <= -5.0 <= found.high
+    return held / 600
+
+
+def test_bootstrap_intervals_hold_the_truth_where_students_do_not() -> None:
+    # 1.96 standard errors of a coverage of 0.95 over 600 trials are 0.017.
+    assert coverage(5, bootstrap=False) < 0.905
+    assert coverage(5, bootstrap=True) > 0.925
+
+
+@pytest.mark.parametrize("count", [4, 5, 8])
+def test_bootstrap_intervals_of_normal_values_are_not_too_narrow(count: int) -> None:
+    rng = np.random.default_rng(5)
+    held = 0
+    for _ in range(600):
+        level = rng.uniform(1.0, 3.0, count)
+        ours, theirs = level * rng.normal(0.95, 0.03, count), level * rng.normal(1.0, 0.03, count)
+        found = paired_difference(ours, theirs, bootstrap=True)
+        held += found.low <= -5.0 <= found.high
+    assert held / 600 >= 0.94
+
+
+def test_the_bootstrap_by_hand() -> None:
+    # |t| of all 256 resamples of four differences from a baseline of 0, in plain Python.
+    differences = [1.0, 2.0, 4.0, 8.0]
+    t = []
+    for rows in itertools.product(range(4), repeat=4):
+        drawn = [differences[row] for row in rows]
+        spread = statistics.stdev(drawn)
+        deviation = abs(statistics.mean(drawn) - 3.75)
+        t.append(deviation / (spread / 2) if spread else math.inf)
+    expected = sorted(t)[math.ceil(0.95 * 256) - 1] * statistics.stdev(differences) / 2
+    found = paired_difference(np.array(differences), np.zeros(4), bootstrap=True)
+    assert found.half == pytest.approx(expected)
+    assert found.mean == 3.75
+
+
+def test_two_seeds_have_students_interval() -> None:
+    ours, theirs = np.array([9.0, 11.0]), np.array([10.0, 13.0])
+    assert paired_difference(ours, theirs, bootstrap=True) == paired_difference(ours, theirs)
+
+
+@given(values, st.booleans())
+def test_p_values_agree_with_intervals(pairs: list[tuple[float, float]], bootstrap: bool) -> None:
+    ours, theirs = np.array(pairs).T
+    found = paired_difference(ours, theirs, bootstrap=bootstrap)
+    assert 0.0 <= found.p_value <= 1.0
+    if abs(found.p_value - 0.05) > 1e-6:
+        assert (found.p_value < 0.05) == (found.verdict != TIE)
+
+
+def test_the_p_value_of_three_values_has_a_closed_form() -> None:
+    # t = 2 / sqrt(1 / 3), two degrees of freedom: p = 1 - t / sqrt(2 + t^2).
+    found = paired_difference(np.array([1.0, 2.0, 3.0]), np.zeros(3))
+    t = 2.0 * math.sqrt(3.0)
+    assert found.p_value == pytest.approx(1.0 - t / math.sqrt(2.0 + t**2))
+
+
+# Many comparisons.
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holm_is_between_none_and_bonferroni(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    for one, other in zip(p_values, adjusted, strict=True):
+        assert one <= other <= min(1.0, len(p_values) * one) + 1e-12
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    assert all(adjusted[low] <= adjusted[high] for low, high in itertools.pairwise(order))
+
+
+def test_one_false_rejection_in_twenty_families() -> None:
+    rng = np.random.default_rng(3)
+    families = 0
+    for _ in range(300):
+        theirs = rng.uniform(1.0, 2.0, 6)
+        found = [paired_difference(theirs * rng.normal(1.0, 0.05, 6), theirs, bootstrap=True) for _ in range(8)]
+        families += min(holm([one.p_value for one in found])) < 0.05
+    assert families / 300 < 0.08

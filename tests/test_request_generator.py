@@ -17,6 +17,7 @@ from vidur.config import (
     BaseRequestLengthGeneratorConfig,
     FixedRequestLengthGeneratorConfig,
     GammaRequestIntervalGeneratorConfig,
+    MixtureRequestLengthGeneratorConfig,
     PoissonRequestIntervalGeneratorConfig,
     QuantileRequestLengthGeneratorConfig,
     StaticRequestIntervalGeneratorConfig,
@@ -47,6 +48,7 @@ LENGTHS = (
     QuantileRequestLengthGeneratorConfig(),
     QuantileRequestLengthGeneratorConfig(distribution="azure_code_2023"),
     QuantileRequestLengthGeneratorConfig(distribution="arxiv_summarization"),
+    MixtureRequestLengthGeneratorConfig(),
 )
 INTERVALS = (
     PoissonRequestIntervalGeneratorConfig(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
@@ -17,6 +18,7 @@ from vidur.config import (
     BaseRequestLengthGeneratorConfig,
     FixedRequestLengthGeneratorConfig,
     GammaRequestIntervalGeneratorConfig,
+    MixtureRequestLengthGeneratorConfig,
     PoissonRequestIntervalGeneratorConfig,
     QuantileRequestLengthGeneratorConfig,
     StaticRequestIntervalGeneratorConfig,
@@ -216,6 +218,44 @@ def test_an_unknown_distribution_names_the_nearest() -> None:
         requests(QuantileRequestLengthGeneratorConfig(distribution="azure_conv_2032"))
     with pytest.raises(InputError, match=r"cannot read nowhere/table.json: No such file"):
         requests(QuantileRequestLengthGeneratorConfig(distribution="nowhere/table.json"))
+
+
+def write_table(path: Path, prefill: list[int], decode: list[int]) -> str:
+    table = {**UNIFORM_TABLE, "prefill_tokens": {"quantiles": prefill}, "decode_tokens": {"quantiles": decode}}
+    path.write_text(json.dumps(table))
+    return str(path)
+
+
+def test_mixtures_draw_by_weight(tmp_path: Path) -> None:
+    short, long = (
+        write_table(tmp_path / f"{name}.json", [least, least + 10], [5, 5])
+        for name, least in (("short", 100), ("long", 900))
+    )
+    config = MixtureRequestLengthGeneratorConfig(distributions=(short, long), weights=(3.0, 1.0))
+    table = requests(config, 20_000)
+    are_long = table.num_prefill_tokens >= 900
+    assert are_long.mean() == pytest.approx(0.25, abs=0.01)
+    assert table.num_prefill_tokens[~are_long].max() <= 110
+    assert "short.json" in table.source and "long.json" in table.source
+    # The first ones do not depend on the count; the seed matters.
+    assert pairs(requests(config, 50)) == pairs(table)[:50]
+    assert pairs(requests(dataclasses.replace(config, seed=1), 50)) != pairs(table)[:50]
+
+
+def test_a_mixture_of_one_is_that_one(tmp_path: Path) -> None:
+    table = requests(MixtureRequestLengthGeneratorConfig(distributions=("azure_conv_2023",)), 5000)
+    alone = requests(QuantileRequestLengthGeneratorConfig(), 5000)
+    for column in ("num_prefill_tokens", "num_decode_tokens"):
+        assert getattr(table, column).mean() == pytest.approx(getattr(alone, column).mean(), rel=0.1)
+
+
+def test_bad_mixtures() -> None:
+    with pytest.raises(InputError, match="weights has 1 values for 2 distributions"):
+        MixtureRequestLengthGeneratorConfig(weights=(1.0,))
+    with pytest.raises(InputError, match="distributions names nothing"):
+        MixtureRequestLengthGeneratorConfig(distributions=())
+    with pytest.raises(InputError, match="did you mean azure_conv_2023"):
+        requests(MixtureRequestLengthGeneratorConfig(distributions=("azure_conv",)))
 
 
 @pytest.mark.parametrize("kind", [TraceRequestLengthGeneratorConfig, QuantileRequestLengthGeneratorConfig])

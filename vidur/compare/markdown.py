@@ -21,7 +21,7 @@ def markdown(results: Results) -> str:
         f"difference from `{results.baseline}` in percent. {seeds} seeds of {results.requests:,} requests and more, "
         "every scheduler on the same arrivals and lengths, the first and the last "
         f"{percent(WARM_UP, 0)} of the requests left out. Bold: a difference that holds against all the comparisons of "
-        "this table (95 %, bootstrap over seeds, Holm); in brackets: a tie."
+        "its row (95 %, bootstrap over seeds, Holm); in brackets: a tie."
     )
     if results.policies:
         policies = ", ".join(sorted({f"`{digest[:16]}`" for digest in results.policies.values()}))

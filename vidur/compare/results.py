@@ -15,7 +15,7 @@ import numpy as np
 from vidur.compare.figures import HIGHER_IS_BETTER, METRICS, metric_unit
 from vidur.compare.record import CellRecord
 from vidur.compare.scenario import Scenario
-from vidur.compare.statistics import TIE, Estimate, PairedDifference, estimate, holm, paired_difference
+from vidur.compare.statistics import CONFIDENCE, TIE, Estimate, PairedDifference, estimate, holm, paired_difference
 from vidur.scheduler.observation import Floats
 
 
@@ -99,28 +99,28 @@ class Results:
         return [name for name in self.schedulers if name != self.baseline]
 
     def comparison(self, its: PointResults, scheduler: str, metric: str) -> Comparison | None:
-        """With the baseline, corrected for all the comparisons of the sweep in that metric; None where fewer than two
+        """With the baseline, corrected for all the comparisons of the point in that metric; None where fewer than two
         seeds have a value in both."""
-        if metric not in self._compared:
-            self._compared[metric] = self._compare(metric)
-        return self._compared[metric].get((its.scenario.label, scheduler))
+        key = (its.scenario.label, metric)
+        if key not in self._compared:
+            self._compared[key] = self._compare(its, metric)
+        return self._compared[key].get(scheduler)
 
     @cached_property
-    def _compared(self) -> dict[str, dict[tuple[str, str], Comparison]]:
+    def _compared(self) -> dict[tuple[str, str], dict[str, Comparison]]:
+        """By the point's label and the metric, as far as they were asked for."""
         return {}
 
-    def _compare(self, metric: str) -> dict[tuple[str, str], Comparison]:
+    def _compare(self, its: PointResults, metric: str) -> dict[str, Comparison]:
         found = {}
-        for its in self.points:
-            for scheduler in self.others:
-                ours, theirs = its.pairs(scheduler, self.baseline, metric)
-                if len(ours) > 1:
-                    key = (its.scenario.label, scheduler)
-                    found[key] = paired_difference(ours, theirs, metric in HIGHER_IS_BETTER, bootstrap=True)
+        for scheduler in self.others:
+            ours, theirs = its.pairs(scheduler, self.baseline, metric)
+            if len(ours) > 1:
+                found[scheduler] = paired_difference(ours, theirs, metric in HIGHER_IS_BETTER, bootstrap=True)
         adjusted = holm([difference.p_value for difference in found.values()])
         return {
-            key: Comparison(difference, value, difference.verdict if value < 0.05 else TIE)
-            for (key, difference), value in zip(found.items(), adjusted, strict=True)
+            scheduler: Comparison(difference, value, difference.verdict if value < 1.0 - CONFIDENCE else TIE)
+            for (scheduler, difference), value in zip(found.items(), adjusted, strict=True)
         }
 
     def best(self, its: PointResults, metric: str) -> str | None:

@@ -18,8 +18,8 @@ WIN, TIE, LOSS = "win", "tie", "loss"
 CONFIDENCE = 0.95
 # Fewer seeds than this cannot be resampled: too many of their resamples are one seed over and over.
 BOOTSTRAP_SEEDS = 4
-# Resamples: all of them up to so many seeds, as many at random above.
-_ALL_RESAMPLES, _RESAMPLES = 5, 10_000
+# Resamples: all of them up to so many seeds, so many drawn at random above.
+_ALL_RESAMPLES, _RESAMPLES = 5, 2000
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ from vidur.config.request_interval_generator import (
 from vidur.config.request_length_generator import (
     BaseRequestLengthGeneratorConfig,
     FixedRequestLengthGeneratorConfig,
+    MixtureRequestLengthGeneratorConfig,
     QuantileRequestLengthGeneratorConfig,
     TraceRequestLengthGeneratorConfig,
     UniformRequestLengthGeneratorConfig,
@@ -94,6 +95,7 @@ __all__ = [
     "LinearRegressionExecutionTimePredictorConfig",
     "LookaheadGlobalSchedulerConfig",
     "MetricsConfig",
+    "MixtureRequestLengthGeneratorConfig",
     "ModelConfig",
     "NodeSKU",
     "OrcaSchedulerConfig",

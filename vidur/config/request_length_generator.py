@@ -77,6 +77,25 @@ class QuantileRequestLengthGeneratorConfig(BaseRequestLengthGeneratorConfig):
     )
 
 
+@dataclass(frozen=True)
+class MixtureRequestLengthGeneratorConfig(BaseRequestLengthGeneratorConfig):
+    type_name: ClassVar[str] = "mixture"
+    description: ClassVar[str] = "each request from one of several tables of quantiles, drawn by weight"
+
+    distributions: tuple[str, ...] = setting(
+        ("azure_conv_2023", "azure_code_2023"), help="names in data/workloads, or paths of JSON files of that form"
+    )
+    weights: tuple[float, ...] = setting((), help="one for each distribution; equal if none", above=0)
+
+    def check(self) -> None:
+        if not self.distributions:
+            raise InputError(f"{self.flag('distributions')} names nothing to draw from")
+        if self.weights and len(self.weights) != len(self.distributions):
+            raise InputError(
+                f"{self.flag('weights')} has {len(self.weights)} values for {len(self.distributions)} distributions"
+            )
+
+
 def _check_token_range(config: BaseRequestLengthGeneratorConfig, min_tokens: int) -> None:
     if min_tokens > config.max_tokens:
         raise InputError(

@@ -9,6 +9,7 @@ import numpy as np
 from vidur.config import (
     BaseRequestLengthGeneratorConfig,
     FixedRequestLengthGeneratorConfig,
+    MixtureRequestLengthGeneratorConfig,
     QuantileRequestLengthGeneratorConfig,
     TraceRequestLengthGeneratorConfig,
     UniformRequestLengthGeneratorConfig,
@@ -80,10 +81,25 @@ def _quantile(config: QuantileRequestLengthGeneratorConfig, count: int, uniform:
     return cut_in_proportion(prefill, decode, config.max_tokens)
 
 
+@draw_lengths.register
+def _mixture(config: MixtureRequestLengthGeneratorConfig, count: int, uniform: FloatArray) -> Lengths:
+    check_max_tokens(config.max_tokens, config.flag("max_tokens"))
+    tables = [load_quantile_table(name, config.flag("distributions")) for name in config.distributions]
+    weights = np.array(config.weights or [1.0] * len(tables))
+    # A generator for each table, so that the first lengths do not depend on how many are drawn.
+    chooser, *generators = (np.random.default_rng([config.seed, number]) for number in range(len(tables) + 1))
+    chosen = chooser.choice(len(tables), count, p=weights / weights.sum())
+    drawn = [table.sample(count, generator) for table, generator in zip(tables, generators, strict=True)]
+    prefill, decode = (np.choose(chosen, [pair[part] for pair in drawn]) for part in (0, 1))
+    return cut_in_proportion(prefill, decode, config.max_tokens)
+
+
 def describe_lengths(config: BaseRequestLengthGeneratorConfig) -> str:
     """The generator in a few words, with its file if it has one."""
     if isinstance(config, TraceRequestLengthGeneratorConfig):
         return f"lengths of {config.trace_file}"
     if isinstance(config, QuantileRequestLengthGeneratorConfig):
         return f"lengths from the quantiles of {config.distribution}"
+    if isinstance(config, MixtureRequestLengthGeneratorConfig):
+        return f"lengths from the quantiles of {', '.join(config.distributions)} mixed"
     return f"{config.get_type()} lengths"
