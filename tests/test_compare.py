@@ -18,8 +18,11 @@ import pytest
 from scenarios import EQUAL, MIXED, write_scenario
 
 from vidur.compare.__main__ import main
+from vidur.compare.config import CompareConfig
 from vidur.compare.figures import METRICS, Objectives, figures_of
 from vidur.compare.schedulers import every_scheduler, parse_schedulers
+from vidur.compare.sweep import points_of
+from vidur.compare.sweep_file import SweepFile
 from vidur.config import (
     BaseGlobalSchedulerConfig,
     CustomGlobalSchedulerConfig,
@@ -322,3 +325,45 @@ def test_bad_input(flags: list[str], message: str, tmp_path: Path, capsys: pytes
     assert message in printed.err
     assert printed.err.count("\n") == 1
     assert printed.out == ""
+
+
+# More seeds where they are needed, and the shipped suite.
+
+
+def test_seeds_are_added_until_intervals_are_narrow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [*RATE, "--schedulers", "weighted_round_robin,random", "--seeds", "auto", "--max_seeds", "7"]
+    assert run(tmp_path, *flags) == 0
+    frame = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    # Random choices differ by more than 2 % for longer than that, and the same seeds go to every scheduler.
+    assert (frame.groupby(["scenario", "scheduler"]).seed.nunique() == 7).all()
+    assert "equal, 2 replicas, 10 requests/s: after 7 seeds an interval is still" in capsys.readouterr().out
+    # On equal replicas the two differ by nothing; five seeds are enough.
+    assert run(tmp_path, *RATE, "--scenario", str(tmp_path / "equal.yaml"), "--schedulers", "weighted_round_robin",
+               "--seeds", "auto") == 0  # fmt: skip
+    frame = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert frame.seed.nunique() == 5
+    assert "still" not in capsys.readouterr().out
+
+
+def test_auto_ends_where_the_intervals_are_narrow_enough(tmp_path: Path) -> None:
+    flags = ["--schedulers", "lor,least_tokens", "--seeds", "auto", "--requests", "400", "--qps", "13"]
+    assert run(tmp_path, "--scenario", str(write_scenario(tmp_path / "equal.yaml")), *flags) == 0
+    rows = [row for row in rows_of(tmp_path / "out" / "results.json") if row["metric"] == "mean_e2e"]
+    others = [row for row in rows if row["scheduler"] != "round_robin"]
+    assert all(5 < row["seeds"] < 30 for row in rows)
+    assert all(row["difference_interval"][1] - row["difference_interval"][0] <= 2.0 for row in others)
+
+
+def test_the_standing_suite_covers_what_it_should() -> None:
+    file = SweepFile.read("suite")
+    points = [point for entry in file.entries for point in points_of(entry, CompareConfig(**file.flags))]
+    assert len({point.label for point in points}) == len(points)
+    assert {point.num_replicas for point in points} >= {2, 4, 8, 16, 64}
+    assert {point.config.cluster_config.gauge_refresh_interval for point in points} == {0.0, 0.1, 1.0, 5.0}
+    kinds = {point.config.request_generator_config.length_generator_config.get_type() for point in points}
+    assert kinds == {"quantile", "mixture"}
+    arrivals = {point.config.request_generator_config.interval_generator_config.get_type() for point in points}
+    assert arrivals == {"poisson", "gamma", "swing"}
+    actions = {event.action for point in points for event in point.header.events}
+    assert actions == {"slow", "fail", "return"}
+    assert {0.7, 0.85, 0.95} <= {point.header.load for point in points if point.name == "chat"}

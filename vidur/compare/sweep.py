@@ -47,7 +47,7 @@ class Sweep:
             for name, router in self._schedulers.items()
             if isinstance(router, PPOGlobalSchedulerConfig)
         }
-        self._points = [point for entry in _entries(config, file) for point in _points(entry, config)]
+        self._points = [point for entry in _entries(config, file) for point in points_of(entry, config)]
         if not self._points:
             raise InputError("the sweep has no scenario")
         labels = [point.label for point in self._points]
@@ -181,7 +181,7 @@ def _entries(config: CompareConfig, file: SweepFile | None) -> Sequence[Entry]:
     return [entry for entry in file.entries if entry.scenario.name in names(config.scenario or "", "--scenario")]
 
 
-def _points(entry: Entry, config: CompareConfig) -> list[Scenario]:
+def points_of(entry: Entry, config: CompareConfig) -> list[Scenario]:
     """The entry at each of its loads, on each of its numbers of replicas; flags go before what the entry says."""
     loads: Sequence[float | None] = config.loads or entry.loads or (None,)
     rates = config.rates or (entry.rates if config.loads is None else None)
