@@ -130,7 +130,7 @@ requests: 60
 qps: 9
 scenarios:
   - equal.yaml
-  - {scenario: equal.yaml, name: stale, qps: [4, 8], cluster_config: {gauge_refresh_interval: 5}}
+  - {scenario: equal.yaml, name: stale, qps: [4, 8], without: random, cluster_config: {gauge_refresh_interval: 5}}
   - name: inline
     scenario: {title: in the sweep itself, load: 0.5}
     replicas: [1, 2]
@@ -162,10 +162,15 @@ def test_a_sweep_in_a_file(tmp_path: Path) -> None:
     # Flags go before the file; --scenario chooses among its own.
     assert main([*flags, "--scenario", "stale", "--qps", "6", "--seeds", "5", "--baseline", "random"]) == 0
     frame = pd.read_parquet(tmp_path / "out" / "results.parquet")
-    assert set(frame.scenario) == {"stale"} and set(frame.qps) == {6.0} and frame.seed.nunique() == 5
-    assert set(frame.scheduler) == {"random", "lor", "least_tokens"}
     command = json.loads((tmp_path / "out" / "results.json").read_text())["command"]
     assert command.endswith("sweep.yaml --scenario stale --baseline random --qps 6 --seeds 5")
+    assert set(frame.scenario) == {"stale"} and set(frame.qps) == {6.0} and frame.seed.nunique() == 5
+    # What is left out there, save where it is the baseline.
+    assert set(frame.scheduler) == {"random", "lor", "least_tokens"}
+    assert main([*flags, "--schedulers", "random,lor"]) == 0
+    frame = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert set(frame[frame.scenario == "stale"].scheduler) == {"lor"}
+    assert set(frame[frame.scenario == "equal"].scheduler) == {"random", "lor"}
 
 
 @pytest.mark.parametrize(
@@ -179,6 +184,7 @@ def test_a_sweep_in_a_file(tmp_path: Path) -> None:
         (SWEEP.replace("qps: [4, 8]", "qps: [4, x]"), "scenarios[1]: qps: expected a number above 0"),
         (SWEEP.replace("replicas: [1, 2]", "replicas: [1, 0.5]"), "replicas: expected a whole number above 0"),
         (SWEEP.replace("name: inline", "title: inline"), "name is missing"),
+        (SWEEP.replace("without: random", "without: {a: 1}"), "without: expected a name, or a list of names"),
         (SWEEP.replace("qps: [4, 8]", "qps: 4, load: 0.5"), "two ways to say one thing"),
         (SWEEP.replace(", name: stale, qps: [4, 8]", ""), "is there twice: give one of the two another name"),
         (SWEEP.replace("seeds: 4", "seeds: four"), "--seeds must be a number from 2 to 100000, or auto, not 'four'"),

@@ -53,17 +53,15 @@ class _Signals:
 
 def _simulate(config: SimulationConfig) -> int:
     # These bring in numba: after the flags are known to be good.
-    from vidur.engine.compile import is_cached
     from vidur.metrics.console import print_comparison, print_summary
     from vidur.metrics.writer import write_results
-    from vidur.simulator import Simulator, simulate_beside
+    from vidur.simulator import Simulator, announce_compilation, simulate_beside
 
     with _Signals() as signals:
         simulator = Simulator(config)
         # Bad input shows here, a router that is not there too, and gets one line.
         _ = simulator.simulation
-        if not is_cached():
-            print("Compiling the simulator for this machine: once, half a minute ...", file=sys.stderr, flush=True)
+        announce_compilation()
         with _ProgressBar(len(simulator.requests)) as progress:
             result = simulator.run(progress.update)
         others = {} if signals.status else simulate_beside(config, simulator.requests)

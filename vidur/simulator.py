@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +18,7 @@ from vidur.config import (
     PPOGlobalSchedulerConfig,
     SimulationConfig,
 )
-from vidur.engine.compile import mark_cached
+from vidur.engine.compile import is_cached, mark_cached
 from vidur.engine.plans import event_rows, plan_replicas
 from vidur.engine.simulation import Simulation
 from vidur.engine.state import EngineOptions, EngineState, hardware_facts
@@ -61,7 +62,7 @@ class Simulator:
         self.replica_plans, self.hardware_plans, self.policy = plan_replicas(config, self.requests)
         self._router = router
         self._wall_seconds = 0.0
-        self._partial = False
+        self.interrupted = False
 
     @cached_property
     def router(self) -> GlobalScheduler:
@@ -120,7 +121,7 @@ class Simulator:
         """Simulate to the end. `on_progress(finished, all)` is called now and then.
 
         A KeyboardInterrupt, from a signal or from `on_progress`, ends the run: what has happened so far is the result,
-        marked partial.
+        marked partial, and `interrupted` is set.
         """
         total = len(self.requests)
 
@@ -143,7 +144,7 @@ class Simulator:
                     on_slice(simulation.num_finished)
             mark_cached()
         except KeyboardInterrupt:
-            self._partial = True
+            self.interrupted = True
         self._wall_seconds += time.perf_counter() - started
         return self.result()
 
@@ -159,11 +160,17 @@ class Simulator:
         """What has happened so far."""
         return SimulationResult(
             config=self.config,
-            recording=self.simulation.state.recording(self._partial),
+            recording=self.simulation.state.recording(self.interrupted),
             hardware=tuple(self.hardware_plans),
             workload=self.requests.source,
             wall_seconds=self._wall_seconds or None,
         )
+
+
+def announce_compilation() -> None:
+    """Say on stderr why the first simulation of this machine takes long, if it is to come."""
+    if not is_cached():
+        print("Compiling the simulator for this machine: once, half a minute ...", file=sys.stderr, flush=True)
 
 
 def simulate(config: SimulationConfig, requests: RequestTable | None = None) -> SimulationResult:

@@ -46,8 +46,10 @@ def compare(words: list[str]) -> int:
     from vidur.compare.markdown import markdown
     from vidur.compare.parquet import write_parquet
     from vidur.compare.sweep import Sweep
+    from vidur.simulator import announce_compilation
 
     sweep = Sweep(config, file, source)
+    announce_compilation()
     with make_executor(config) as executor:
         results = sweep.run(executor)
     print_results(results)

@@ -99,8 +99,9 @@ def _completions(config: SimulationConfig, requests: RequestTable, arrived_at: F
     rounds = len(arrived_at) // len(requests)
     prompts, outputs = np.tile(requests.num_prefill_tokens, rounds), np.tile(requests.num_decode_tokens, rounds)
     table = RequestTable.of(arrived_at, prompts, outputs, "capacity")
-    recorded = Simulator(config, table).run().recording
-    if recorded.partial:
+    simulator = Simulator(config, table)
+    recorded = simulator.run().recording
+    if simulator.interrupted:
         raise KeyboardInterrupt
     return np.where(recorded.requests["status"] == FINISHED, recorded.requests["completed_at"], np.inf)
 

@@ -14,7 +14,7 @@ from vidur.compare.figures import LONG_PROMPT, WARM_UP, Objectives
 from vidur.compare.policy import Policy
 from vidur.compare.record import CellRecord
 from vidur.compare.version import code_version
-from vidur.config import MetricsConfig, PPOGlobalSchedulerConfig, SimulationConfig
+from vidur.config import MetricsConfig, PPOGlobalSchedulerConfig, SimulationConfig, SyntheticRequestGeneratorConfig
 from vidur.config.command_line import flags_of
 from vidur.engine.state import hardware_facts
 from vidur.request_generator import RequestTable
@@ -49,6 +49,13 @@ class Cell:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     @property
+    def effort(self) -> int:
+        """Grows with the time that it takes."""
+        workload = self.config.request_generator_config
+        assert isinstance(workload, SyntheticRequestGeneratorConfig)
+        return workload.num_requests or 0
+
+    @property
     def command(self) -> str:
         """What simulates it by itself, with all the files that a simulation writes."""
         config = dataclasses.replace(self.config, metrics_config=MetricsConfig())
@@ -66,7 +73,7 @@ def simulate_cell(cell: Cell) -> CellRecord:
     started = time.perf_counter()
     simulator = Simulator(config)
     recording = simulator.run().recording
-    if recording.partial:
+    if simulator.interrupted:
         # A signal: half a simulation must not be taken for a whole one.
         raise KeyboardInterrupt
     speeds = hardware_facts(simulator.replica_plans)[:, SPEED]

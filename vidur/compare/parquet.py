@@ -28,7 +28,7 @@ def write_parquet(path: Path, results: Results) -> None:
         }
         for its in results.points
         for scheduler in results.schedulers
-        for seed, record in sorted(its.records[scheduler].items())
+        for seed, record in sorted(its.records.get(scheduler, {}).items())
     ]
     data = io.BytesIO()
     pd.DataFrame(rows).to_parquet(data, index=False)

@@ -33,7 +33,7 @@ class CellFailure:
 @dataclass(frozen=True)
 class PointResults:
     """A scenario at one load on so many replicas. records, commands: by scheduler and seed, of the cells that did not
-    fail. seeds: those that were asked for."""
+    fail; schedulers that are left out here are not in them. seeds: those that were asked for."""
 
     scenario: Scenario
     records: Mapping[str, Mapping[int, CellRecord]]
@@ -51,7 +51,7 @@ class PointResults:
 
     def values(self, scheduler: str, metric: str) -> dict[int, float]:
         """By seed; without the seeds at which there was nothing to measure."""
-        found = {seed: record.figures[metric] for seed, record in self.records[scheduler].items()}
+        found = {seed: record.figures[metric] for seed, record in self.records.get(scheduler, {}).items()}
         return {seed: value for seed, value in sorted(found.items()) if not math.isnan(value)}
 
     def mean(self, scheduler: str, metric: str) -> Estimate | None:

@@ -46,7 +46,10 @@ class CellStore:
         unique = {cell.key: cell for cell in cells}
         found: dict[str, Outcome] = {key: kept for key, cell in unique.items() if (kept := self.load(cell)) is not None}
         on_finished(len(found))
-        missing = [cell for key, cell in unique.items() if key not in found]
+        # The longest first, so that no worker is left alone with one at the end.
+        missing = sorted(
+            (cell for key, cell in unique.items() if key not in found), key=lambda cell: cell.effort, reverse=True
+        )
         for place, outcome in self._executor.run(simulate_cell, missing):
             if isinstance(outcome, CellRecord):
                 self.save(missing[place], outcome)

@@ -47,7 +47,11 @@ class Sweep:
             for name, router in self._schedulers.items()
             if isinstance(router, PPOGlobalSchedulerConfig)
         }
-        self._points = [point for entry in _entries(config, file) for point in points_of(entry, config)]
+        self._points, self._without = [], {}
+        for entry in _entries(config, file):
+            for point in points_of(entry, config):
+                self._points.append(point)
+                self._without[point.label] = frozenset(entry.without) - {config.baseline}
         if not self._points:
             raise InputError("the sweep has no scenario")
         labels = [point.label for point in self._points]
@@ -81,12 +85,15 @@ class Sweep:
         for seed in (self._config.first_seed + number for number in numbers):
             config = point.configure(seed, self._config.requests)
             workload = workload_digest(point.requests(seed, self._config.requests))
-            for name, router in self._schedulers.items():
+            for name, router in self._schedulers_at(point).items():
                 cluster = dataclasses.replace(config.cluster_config, global_scheduler_config=router)
                 routed = dataclasses.replace(config, cluster_config=cluster)
                 policy = self._policies.get(name)
                 cells.append(Cell(point.label, name, seed, routed, point.objectives, workload, policy))
         return cells
+
+    def _schedulers_at(self, point: Scenario) -> dict[str, BaseGlobalSchedulerConfig]:
+        return {name: its for name, its in self._schedulers.items() if name not in self._without[point.label]}
 
     def _more_seeds(self, results: Results) -> list[Cell]:
         """Cells of the points whose intervals are too wide and that may have more seeds."""
@@ -118,8 +125,8 @@ class Sweep:
             points=[
                 PointResults(
                     point,
-                    {name: found.get(point.label, {}).get(name, {}) for name in self._schedulers},
-                    {name: commands.get(point.label, {}).get(name, {}) for name in self._schedulers},
+                    {name: found.get(point.label, {}).get(name, {}) for name in self._schedulers_at(point)},
+                    {name: commands.get(point.label, {}).get(name, {}) for name in self._schedulers_at(point)},
                     seeds[point.label],
                 )
                 for point in self._points

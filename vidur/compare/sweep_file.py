@@ -1,7 +1,8 @@
 """A whole sweep in one YAML file: the flags of python -m vidur.compare as keys, and `scenarios`, a list of entries.
 
 An entry is the name of a scenario, or a mapping: `scenario` (a name, a file, or a whole one's header), `name`, `title`,
-`load`, `qps`, `replicas`, and keys of a configuration of vidur.main that go over the scenario's.
+`load`, `qps`, `replicas`, `without` (names of schedulers that are left out), and keys of a configuration of vidur.main
+that go over the scenario's.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ from vidur.errors import InputError, unknown_name
 # Where things run and are written is not the sweep's.
 _NOT_OF_SWEEPS = ("scenario", "executor", "ray_address", "workers", "output", "markdown", "json")
 _GRID = ("load", "qps", "replicas")
-_ENTRY = ("scenario", "name", "title", *_GRID)
+_ENTRY = ("scenario", "name", "title", "without", *_GRID)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A scenario of a sweep, with the loads (or rates) and numbers of replicas that the file gives; None: its own."""
+    """A scenario of a sweep, with the loads (or rates) and numbers of replicas that the file gives; None: its own.
+    without: names of schedulers that are left out here."""
 
     scenario: Scenario
     loads: tuple[float, ...] | None = None
     rates: tuple[float, ...] | None = None
     replicas: tuple[int, ...] | None = None
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def _entry(value: Any, shared: Mapping[str, Any], where: str) -> Entry:
         _numbers(grid, "load", where),
         _numbers(grid, "qps", where),
         None if (found := _numbers(grid, "replicas", where, whole=True)) is None else tuple(map(int, found)),
+        _words(given.get("without", []), f"{where}: without"),
     )
 
 
@@ -125,6 +129,13 @@ def _numbers(grid: Mapping[str, Any], key: str, where: str, whole: bool = False)
             what = "a whole number" if whole else "a number"
             raise InputError(f"{where}: {key}: expected {what} above 0, or a list of such, not {value!r}")
     return tuple(dict.fromkeys(values))
+
+
+def _words(value: Any, where: str) -> tuple[str, ...]:
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InputError(f"{where}: expected a name, or a list of names, not {value!r}")
+    return tuple(words)
 
 
 def _text(value: Any) -> str:
