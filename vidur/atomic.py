@@ -26,7 +26,7 @@ def open_atomic(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)
         Path(name).replace(target)
-    except BaseException:
+    except BaseException:  # Ctrl-C too leaves no partial file behind; whatever it is goes on up.
         Path(name).unlink()
         raise
 

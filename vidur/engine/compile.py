@@ -8,6 +8,7 @@ starts a new folder. With NUMBA_DISABLE_JIT=1 every kernel is plain Python.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,8 @@ def cache_folder() -> Path:
 
 
 _FOLDER = cache_folder()
+# Numba's cache folder is one setting of the process, and simulations begin in threads.
+_LOCK = threading.RLock()
 
 
 def is_cached() -> bool:
@@ -57,12 +60,13 @@ def mark_cached() -> None:
 
 def _cached(decorate: Callable[[], Any]) -> Any:
     """Decorate with Numba's cache in our folder; other users of Numba in this process keep theirs."""
-    before = _settings.CACHE_DIR
-    _settings.CACHE_DIR = str(_FOLDER)
-    try:
-        return decorate()
-    finally:
-        _settings.CACHE_DIR = before
+    with _LOCK:
+        before = _settings.CACHE_DIR
+        _settings.CACHE_DIR = str(_FOLDER)
+        try:
+            return decorate()
+        finally:
+            _settings.CACHE_DIR = before
 
 
 def kernel(function: F) -> F:
@@ -106,14 +110,16 @@ class Callback:
 
     def handle(self, function: Callable[..., Any]) -> int:
         function = getattr(function, "py_func", function)
-        if not COMPILED:
-            if function not in self._plain:
-                self._plain.append(function)
-            return 1 + self._plain.index(function)
-        if function not in self._compiled:
-            compiled = _cached(lambda: numba.cfunc(self._signature, **_OPTIONS)(function))
-            self._compiled[function] = compiled
-        return int(self._compiled[function].address)
+        # Compiled twice at once, the first would be freed while its address is in use.
+        with _LOCK:
+            if not COMPILED:
+                if function not in self._plain:
+                    self._plain.append(function)
+                return 1 + self._plain.index(function)
+            if function not in self._compiled:
+                compiled = _cached(lambda: numba.cfunc(self._signature, **_OPTIONS)(function))
+                self._compiled[function] = compiled
+            return int(self._compiled[function].address)
 
     def _call_plain(self, handle: int, *arguments: Any) -> Any:
         return self._plain[handle - 1](*arguments)
