@@ -149,7 +149,7 @@ class StateEncoder:
             observation.ledger, observation.gauges, self._facts, observation.arrival, observation.completions, self._x
         )
         kernel.encode_context(
-            observation.gauges, observation.hardware, observation.arrival, observation.completions, beta,
+            observation.gauges, self._facts, observation.arrival, observation.completions, beta,
             int(observation.available.sum()), self._context,
         )  # fmt: skip
         return self._x.T, self._context

@@ -9,21 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.encoder import DEFAULT_QUEUE_REQUESTS
-from rl.kernels.rollout import PENDING
-from rl.kernels.step import REFUSED, advance, assign, step
 from rl.reward import Reward, RewardConfig
 from rl.reward_window import Window
-from rl.rollout import OBJECTIVES, Plans
+from rl.rollout import Plans, RunningSimulation
 from vidur.config import PPOGlobalSchedulerConfig, SimulationConfig
 from vidur.engine import layout as at
 from vidur.engine.foresight import COST_PARTS
 from vidur.engine.recording import FINISHED
-from vidur.engine.simulation import Simulation
-from vidur.engine.state import EngineOptions, EngineState
-from vidur.errors import InputError
 from vidur.request_generator import RequestTable, generate_requests
-from vidur.scheduler.observation import AWAITING, DECODE_SECONDS, OUTSTANDING, SPEED, ClusterObservation
-from vidur.scheduler.replica_scheduler.policy import form_batch_callback
+from vidur.scheduler.observation import AWAITING, DECODE_SECONDS, OUTSTANDING, SPEED, ClusterObservation, Floats
 
 # More requests than a batch holds.
 _MANY = 4096
@@ -74,29 +68,18 @@ class SimulatorEnvironment:
         reward: Reward | None = None,
         time_limit: float = np.inf,
     ) -> None:
-        options = EngineOptions(
-            time_limit=time_limit,
-            gauge_interval=plans.gauge_interval,
-            record_rows=False,
-            queue_depth=max_queue_requests,
-        )
         self.requests = requests
         self.beta = beta
-        self.engine = EngineState(requests, plans.replicas, plans.hardware, plans.events, options)
+        self._running = RunningSimulation.of(plans, requests, max_queue_requests, beta, time_limit=time_limit)
+        self.engine = self._running.engine
         self._reward = Reward(RewardConfig.load("marginal_cost")) if reward is None else reward
-        self._arguments = self.engine.run_arguments()
-        self._simulation = Simulation(self.engine, plans.policy)
-        self._policy = form_batch_callback.handle(plans.policy.form_batch)
-        self._state = np.zeros(3, np.int64)
-        self._projected = np.full((len(requests), 2), np.nan)
-        self._objectives = np.array(OBJECTIVES)
         self._time_unit = float(self.engine.hardware[:, DECODE_SECONDS].min())
         self._ended = False
         # Of the last act.
         self._action = 0
         self._read = True
         self.cost = np.zeros((1, COST_PARTS))
-        self._before = (0.0, np.zeros(self.num_replicas), np.zeros(self.num_replicas))
+        self._before = self._queues()
 
     @classmethod
     def from_config(cls, config: SimulationConfig, requests: RequestTable | None = None) -> SimulatorEnvironment:
@@ -131,31 +114,22 @@ class SimulatorEnvironment:
 
     def observe(self) -> ClusterObservation | None:
         """See RoutingEnvironment. Raises InputError where a batch is beyond the execution-time tables."""
-        if not self._ended and not self._state[PENDING]:
-            self._settle(advance(self._policy, self._state, self._objectives, self._projected, *self._arguments))
-        return None if self._ended else self._simulation.observation()
+        observation = None if self._ended else self._running.observe()
+        self._ended = observation is None
+        return observation
 
     def act(self, replica: int) -> None:
-        if not self._state[PENDING]:
-            raise RuntimeError("there is no decision to make: observe first")
-        self._note(replica)
-        if not assign(
-            replica, self._policy, self._state, self._objectives, self._projected, self.cost[0], *self._arguments
-        ):
-            raise self._refusal(replica)
+        before = self._queues()
+        self.cost[0] = self._running.assign(replica)
+        self._action, self._read, self._before = replica, False, before
 
     def step_into(self, replica: int, seen: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
         """`act` (not at -1), then `observe`, encoded as StateEncoder.flatten does into `seen`, with the replicas that
         are available in `mask`; both may have room for more replicas. At the end both are 0."""
+        before = self._queues()
+        self._ended = not self._running.step(replica, self.cost[0], seen, mask)
         if replica >= 0:
-            self._note(replica)
-        status = step(
-            replica, self._policy, self.beta, self._state, self._objectives, self._projected, self.cost[0], seen,
-            mask, *self._arguments,
-        )  # fmt: skip
-        if status == REFUSED:
-            raise self._refusal(replica)
-        self._settle(status)
+            self._action, self._read, self._before = replica, False, before
 
     def window(self) -> Window:
         """What happened from the last act up to the next decision, to which this runs on. The arrays are views."""
@@ -200,30 +174,10 @@ class SimulatorEnvironment:
             "p99_ttft": float(np.quantile(ttft, 0.99)),
         }
 
-    def _note(self, replica: int) -> None:
-        """Check an act and remember what its reward needs."""
-        engine = self.engine
-        if not 0 <= replica < len(engine.available) or not engine.available[replica]:
-            raise InputError(f"replica {replica} is not available: choose one of {np.flatnonzero(engine.available)}")
-        self._action, self._read = int(replica), False
-        self.cost[:] = 0.0
-        ledger = engine.ledger
-        self._before = (float(engine.cluster_floats[at.NOW]), ledger[:, OUTSTANDING].copy(), ledger[:, AWAITING].copy())
-
-    def _settle(self, status: int) -> None:
-        if status == at.TABLE_MISS:
-            raise InputError(
-                f"the execution-time tables of replica {self.engine.cluster[at.ERROR_REPLICA]} end before a batch that "
-                "it forms: raise the workload's max_tokens"
-            )
-        self._ended = status == at.DONE
-
-    def _refusal(self, replica: int) -> InputError:
-        prompt, output = self.engine.requests[self.engine.cluster[at.CURRENT], [at.PROMPT, at.OUTPUT]]
-        return InputError(
-            f"replica {replica} can never hold a request of {prompt} prompt and {output} output tokens, or the "
-            "execution-time tables end before it: give it more memory, or shorten the requests"
-        )
+    def _queues(self) -> tuple[float, Floats, Floats]:
+        """Now, and how many requests of each replica are outstanding, and are without a first token."""
+        ledger = self.engine.ledger
+        return float(self.engine.cluster_floats[at.NOW]), ledger[:, OUTSTANDING].copy(), ledger[:, AWAITING].copy()
 
 
 class Episodes:

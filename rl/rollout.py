@@ -10,14 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.kernels.features import CONTEXT, feature_count
-from rl.kernels.rollout import BY_COST, BY_POLICY, FAILED, PENDING, SHORT_OF_ROWS, roll
+from rl.kernels.rollout import BY_COST, BY_POLICY, Recorded, costs_of_all, roll
+from rl.kernels.step import PENDING, REFUSED, STATE, advance, assign, step
 from vidur.config import SimulationConfig
+from vidur.engine import layout as at
 from vidur.engine.foresight import COST_PARTS
 from vidur.engine.plans import event_rows, plan_replicas
+from vidur.engine.simulation import Simulation
 from vidur.engine.state import EngineOptions, EngineState, HardwarePlan, ReplicaPlan, hardware_facts
 from vidur.errors import InputError
 from vidur.request_generator import RequestTable
-from vidur.scheduler.observation import Floats
+from vidur.scheduler.observation import ClusterObservation, Floats
 from vidur.scheduler.replica_scheduler import Policy
 from vidur.scheduler.replica_scheduler.policy import form_batch_callback
 
@@ -54,6 +57,23 @@ class Rollout:
     outstanding: Floats
     requests: NDArray[np.int64]
     ended: bool
+
+    @classmethod
+    def empty(cls, decisions: int, replicas: int, features: int, labels: bool) -> Rollout:
+        """Room for so many decisions. labels: for the costs of every choice too."""
+        return cls(
+            features=np.zeros((decisions + 1, replicas, features), np.float32),
+            contexts=np.zeros((decisions + 1, CONTEXT), np.float32),
+            masks=np.ones((decisions + 1, replicas), np.bool_),
+            actions=np.zeros(decisions, np.int64),
+            log_probabilities=np.zeros(decisions),
+            costs=np.zeros((decisions, COST_PARTS)),
+            all_costs=np.zeros((decisions if labels else 0, replicas, COST_PARTS)),
+            decided_at=np.zeros(decisions + 1),
+            outstanding=np.zeros((decisions, replicas)),
+            requests=np.zeros(decisions, np.int64),
+            ended=False,
+        )
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -99,7 +119,12 @@ class Plans:
 
 
 class RunningSimulation:
-    """One simulation that a policy routes, rollout after rollout. engine: made for routers that observe everything."""
+    """One simulation whose requests are placed one by one, or by a policy, rollout after rollout; and what each of them
+    costs all requests, with the true output lengths. engine: made for routers that observe everything.
+
+    Its methods raise InputError where a batch is beyond the execution-time tables, or a request is placed on a replica
+    that is away or can never hold it; then nothing is placed.
+    """
 
     def __init__(
         self, engine: EngineState, policy: Policy, beta: float, objectives: tuple[float, float] = OBJECTIVES
@@ -109,9 +134,9 @@ class RunningSimulation:
         self.num_requests = len(engine.requests)
         self.num_replicas = len(engine.replicas)
         self._features = feature_count(engine.options.queue_depth)
-        self.batching = policy
+        self._simulation = Simulation(engine, policy)
         self._policy = form_batch_callback.handle(policy.form_batch)
-        self._state = np.zeros(3, np.int64)
+        self._state = np.zeros(STATE, np.int64)
         self._projected = np.full((self.num_requests, 2), np.nan)
         self._objectives = np.array(objectives)
 
@@ -124,9 +149,12 @@ class RunningSimulation:
         beta: float,
         events: Floats | None = None,
         objectives: tuple[float, float] = OBJECTIVES,
+        time_limit: float = np.inf,
     ) -> RunningSimulation:
-        """events: in place of those of the plans."""
-        options = EngineOptions(record_rows=False, gauge_interval=plans.gauge_interval, queue_depth=queue_depth)
+        """events: in place of those of the plans. time_limit: seconds."""
+        options = EngineOptions(
+            time_limit=time_limit, record_rows=False, gauge_interval=plans.gauge_interval, queue_depth=queue_depth
+        )
         timed = plans.events if events is None else events
         engine = EngineState(requests, plans.replicas, plans.hardware, timed, options)
         return cls(engine, plans.policy, beta, objectives)
@@ -143,6 +171,57 @@ class RunningSimulation:
         self._state[...] = snapshot["rollout_state"]
         self._projected[...] = snapshot["projected"]
 
+    def advance(self) -> bool:
+        """Run up to the next decision, unless one is pending. False: there is none, the simulation has ended."""
+        while self._goes_on(status := self._advance()):
+            pass
+        return status == at.DECISION
+
+    def observe(self) -> ClusterObservation | None:
+        """`advance`, and what a router can know then; None at the end. Views that the next decision changes."""
+        return self._simulation.observation() if self.advance() else None
+
+    @property
+    def request(self) -> int:
+        """The number of the request to be placed: in order of arrival."""
+        return int(self.engine.cluster[at.CURRENT])
+
+    def assign(self, replica: int) -> Floats:
+        """Place the request of the pending decision. Returns float64[COST_PARTS], by how much that grew the cost of all
+        requests (vidur.engine.foresight)."""
+        self._check(replica)
+        cost = np.zeros(COST_PARTS)
+        arrays = self.engine.run_arguments()
+        if not assign(replica, self._policy, self._state, self._objectives, self._projected, cost, arrays):
+            raise self._refusal(replica)
+        return cost
+
+    def costs_of_all(self) -> Floats:
+        """float64[R, COST_PARTS]: what `assign` would return for each replica; inf in part 0 where it would refuse."""
+        costs = np.zeros((self.num_replicas, COST_PARTS))
+        arrays = self.engine.run_arguments()
+        costs_of_all(self.request, self._policy, self._objectives, self._projected, costs, arrays)
+        return costs
+
+    def step(self, replica: int, cost: Floats, seen: NDArray[np.float32], mask: NDArray[np.bool_]) -> bool:
+        """`assign` (not at -1), then `advance`, at once. Overwrites `cost`, float64[COST_PARTS]; what is seen, as
+        StateEncoder.flatten lays it out, float32[R * (F + 1) + G]; and which replicas are available, bool[R]: the last
+        two may have room for more replicas, and are 0 at the end."""
+        if replica >= 0:
+            self._check(replica)
+        cost[:] = 0.0
+        while True:
+            status = step(
+                replica, self._policy, self.beta, self._state, self._objectives, self._projected, cost, seen, mask,
+                self.engine.run_arguments(),
+            )  # fmt: skip
+            if status == REFUSED:
+                raise self._refusal(replica)
+            if not self._goes_on(status):
+                return bool(status == at.DECISION)
+            # It is placed.
+            replica = -1
+
     def roll(
         self,
         memory: Floats,
@@ -152,49 +231,52 @@ class RunningSimulation:
         labels: bool = False,
         weights: Floats | None = None,
     ) -> Rollout:
-        """The next decisions, `decisions` or as many as are left. memory: PolicyWeights.memory, its beta this one's.
-
-        Raises InputError where a request fits no replica it was sent to, or is beyond the execution-time tables.
-        """
+        """The next decisions of a policy, `decisions` or as many as are left. memory: PolicyWeights.memory, its beta
+        this one's. mode, weights: see rl.kernels.rollout. labels: whether the costs of all choices are recorded."""
         assert mode == BY_POLICY or (labels and weights is not None)
-        replicas = self.num_replicas
-        rollout = Rollout(
-            features=np.zeros((decisions + 1, replicas, self._features), np.float32),
-            contexts=np.zeros((decisions + 1, CONTEXT), np.float32),
-            masks=np.ones((decisions + 1, replicas), np.bool_),
-            actions=np.zeros(decisions, np.int64),
-            log_probabilities=np.zeros(decisions),
-            costs=np.zeros((decisions, COST_PARTS)),
-            all_costs=np.zeros((decisions if labels else 0, replicas, COST_PARTS)),
-            decided_at=np.zeros(decisions + 1),
-            outstanding=np.zeros((decisions, replicas)),
-            requests=np.zeros(decisions, np.int64),
-            ended=False,
-        )
+        rollout = Rollout.empty(decisions, self.num_replicas, self._features, labels)
+        recorded = Recorded(*(getattr(rollout, name) for name in Recorded._fields))
+        priced = np.zeros(COST_PARTS) if weights is None else weights
         count, draws = 0, rng.random(decisions)
-        self._state[SHORT_OF_ROWS] = 1
-        while self._state[SHORT_OF_ROWS]:
-            self._state[SHORT_OF_ROWS] = 0
-            count = self._roll(count, mode, labels, memory, weights, draws, rollout)
-            if self._state[SHORT_OF_ROWS]:
-                self.engine.grow_rows()
-        if count == FAILED:
-            raise InputError("a request of the training workload fits no replica, or is beyond the tables")
-        # A simulation may end just where the rollout does: then no decision is pending.
-        return rollout if self._state[PENDING] else rollout.cut(count)
+        while True:
+            count, status = roll(
+                count, mode, self._policy, self._state, memory, priced, draws, self._objectives, self._projected,
+                recorded, self.engine.run_arguments(),
+            )  # fmt: skip
+            if status == REFUSED:
+                raise self._refusal(int(rollout.actions[count]))
+            if not self._goes_on(status):
+                # A simulation may end just where the rollout does.
+                return rollout if status == at.DECISION else rollout.cut(count)
 
-    def _roll(
-        self, begin: int, mode: int, labels: bool, memory: Floats, weights: Floats | None, draws: Floats,
-        rollout: Rollout,
-    ) -> int:  # fmt: skip
-        count: int = roll(
-            begin, mode, labels, self._policy, self._state, memory,
-            np.zeros(COST_PARTS) if weights is None else weights, draws, self._objectives,
-            self._projected, rollout.features, rollout.contexts, rollout.masks, rollout.actions,
-            rollout.log_probabilities, rollout.costs, rollout.all_costs, rollout.decided_at, rollout.outstanding,
-            rollout.requests, *self.engine.run_arguments(),
-        )  # fmt: skip
-        return count
+    def _advance(self) -> int:
+        arrays = self.engine.run_arguments()
+        return int(advance(self._policy, self._state, self._objectives, self._projected, arrays))
+
+    def _goes_on(self, status: int) -> bool:
+        """Whether a kernel that stopped with this status is to be called again: the recorded rows have room again."""
+        if status == at.TABLE_MISS:
+            raise InputError(
+                f"the execution-time tables of replica {self.engine.cluster[at.ERROR_REPLICA]} end before a batch that "
+                "it forms: raise the workload's max_tokens"
+            )
+        if status == at.ROWS_FULL:
+            self.engine.grow_rows()
+        return status == at.ROWS_FULL
+
+    def _check(self, replica: int) -> None:
+        available = self.engine.available
+        if not self._state[PENDING]:
+            raise RuntimeError("there is no decision to make: observe first")
+        if not 0 <= replica < len(available) or not available[replica]:
+            raise InputError(f"replica {replica} is not available: choose one of {np.flatnonzero(available)}")
+
+    def _refusal(self, replica: int) -> InputError:
+        prompt, output = self.engine.requests[self.request, [at.PROMPT, at.OUTPUT]]
+        return InputError(
+            f"replica {replica} can never hold a request of {prompt} prompt and {output} output tokens, or the "
+            "execution-time tables end before it: give it more memory, or shorten the requests"
+        )
 
 
 __all__ = ["BY_COST", "BY_POLICY", "OBJECTIVES", "Plans", "Rollout", "RunningSimulation"]

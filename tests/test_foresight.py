@@ -38,8 +38,6 @@ from vidur.scheduler.replica_scheduler.policy import form_batch_callback
 POLICIES = ("sarathi", "vllm", "vllm_v1", "orca")
 # Enough memory, and so little that requests are preempted.
 AMPLE, STARVED = 400, 20
-# The arguments of foresee are those of run without what is about routing.
-ENGINE_ARGUMENTS = 29
 
 
 def workload(count: int, seed: int, gap: float = 0.02) -> RequestTable:
@@ -90,8 +88,8 @@ def foresee_now(
     costs = np.zeros(COST_PARTS)
     handle = form_batch_callback.handle(BATCHING.get(policy).form_batch)
     request = int(simulation.state.cluster[at.CURRENT])
-    arguments = simulation.state.run_arguments()[:ENGINE_ARGUMENTS]
-    fine = foresee(replica, request, keep, handle, np.array(OBJECTIVES), projected, costs, *arguments)
+    arrays = simulation.state.run_arguments()
+    fine = foresee(replica, request, keep, handle, np.array(OBJECTIVES), projected, costs, arrays)
     return bool(fine), costs
 
 

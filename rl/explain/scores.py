@@ -105,7 +105,7 @@ def _encode(
         completions[:] = requests[state, ARRIVAL_COLUMNS:]
         derive_facts(hardware, facts)
         encode_replicas(ledger, gauges, facts, arrival, completions, features[state])
-        encode_context(gauges, hardware, arrival, completions, beta, available[state].sum(), contexts[state])
+        encode_context(gauges, facts, arrival, completions, beta, available[state].sum(), contexts[state])
 
 
 @allocating_kernel

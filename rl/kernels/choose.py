@@ -32,7 +32,7 @@ def choose_ppo(
     scores = np.empty(len(available))
     derive_facts(hardware, facts)
     encode_replicas(ledger, gauges, facts, arrival, completions, x)
-    encode_context(gauges, hardware, arrival, completions, memory[BETA], available.sum(), context)
+    encode_context(gauges, facts, arrival, completions, memory[BETA], available.sum(), context)
     score(x, context, available, memory, scores)
     if memory[SAMPLES] > 0.0:
         return sample(scores, draws[0])

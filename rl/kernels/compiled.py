@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from numba.extending import register_jitable
 
+import vidur.engine.routing  # noqa: F401, it makes known what routers share
 from rl.kernels import features, scores
 from vidur.engine.compile import COMPILED
 
 if COMPILED:
     for helper in (
-        features.derive_facts, features.expected_lengths, features.ttft_weight,
+        features.derive_facts, features.expected_prompt, features.ttft_weight,
         features.encode_replicas, features.encode_context,
         scores.pool, scores.score, scores.sample,
         scores.log_probability,

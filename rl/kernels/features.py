@@ -10,13 +10,13 @@ import math
 
 import numpy as np
 
+from vidur.scheduler.global_scheduler.choice import PRIOR_WEIGHT, expected_output
 from vidur.scheduler.observation import (
     ARRIVAL_AGE,
     ARRIVAL_PROMPT,
     AWAITING,
     AWAITING_TOKENS,
     COMPLETED_COUNT,
-    COMPLETED_OUTPUT,
     COMPLETED_PROMPT,
     DECODE_SECONDS,
     GAUGE_AGE,
@@ -35,9 +35,10 @@ from vidur.scheduler.observation import (
     Floats,
 )
 
-# What the hardware comes to, computed once for a cluster. Rows of `derive_facts`.
-SLOWNESS, PER_SPEED, PER_DECODE, PREFILL_RATE, PER_KV, PER_UNIT = range(6)
-FACTS = 6
+# What the hardware comes to, computed once for a cluster. Rows of `derive_facts`; the last three are the same for every
+# replica: seconds of the time unit, and two features of the context.
+SLOWNESS, PER_SPEED, PER_DECODE, PREFILL_RATE, PER_KV, UNIT, CAPACITY, PREFILL_COST = range(8)
+FACTS = 8
 
 # Rows of a replica's features: log(1 + x) of quantities. The ages and the prompts of the queue follow, `queue_depth` of
 # each, then the interactions.
@@ -58,8 +59,8 @@ INTERACTIONS = 16
 G_PROMPT, G_AGE, G_BETA, G_OUTPUT, G_MEAN_PROMPT, G_REPLICAS, G_CAPACITY, G_PREFILL, G_GAUGE_AGE = range(9)
 CONTEXT = 9
 
-# What a request's expected lengths are before completions are seen, and as how many completions that counts.
-PRIOR_OUTPUT, PRIOR_PROMPT, PRIOR_COUNT = 256.0, 1024.0, 20.0
+# What a request's expected lengths are before completions are seen.
+PRIOR_OUTPUT, PRIOR_PROMPT = 256.0, 1024.0
 
 # Of interactions: iterations of backlog, of interference, requests, tokens.
 _BACKLOG, _INTERFERENCE, _LOAD, _SHORT, _FEW_TOKENS, _FEW = 50.0, 2000.0, 30.0, 50.0, 200.0, 0.2
@@ -85,14 +86,15 @@ def derive_facts(hardware: Floats, out: Floats) -> None:
     out[PER_DECODE] = 1.0 / hardware[:, DECODE_SECONDS]
     out[PREFILL_RATE] = hardware[:, PREFILL_SECONDS] / unit
     out[PER_KV] = 1.0 / hardware[:, KV_TOKENS]
-    out[PER_UNIT] = 1.0 / unit
+    out[UNIT] = unit
+    out[CAPACITY] = math.log1p(hardware[:, SPEED].sum())
+    out[PREFILL_COST] = math.log1p(1000.0 * hardware[:, PREFILL_SECONDS].min() / unit)
 
 
-def expected_lengths(completions: Floats) -> tuple[float, float]:
-    """(prompt, output): mean tokens of what has completed, with a prior that fades."""
-    count = PRIOR_COUNT + completions[COMPLETED_COUNT]
-    prompt = (PRIOR_COUNT * PRIOR_PROMPT + completions[COMPLETED_PROMPT]) / count
-    return prompt, (PRIOR_COUNT * PRIOR_OUTPUT + completions[COMPLETED_OUTPUT]) / count
+def expected_prompt(completions: Floats) -> float:
+    """Mean prompt tokens of what has completed, with a prior that fades: as `expected_output` of the outputs."""
+    total = PRIOR_WEIGHT * PRIOR_PROMPT + completions[COMPLETED_PROMPT]
+    return total / (PRIOR_WEIGHT + completions[COMPLETED_COUNT])  # type: ignore[no-any-return]
 
 
 def encode_replicas(
@@ -102,10 +104,10 @@ def encode_replicas(
 
     One row at a time and several where they lie side by side: in plain NumPy the number of operations is the cost.
     """
-    queue = AGGREGATES + (len(out) - AGGREGATES - INTERACTIONS)
+    queue = len(out) - INTERACTIONS
     depth = (queue - AGGREGATES) // 2
     columns = ledger.T
-    mean_prompt, output = expected_lengths(completions)
+    mean_prompt, output = expected_prompt(completions), expected_output(completions, PRIOR_OUTPUT)
     prompt = arrival[ARRIVAL_PROMPT]
     size = math.log((prompt + _SHORT) / (mean_prompt + _SHORT))
     rate = facts[PREFILL_RATE]
@@ -130,7 +132,7 @@ def encode_replicas(
     out[F_WAITING : F_KV_USAGE + 1] = gauges.T[GAUGE_WAITING : GAUGE_KV_USAGE + 1]
     ages = columns[QUEUE_AGE : QUEUE_AGE + QUEUE_COLUMNS * depth : QUEUE_COLUMNS]
     queued = columns[QUEUE_PROMPT : QUEUE_PROMPT + QUEUE_COLUMNS * depth : QUEUE_COLUMNS]
-    np.multiply(ages, facts[PER_UNIT], out[AGGREGATES : AGGREGATES + depth])
+    np.multiply(ages, 1.0 / facts[UNIT, 0], out[AGGREGATES : AGGREGATES + depth])
     np.multiply(queued, rate, out[AGGREGATES + depth : queue])
 
     products = out[queue:]
@@ -159,17 +161,15 @@ def encode_replicas(
 
 
 def encode_context(
-    gauges: Floats, hardware: Floats, arrival: Floats, completions: Floats, beta: float, available: int, out: Floats
+    gauges: Floats, facts: Floats, arrival: Floats, completions: Floats, beta: float, available: int, out: Floats
 ) -> None:
     """Into `out`, float64[CONTEXT]: log(1 + x) of what holds for every replica. available: how many are."""
-    unit = hardware[:, DECODE_SECONDS].min()
-    mean_prompt, output = expected_lengths(completions)
     out[G_PROMPT] = math.log1p(arrival[ARRIVAL_PROMPT])
-    out[G_AGE] = math.log1p(arrival[ARRIVAL_AGE] / unit)
+    out[G_AGE] = math.log1p(arrival[ARRIVAL_AGE] / facts[UNIT, 0])
     out[G_BETA] = math.log1p(ttft_weight(beta))
-    out[G_OUTPUT] = math.log1p(output)
-    out[G_MEAN_PROMPT] = math.log1p(mean_prompt)
+    out[G_OUTPUT] = math.log1p(expected_output(completions, PRIOR_OUTPUT))
+    out[G_MEAN_PROMPT] = math.log1p(expected_prompt(completions))
     out[G_REPLICAS] = math.log1p(available)
-    out[G_CAPACITY] = math.log1p(hardware[:, SPEED].sum())
-    out[G_PREFILL] = math.log1p(1000.0 * hardware[:, PREFILL_SECONDS].min() / unit)
+    out[G_CAPACITY] = facts[CAPACITY, 0]
+    out[G_PREFILL] = facts[PREFILL_COST, 0]
     out[G_GAUGE_AGE] = math.log1p(gauges[0, GAUGE_AGE])

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from vidur.engine.arrays import Floats, Ints
+from vidur.engine.arrays import Arrays, Floats, Ints
 from vidur.engine.cluster import place
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.layout import (
@@ -48,44 +48,64 @@ def add_cost(
 
 
 @allocating_kernel
+def place_on(replica: int, request: int, arrays: Arrays) -> None:
+    """Give `request` to `replica` (vidur.engine.cluster.place)."""
+    place(
+        request, replica, arrays.next_time, arrays.times, arrays.requests, arrays.replicas, arrays.replica_floats,
+        arrays.ledger, arrays.cluster, arrays.cluster_floats,
+    )  # fmt: skip
+
+
+@allocating_kernel
+def requests_on(replica: int, arriving: int, arrays: Arrays) -> Ints:
+    """The outstanding requests of the replica in the order they were placed, then `arriving` if it is one."""
+    count = 1 if arriving >= 0 else 0
+    request = arrays.replicas[replica, LEDGER_HEAD]
+    while request >= 0:
+        count += 1
+        request = arrays.requests[request, LEDGER_NEXT]
+    chosen = np.full(count, arriving)
+    count = 0
+    request = arrays.replicas[replica, LEDGER_HEAD]
+    while request >= 0:
+        chosen[count] = request
+        count += 1
+        request = arrays.requests[request, LEDGER_NEXT]
+    return chosen
+
+
+@allocating_kernel
+def run_empty(replica: int, policy: int, arrays: Arrays) -> bool:
+    """Run the replica until it has nothing left to do; records nothing. False: a lookup beyond the tables."""
+    unused = np.zeros_like(arrays.completions)
+    no_floats, no_ints = arrays.row_floats[:0], arrays.row_ints[:0]
+    fine = True
+    while fine and arrays.next_time[replica] < np.inf:
+        if arrays.replicas[replica, STAGES] == 1:
+            fine = step_replica(
+                replica, policy, arrays.next_time, arrays.times, arrays.requests, arrays.replicas,
+                arrays.replica_floats, arrays.ready, arrays.batch_requests, arrays.batch_tokens, arrays.batches,
+                arrays.busy, arrays.groups, arrays.prefill_overhead, arrays.token_times, arrays.decode_times,
+                arrays.prefill_times, arrays.cpu_times, arrays.ledger, unused, arrays.cluster, arrays.cluster_floats,
+                no_floats, no_ints, arrays.member_offsets, arrays.members,
+            )  # fmt: skip
+        else:
+            fine = step_pipeline(
+                replica, policy, arrays.next_time, arrays.times, arrays.requests, arrays.replicas,
+                arrays.replica_floats, arrays.ready, arrays.batch_requests, arrays.batch_tokens, arrays.batches,
+                arrays.busy, arrays.groups, arrays.prefill_overhead, arrays.token_times, arrays.decode_times,
+                arrays.prefill_times, arrays.cpu_times, arrays.ledger, unused, arrays.cluster, arrays.cluster_floats,
+                no_floats, no_ints, arrays.member_offsets, arrays.members, arrays.send_times, arrays.stage_ends,
+                arrays.stage_state, arrays.followers, arrays.batch_times,
+            )  # fmt: skip
+    return fine
+
+
+@allocating_kernel
 def foresee(
-    replica: int,
-    arriving: int,
-    keep: bool,
-    policy: int,
-    objectives: Floats,
-    projected: Floats,
-    costs: Floats,
-    next_time: Floats,
-    times: Floats,
-    requests: Ints,
-    replicas: Ints,
-    replica_floats: Floats,
-    ready: Ints,
-    batch_requests: Ints,
-    batch_tokens: Ints,
-    batches: Ints,
-    busy: Floats,
-    groups: Ints,
-    prefill_overhead: Floats,
-    token_times: Floats,
-    decode_times: Floats,
-    prefill_times: Floats,
-    cpu_times: Floats,
-    ledger: Floats,
-    completions: Floats,
-    cluster: Ints,
-    cluster_floats: Floats,
-    row_floats: Floats,
-    row_ints: Ints,
-    member_offsets: Ints,
-    members: Ints,
-    send_times: Floats,
-    stage_ends: Floats,
-    stage_state: Ints,
-    followers: Ints,
-    batch_times: Floats,
-) -> bool:
+    replica: int, arriving: int, keep: bool, policy: int, objectives: Floats, projected: Floats, costs: Floats,
+    arrays: Arrays,
+) -> bool:  # fmt: skip
     """Add to `costs`, float64[COST_PARTS], by how much the cost of the replica's requests grows if request `arriving`
     (or none, at -1) is placed on it now: what becomes of them then, less what `projected` says.
 
@@ -93,62 +113,33 @@ def foresee(
     complete; nan for one that is not placed. With `keep` it takes what was foreseen. The engine's state is what it
     was. False: a lookup beyond the tables, or a request that the replica refuses.
     """
-    count = 0
-    request = replicas[replica, LEDGER_HEAD]
-    while request >= 0:
-        count += 1
-        request = requests[request, LEDGER_NEXT]
-    chosen = np.empty(count + 1, np.int64)
-    count = 0
-    request = replicas[replica, LEDGER_HEAD]
-    while request >= 0:
-        chosen[count] = request
-        count += 1
-        request = requests[request, LEDGER_NEXT]
-    if arriving >= 0:
-        chosen[count] = arriving
-        count += 1
-    kept_times = np.empty((count, times.shape[1]))
-    kept_requests = np.empty((count, requests.shape[1]), np.int64)
-    for index in range(count):
+    times, requests = arrays.times, arrays.requests
+    chosen = requests_on(replica, arriving, arrays)
+    # All that running one replica changes.
+    kept_times = np.empty((len(chosen), times.shape[1]))
+    kept_requests = np.empty((len(chosen), requests.shape[1]), np.int64)
+    for index in range(len(chosen)):
         kept_times[index] = times[chosen[index]]
         kept_requests[index] = requests[chosen[index]]
-    kept_next = next_time[replica]
-    kept_replica = replicas[replica].copy()
-    kept_floats = replica_floats[replica].copy()
-    kept_ready = ready[replica].copy()
-    kept_batch_requests = batch_requests[replica].copy()
-    kept_batch_tokens = batch_tokens[replica].copy()
-    kept_batches = batches[replica].copy()
-    kept_busy = busy[replica].copy()
-    kept_ledger = ledger[replica].copy()
-    kept_cluster = cluster.copy()
-    kept_cluster_floats = cluster_floats.copy()
-    kept_stage_ends = stage_ends[replica].copy()
-    kept_stage_state = stage_state[replica].copy()
-    kept_batch_times = batch_times[replica].copy()
-    unused = np.zeros_like(completions)
+    kept_next = arrays.next_time[replica]
+    kept_replica = arrays.replicas[replica].copy()
+    kept_floats = arrays.replica_floats[replica].copy()
+    kept_ready = arrays.ready[replica].copy()
+    kept_batch_requests = arrays.batch_requests[replica].copy()
+    kept_batch_tokens = arrays.batch_tokens[replica].copy()
+    kept_batches = arrays.batches[replica].copy()
+    kept_busy = arrays.busy[replica].copy()
+    kept_ledger = arrays.ledger[replica].copy()
+    kept_cluster = arrays.cluster.copy()
+    kept_cluster_floats = arrays.cluster_floats.copy()
+    kept_stage_ends = arrays.stage_ends[replica].copy()
+    kept_stage_state = arrays.stage_state[replica].copy()
+    kept_batch_times = arrays.batch_times[replica].copy()
 
-    fine = True
     if arriving >= 0:
-        place(arriving, replica, next_time, times, requests, replicas, replica_floats, ledger, cluster, cluster_floats)
-    while fine and next_time[replica] < np.inf:
-        if replicas[replica, STAGES] == 1:
-            fine = step_replica(
-                replica, policy, next_time, times, requests, replicas, replica_floats, ready, batch_requests,
-                batch_tokens, batches, busy, groups, prefill_overhead, token_times, decode_times, prefill_times,
-                cpu_times, ledger, unused, cluster, cluster_floats, row_floats[:0], row_ints[:0], member_offsets,
-                members,
-            )  # fmt: skip
-        else:
-            fine = step_pipeline(
-                replica, policy, next_time, times, requests, replicas, replica_floats, ready, batch_requests,
-                batch_tokens, batches, busy, groups, prefill_overhead, token_times, decode_times, prefill_times,
-                cpu_times, ledger, unused, cluster, cluster_floats, row_floats[:0], row_ints[:0], member_offsets,
-                members, send_times, stage_ends, stage_state, followers, batch_times,
-            )  # fmt: skip
-    for index in range(count):
-        request = chosen[index]
+        place_on(replica, arriving, arrays)
+    fine = run_empty(replica, policy, arrays)
+    for request in chosen:
         first, completed = times[request, FIRST_TOKEN], times[request, COMPLETED]
         if math.isnan(completed):
             fine = False
@@ -161,21 +152,21 @@ def foresee(
             projected[request, 0] = first
             projected[request, 1] = completed
 
-    for index in range(count):
+    for index in range(len(chosen)):
         times[chosen[index]] = kept_times[index]
         requests[chosen[index]] = kept_requests[index]
-    next_time[replica] = kept_next
-    replicas[replica] = kept_replica
-    replica_floats[replica] = kept_floats
-    ready[replica] = kept_ready
-    batch_requests[replica] = kept_batch_requests
-    batch_tokens[replica] = kept_batch_tokens
-    batches[replica] = kept_batches
-    busy[replica] = kept_busy
-    ledger[replica] = kept_ledger
-    cluster[:] = kept_cluster
-    cluster_floats[:] = kept_cluster_floats
-    stage_ends[replica] = kept_stage_ends
-    stage_state[replica] = kept_stage_state
-    batch_times[replica] = kept_batch_times
+    arrays.next_time[replica] = kept_next
+    arrays.replicas[replica] = kept_replica
+    arrays.replica_floats[replica] = kept_floats
+    arrays.ready[replica] = kept_ready
+    arrays.batch_requests[replica] = kept_batch_requests
+    arrays.batch_tokens[replica] = kept_batch_tokens
+    arrays.batches[replica] = kept_batches
+    arrays.busy[replica] = kept_busy
+    arrays.ledger[replica] = kept_ledger
+    arrays.cluster[:] = kept_cluster
+    arrays.cluster_floats[:] = kept_cluster_floats
+    arrays.stage_ends[replica] = kept_stage_ends
+    arrays.stage_state[replica] = kept_stage_state
+    arrays.batch_times[replica] = kept_batch_times
     return fine

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vidur.engine import layout as at
-from vidur.engine.arrays import Floats, Ints
+from vidur.engine.arrays import Arrays, Floats, Ints
 from vidur.engine.pipeline import BATCH_TIMES
 from vidur.engine.recording import UNFINISHED, Recording
 from vidur.scheduler import observation
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from vidur.request_generator.request_table import RequestTable
 
 UNLIMITED = 1 << 40
+
+_ARRAYS = attrgetter(*Arrays._fields)
 
 
 @dataclass(frozen=True)
@@ -262,17 +265,9 @@ class EngineState:
         self.groups = groups
         self.prefill_overhead = np.array([1.0 + plan.prefill_batching_overhead for plan in plans])
 
-    def run_arguments(self) -> tuple[NDArray[Any], ...]:
-        """The arrays in the order of the parameters of `run`, after its three numbers."""
-        return (
-            self.next_time, self.times, self.requests, self.replicas, self.replica_floats, self.ready,
-            self.batch_requests, self.batch_tokens, self.batches, self.busy, self.groups, self.prefill_overhead,
-            self.token_times, self.decode_times, self.prefill_times, self.cpu_times, self.ledger, self.completions,
-            self.cluster, self.cluster_floats, self.row_floats, self.row_ints, self.member_offsets, self.members,
-            self.send_times, self.stage_ends, self.stage_state, self.followers, self.batch_times, self.sessions,
-            self.events, self.held, self.gauges,
-            self.hardware, self.observed, self.arrival, self.available, self.memory, self.draws,
-        )  # fmt: skip
+    def run_arguments(self) -> Arrays:
+        """The arrays that `run` takes after its three numbers."""
+        return Arrays._make(_ARRAYS(self))
 
     def place_arguments(self) -> tuple[NDArray[Any], ...]:
         """The arrays that `place` takes, after the request and the replica."""
