@@ -5,5 +5,5 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["vidur", "vidur.*", "rl", "rl.*"]), "vidur_data"],
     package_dir={"vidur_data": "data"},
-    package_data={"vidur": ["py.typed"], "vidur_data": ["**/*"]},
+    package_data={"vidur": ["py.typed"], "rl.vllm": ["*.html"], "vidur_data": ["**/*"]},
 )

@@ -1,0 +1,109 @@
+"""One JSON object per request, a line each."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from vidur.errors import InputError
+
+if TYPE_CHECKING:
+    from rl.vllm.proxy import Exchange
+
+LOG = logging.getLogger("vidur-router")
+CHUNK_LINES, MOST_CHUNKS = 1000, 64
+CLOSE_SECONDS = 5.0
+
+
+class AccessLog:
+    """Writes to a file, to standard output (`-`), or nowhere (None). A thread writes, so that a reader that stalls or a
+    disk that is full holds up no request; lines that pile up behind it are `dropped`, and counted.
+
+    Raises InputError if the file cannot be opened."""
+
+    def __init__(self, path: str | None) -> None:
+        self.dropped = 0
+        self._file = None if path is None else _open(path)
+        self._lines: list[str] = []
+        self._chunks: queue.Queue[str | None] = queue.Queue(MOST_CHUNKS)
+        self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
+        if self._file is not None:
+            self._thread.start()
+
+    def write(self, exchange: Exchange) -> None:
+        """Add a line. It is written by the next `flush`, or when many have gathered."""
+        if self._file is None:
+            return
+        request, decision, backend = exchange.request, exchange.decision, exchange.backend
+        seconds = time.monotonic() - request.received_at
+        first_at = exchange.first_at
+        # Written by hand, as it is on the path of each request; names and texts by the JSON encoder.
+        self._lines.append(
+            f'{{"time": {time.time() - seconds:.6f}, "client": {_text(request.peer)}, '
+            f'"method": {_text(request.method.decode("latin-1"))}, "path": {_text(request.path.decode("latin-1"))}, '
+            f'"status": {exchange.status}, "replica": {_text(backend.name if backend is not None else None)}, '
+            f'"scheduler": {_text(decision.scheduler if decision is not None else None)}, '
+            f'"fallback": {_text(decision.fallback if decision is not None else None)}, '
+            f'"stream": {_text(exchange.is_stream)}, "prompt_tokens": {_text(exchange.prompt_tokens)}, '
+            f'"output_tokens": {_text(exchange.output_tokens)}, "queue_s": {exchange.queue_seconds:.6f}, '
+            f'"ttft_s": {"null" if first_at is None else f"{first_at - request.received_at:.6f}"}, '
+            f'"e2e_s": {seconds:.6f}, "retries": {exchange.retries}, "error": {_text(exchange.error or None)}, '
+            f'"request_id": {_text(_decoded(request.header(b"x-request-id")))}}}\n'
+        )
+        if len(self._lines) >= CHUNK_LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._lines:
+            return
+        try:
+            self._chunks.put_nowait("".join(self._lines))
+        except queue.Full:
+            self.dropped += len(self._lines)
+        self._lines = []
+
+    def close(self) -> None:
+        """Write what is left, if that is possible within some seconds."""
+        if self._file is None:
+            return
+        self.flush()
+        try:
+            self._chunks.put(None, timeout=CLOSE_SECONDS)
+        except queue.Full:
+            return
+        self._thread.join(CLOSE_SECONDS)
+
+    def _write(self) -> None:
+        assert self._file is not None
+        while (chunk := self._chunks.get()) is not None:
+            left = memoryview(chunk.encode())
+            try:
+                while left:
+                    left = left[os.write(self._file, left) :]
+            except OSError as error:
+                self.dropped += chunk.count("\n")
+                LOG.warning("the access log cannot be written: %s", error.strerror)
+
+
+def _open(path: str) -> int:
+    """A file descriptor: Python's own buffers have locks, on which a thread that is stuck would hang the exit."""
+    if path == "-":
+        return sys.stdout.fileno()
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise InputError(f"--access_log {path}: {error.strerror}") from None
+
+
+_text = functools.lru_cache(1024, typed=True)(json.dumps)
+
+
+def _decoded(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1")

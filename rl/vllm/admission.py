@@ -1,0 +1,74 @@
+"""How many requests are under way at once. The next wait in a bounded queue, first come, first served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vidur.config.base import Config, setting
+
+
+@dataclass(frozen=True)
+class AdmissionConfig(Config):
+    """Overload."""
+
+    flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "overload"
+    help_description: ClassVar[str] = "replicas have queues of their own; this one keeps them bounded"
+
+    max_in_flight: int = setting(8192, help="requests on replicas at once", minimum=1)
+    max_queue: int = setting(1024, help="requests that wait in the router; more get 429", minimum=0)
+    queue_timeout: float = setting(30.0, help="seconds that one waits there; then it gets 429", above=0)
+
+
+class Overload(Exception):
+    """The queue is full, or a request was too long in it."""
+
+
+class Admission:
+    """`enter` before a request goes to a replica, `leave` after it."""
+
+    def __init__(self, config: AdmissionConfig) -> None:
+        self._config = config
+        self.in_flight = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def queued(self) -> int:
+        return sum(not waiting.done() for waiting in self._queue)
+
+    async def enter(self) -> None:
+        """Raises Overload."""
+        if self.in_flight < self._config.max_in_flight:
+            self.in_flight += 1
+            return
+        while self._queue and self._queue[0].done():
+            self._queue.popleft()
+        if len(self._queue) >= self._config.max_queue and self.queued >= self._config.max_queue:
+            raise Overload(f"{self._config.max_in_flight} requests are under way and {self.queued} wait")
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._queue.append(turn)
+        timer = loop.call_later(self._config.queue_timeout, self._time_out, turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.leave()  # the turn came, and no one was there to take it
+            raise
+        finally:
+            timer.cancel()
+
+    def _time_out(self, turn: asyncio.Future[None]) -> None:
+        if not turn.done():
+            turn.set_exception(Overload(f"waited {self._config.queue_timeout:g} s for a turn"))
+
+    def leave(self) -> None:
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)  # in_flight passes from one to the other
+                return
+        self.in_flight -= 1

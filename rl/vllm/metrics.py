@@ -1,0 +1,133 @@
+"""The router's own metrics: plain numbers while it serves, Prometheus's text format when they are read."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple, TypeAlias
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+PREFIX = "vidur_router_"
+DECISION_SECONDS = (2e-5, 5e-5, 1e-4, 1.5e-4, 2e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 0.1)
+TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+FIRST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+WHOLE_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class Histogram:
+    """Counts by upper bound, and their sum. prometheus_client's own takes a lock for each bucket of each sample."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def read(self) -> tuple[list[tuple[str, float]], float]:
+        """(count up to each bound, sum)."""
+        bounds = [*(repr(bound) for bound in self.bounds), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self.counts)), strict=True)), self.total
+
+
+OF_REPLICAS = {
+    "decision_seconds": "Time of a decision, by the replica chosen",
+    "ttft_seconds": "From arrival to the first token, streams",
+    "tpot_seconds": "Per output token after the first, streams",
+    "e2e_seconds": "From arrival to the end of the answer",
+}
+
+
+class ReplicaMetrics:
+    """What happened on one replica."""
+
+    def __init__(self) -> None:
+        self.decision = Histogram(DECISION_SECONDS)
+        self.ttft = Histogram(FIRST_SECONDS)
+        self.tpot = Histogram(TOKEN_SECONDS)
+        self.e2e = Histogram(WHOLE_SECONDS)
+
+    @property
+    def histograms(self) -> dict[str, Histogram]:
+        return dict(zip(OF_REPLICAS, (self.decision, self.ttft, self.tpot, self.e2e), strict=True))
+
+
+Samples: TypeAlias = Mapping[tuple[str, ...], float]
+
+
+class State(NamedTuple):
+    """One family of samples. kind: gauge or counter; labels: their names; samples: numbers by label values."""
+
+    name: str
+    help: str
+    kind: str
+    labels: tuple[str, ...]
+    samples: Samples
+
+
+class RouterMetrics(Collector):
+    """Counters and histograms of what happened, by their labels. `states` tells what is so at the time of reading."""
+
+    def __init__(self, states: Callable[[], Iterator[State]]) -> None:
+        self._states = states
+        self.replicas: dict[str, ReplicaMetrics] = {}
+        self.requests: Counter[tuple[str, ...]] = Counter()  # replica, status
+        self.errors: Counter[tuple[str, ...]] = Counter()  # replica, reason
+        self.retries: Counter[tuple[str, ...]] = Counter()  # reason
+        self.broken: Counter[tuple[str, ...]] = Counter()  # replica
+        self.overload = self.clients_left = 0
+        self.queue_seconds = Histogram(FIRST_SECONDS)
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+    def of(self, replica: str) -> ReplicaMetrics:
+        """What happened on the replica of that name, from now on."""
+        self.replicas[replica] = ReplicaMetrics()
+        return self.replicas[replica]
+
+    def collect(self) -> Iterator[Metric]:
+        yield _counter("requests", "Requests answered", ("replica", "code"), self.requests)
+        yield _counter("errors", "Exchanges with a replica that failed", ("replica", "reason"), self.errors)
+        yield _counter("retries", "Requests sent to another replica", ("reason",), self.retries)
+        yield _counter("broken_answers", "Answers that broke off after they began", ("replica",), self.broken)
+        yield _counter("overload", "Requests refused with 429", (), {(): self.overload})
+        yield _counter("clients_left", "Clients that left before their answer's end", (), {(): self.clients_left})
+        for name, text in OF_REPLICAS.items():
+            family = HistogramMetricFamily(f"{PREFIX}{name}", text, labels=("replica",))
+            for replica, metrics in self.replicas.items():
+                family.add_metric((replica,), *metrics.histograms[name].read())
+            yield family
+        queue = HistogramMetricFamily(f"{PREFIX}queue_seconds", "Time in the router's queue")
+        queue.add_metric((), *self.queue_seconds.read())
+        yield queue
+        for state in self._states():
+            if state.kind == "counter":
+                yield _counter(state.name, state.help, state.labels, state.samples)
+                continue
+            gauge = GaugeMetricFamily(f"{PREFIX}{state.name}", state.help, labels=state.labels)
+            for labels, value in state.samples.items():
+                gauge.add_metric(labels, value)
+            yield gauge
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+def _counter(
+    name: str, text: str, labels: Sequence[str], samples: Mapping[tuple[str, ...], float]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"{PREFIX}{name}", text, labels=labels)
+    for values, count in samples.items():
+        family.add_metric(values, count)
+    return family

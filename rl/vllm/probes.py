@@ -1,0 +1,110 @@
+"""Looking after the replicas: /health, which ejects one and lets it in again, and the gauges of /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from rl.vllm.backends import Backend
+from rl.vllm.breaker import BreakerConfig
+from rl.vllm.gauges import LARGEST_DATAGRAM, MetricsError, Push, Scrape, parse_metrics, parse_push
+from rl.vllm.upstream import ReplicaFailure, fetch
+from vidur.config.base import Config, setting
+
+LOG = logging.getLogger("vidur-router")
+Scraped: TypeAlias = Callable[[Backend, Scrape, float], None]
+Pushed: TypeAlias = Callable[[Push, float], None]
+
+
+@dataclass(frozen=True)
+class GaugesConfig(Config):
+    """What replicas report."""
+
+    flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "gauges"
+    help_description: ClassVar[str] = "what replicas report of themselves"
+
+    scrape_interval: float = setting(1.0, help="seconds between readings of a replica's /metrics", above=0)
+    scrape_timeout: float = setting(2.0, help="seconds that one may take", above=0)
+    push_port: int | None = setting(
+        None, help="UDP port that takes what the stat-logger plug-in pushes; 0: a free one", minimum=0, maximum=65535
+    )
+    push_host: str = setting("127.0.0.1", help="address of that port; it takes what anyone sends to it")
+
+
+class Probes:
+    """Tasks, two for each replica. Times are of the time.monotonic."""
+
+    def __init__(self, breaker: BreakerConfig, gauges: GaugesConfig, scraped: Scraped) -> None:
+        self._breaker = breaker
+        self._gauges = gauges
+        self._scraped = scraped
+        self._tasks: dict[Backend, list[asyncio.Task[None]]] = {}
+
+    def start(self, backend: Backend) -> None:
+        loop = asyncio.get_running_loop()
+        self._tasks[backend] = [loop.create_task(self._watch_health(backend)), loop.create_task(self._scrape(backend))]
+
+    def stop(self, backend: Backend) -> None:
+        for task in self._tasks.pop(backend):
+            task.cancel()
+
+    def stop_all(self) -> None:
+        for backend in list(self._tasks):
+            self.stop(backend)
+
+    async def _watch_health(self, backend: Backend) -> None:
+        while True:
+            started = time.monotonic()
+            await self._probe(backend)
+            await asyncio.sleep(max(started + self._breaker.health_interval - time.monotonic(), 0.0))
+
+    async def _probe(self, backend: Backend) -> None:
+        try:
+            status, _ = await fetch(backend.pool, b"/health", self._breaker.health_timeout)
+            if status != 200:
+                raise ReplicaFailure("unhealthy", f"answered {status} to /health")
+        except ReplicaFailure as failure:
+            now = time.monotonic()
+            if backend.breaker.probe_failed(failure.reason, now, first=not backend.healthy_once):
+                backend.eject(failure)
+            elif not backend.breaker.admits:
+                backend.give_back(failure)  # requests that were on their way when it was ejected
+        else:
+            backend.healthy_once = True
+            if backend.breaker.probe_succeeded(time.monotonic()):
+                LOG.info("replica %s is well again", backend.name)
+
+    async def _scrape(self, backend: Backend) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                status, body = await fetch(backend.pool, b"/metrics", self._gauges.scrape_timeout)
+                if status != 200:
+                    raise ReplicaFailure(f"status_{status}", f"answered {status} to /metrics")
+                self._scraped(backend, parse_metrics(body.decode()), started)
+            except (ReplicaFailure, MetricsError, UnicodeDecodeError) as error:
+                backend.scrape_failed(str(error))
+            else:
+                backend.scrape_error = ""
+            await asyncio.sleep(max(started + self._gauges.scrape_interval - time.monotonic(), 0.0))
+
+
+class PushListener(asyncio.DatagramProtocol):
+    """Takes datagrams of the stat-logger plug-in."""
+
+    def __init__(self, pushed: Pushed) -> None:
+        self._pushed = pushed
+        self.malformed = 0
+
+    def datagram_received(self, data: bytes, address: tuple[str | int, ...]) -> None:
+        try:
+            if len(data) > LARGEST_DATAGRAM:
+                raise MetricsError("the datagram is too long")
+            self._pushed(parse_push(data), time.monotonic())
+        except MetricsError:
+            self.malformed += 1

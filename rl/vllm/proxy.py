@@ -1,0 +1,352 @@
+"""One request from a client to a replica and back: routed, sent, tried elsewhere if need be, passed on as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from rl.vllm.admin import AdminToken
+from rl.vllm.admission import Admission, Overload
+from rl.vllm.arrivals import ArrivalReader, ReadArrival
+from rl.vllm.backends import Backend, Backends
+from rl.vllm.metrics import RouterMetrics
+from rl.vllm.routing import Arrival, Decision, NoReplicaError, Router
+from rl.vllm.server import ClientConnection
+from rl.vllm.sse import EventCounter, ResponseTail
+from rl.vllm.upstream import ReplicaConnection, ReplicaFailure, ResponseHead
+from rl.vllm.wire import BODY_METHODS, JSON_TYPE, Headers, Request, end_to_end, error_body, head_bytes
+from vidur.config.base import Config, setting
+
+ROUTED = b"/v1/"
+FAILED_STATUSES = frozenset((500, 502, 503, 504))
+CLIENT_LEFT = 499
+RECENT = 64  # decisions that the dashboard can show
+# Replaced by the router's own, or settled between the client and the router.
+NOT_FORWARDED = frozenset((b"host", b"content-length", b"expect", b"x-forwarded-for"))
+
+
+@dataclass(frozen=True)
+class ProxyConfig(Config):
+    """Retries and deadlines of a request."""
+
+    flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "retries and deadlines"
+    help_description: ClassVar[str] = "a request is tried elsewhere until the first byte of its answer has been sent"
+
+    max_retries: int = setting(3, help="of one request on other replicas", minimum=0)
+    retry_reserve: int = setting(1000, help="retries that may come at once, over all requests", minimum=0)
+    retry_ratio: float = setting(0.2, help="by which each request refills the reserve", minimum=0, maximum=1)
+    connect_timeout: float = setting(2.0, help="seconds to connect to a replica", above=0)
+    first_byte_timeout: float = setting(300.0, help="seconds that one replica has to begin its answer", above=0)
+    answer_timeout: float = setting(
+        600.0, help="seconds from arrival until the answer begins, retries included", above=0
+    )
+    stream_timeout: float = setting(120.0, help="seconds that an answer may pause once begun", above=0)
+    pass_paths: tuple[str, ...] = setting(
+        (
+            "/v1/", "/v2/rerank", "/tokenize", "/detokenize", "/version", "/ping", "/pooling", "/classify", "/score",
+            "/rerank", "/invocations",
+        ),
+        help="paths that go to the replicas: whole ones, or beginnings that end with /",
+    )  # fmt: skip
+
+    session_header: str = setting("x-session-id", help="header that names a session, for session_hash")
+
+    def passes(self, path: str) -> bool:
+        return path in self.pass_paths or any(path.startswith(each) for each in self.pass_paths if each.endswith("/"))
+
+
+class Recent(NamedTuple):
+    """A decision as the dashboard shows it. at: seconds since 1970; replica: its
+    name; names: of all replicas at the time, in the order of the scores."""
+
+    at: float
+    replica: str
+    names: tuple[str, ...]
+    arrival: Arrival
+    decision: Decision
+
+
+class RetryBudget:
+    """Retries may come at once where a replica dies, but in the long run only as a share of the requests."""
+
+    def __init__(self, reserve: int, ratio: float) -> None:
+        self._reserve = float(reserve)
+        self._ratio = ratio
+        self.left = self._reserve
+
+    def request(self) -> None:
+        self.left = min(self.left + self._ratio, self._reserve)
+
+    def take(self) -> bool:
+        if self.left < 1:
+            return False
+        self.left -= 1
+        return True
+
+
+class Exchange:
+    """The state of one request. It is the sink of the answer's body: counts its tokens and passes them on.
+
+    Times are of the time.monotonic; None: has not happened. read: None for a request that any replica may have.
+    ticket: in the router's books, while it is on a replica. status: of the answer; 499 where the client left."""
+
+    def __init__(self, request: Request, client: ClientConnection, router: Router) -> None:
+        self.request = request
+        self.client = client
+        self.loop = asyncio.get_running_loop()
+        self.read: ReadArrival | None = None
+        self.ticket: int | None = None
+        self.backend: Backend | None = None
+        self.decision: Decision | None = None
+        self.status = 0
+        self.error = ""
+        self.retries = 0
+        self.queue_seconds = 0.0
+        self.first_at: float | None = None
+        self.prompt_tokens: int | None = None
+        self.output_tokens: int | None = None
+        self.is_stream = False
+        self._router = router
+        self._events = EventCounter()
+        self._tail = ResponseTail()
+
+    def begin(self, head: ResponseHead) -> None:
+        self.status = head.status
+        headers = end_to_end(head.headers)
+        self.is_stream = _is_event_stream(headers)
+        self.client.begin(head.status, head.reason, headers, head.sized)
+
+    def body(self, data: bytes) -> None:
+        self._tail.feed(data)
+        if self.is_stream and (tokens := self._events.feed(data)) > 0:
+            now = time.monotonic()
+            if self.first_at is None:
+                self.first_at = now
+            if self.ticket is not None:
+                self._router.stream(self.ticket, tokens, now)
+        self.client.write(data)
+
+    def read_usage(self) -> None:
+        """Take the tokens that the answer itself tells, if it does."""
+        prompt, output = self._tail.usage()
+        if prompt is not None:
+            self.prompt_tokens = prompt
+        self.output_tokens = self._events.events if output is None and self.is_stream else output
+
+    def refuse(self, status: int, message: str, retry_after: float | None = None) -> None:
+        """Answer with an error of the router's own."""
+        self.status, self.error = status, message
+        headers = [JSON_TYPE]
+        if retry_after is not None:
+            headers.append((b"Retry-After", b"%d" % max(1, math.ceil(retry_after))))
+        kind = "rate_limit_error" if status == 429 else "service_unavailable_error"
+        self.client.respond(status, error_body(status, message, kind), headers)
+
+    def break_off(self, failure: ReplicaFailure) -> None:
+        """End an answer that has begun and cannot be completed: a stream by an error event, as vLLM words it, and every
+        answer by closing the connection without the end that a whole one has."""
+        self.error = f"broken off: {failure}"
+        if self.is_stream:
+            event = error_body(502, f"the replica {failure}: the answer is not complete", "bad_gateway_error")
+            self.client.write(b"\n\ndata: %b\n\n" % event)
+        self.client.cut()
+
+
+def _is_event_stream(headers: Headers) -> bool:
+    """Whether the body is a stream of events that can be read as it is."""
+    found = False
+    for name, value in headers:
+        if len(name) == 12 and name.lower() == b"content-type":
+            found = value.startswith(b"text/event-stream")
+        elif len(name) == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
+            return False
+    return found
+
+
+class Proxy:
+    """Takes requests from the server, has them routed, and carries them to the replicas."""
+
+    def __init__(
+        self,
+        config: ProxyConfig,
+        backends: Backends,
+        router: Router,
+        admission: Admission,
+        metrics: RouterMetrics,
+        reader: ArrivalReader,
+        admin_token: AdminToken,
+        record: Callable[[Exchange], None],
+    ) -> None:
+        """record: is called with each exchange when it is over."""
+        self._config = config
+        self._backends = backends
+        self._router = router
+        self._admission = admission
+        self._metrics = metrics
+        self._admin_token = admin_token
+        self._record = record
+        self._reader = reader
+        self.recent: deque[Recent] = deque(maxlen=RECENT)
+        self.retries = 0
+        self._budget = RetryBudget(config.retry_reserve, config.retry_ratio)
+
+    async def handle(self, request: Request, client: ClientConnection) -> None:
+        """Answer one request, whatever happens."""
+        exchange = Exchange(request, client, self._router)
+        if request.method == b"POST" and request.body and request.path.startswith(ROUTED):
+            exchange.read = self._reader.read(request)
+            exchange.prompt_tokens = exchange.read.arrival.prompt_tokens
+        try:
+            await self._admit(exchange)
+        except asyncio.CancelledError:
+            exchange.status, exchange.error = CLIENT_LEFT, "the client left"
+            self._metrics.clients_left += 1
+            raise
+        finally:
+            name = exchange.backend.name if exchange.backend is not None else ""
+            self._metrics.requests[name, str(exchange.status)] += 1
+            self._record(exchange)
+
+    async def _admit(self, exchange: Exchange) -> None:
+        asked = time.monotonic()
+        try:
+            await self._admission.enter()
+        except Overload as overload:
+            self._metrics.overload += 1
+            exchange.refuse(429, f"the router is overloaded: {overload}", 1.0)
+            return
+        exchange.queue_seconds = time.monotonic() - asked
+        self._metrics.queue_seconds.observe(exchange.queue_seconds)
+        try:
+            self._budget.request()
+            await self._try_replicas(exchange)
+        finally:
+            self._admission.leave()
+
+    async def _try_replicas(self, exchange: Exchange) -> None:
+        """Try one replica after the other until one answers, or the replicas, the retries or the time are spent."""
+        tried: list[Backend] = []
+        accused: list[tuple[Backend, ReplicaFailure]] = []
+        last: ReplicaFailure | None = None
+        while (backend := self._choose(exchange, tried)) is not None:
+            tried.append(backend)
+            try:
+                await self._exchange(exchange, backend, tried)
+            except ReplicaFailure as failure:
+                self._metrics.errors[backend.name, failure.reason] += 1
+                if failure.reason.startswith("status_"):
+                    accused.append((backend, failure))  # unless it is the request's fault
+                else:
+                    backend.failed(failure)
+                if exchange.client.answered:
+                    self._metrics.broken[backend.name,] += 1
+                    exchange.break_off(failure)
+                    return
+                last = failure
+                if not self._may_retry(exchange):
+                    break
+                self._budget.take()
+                exchange.retries += 1
+                self.retries += 1
+                self._metrics.retries[failure.reason,] += 1
+            else:
+                if exchange.status < 500:
+                    backend.breaker.request_succeeded()
+                    for other, its_failure in accused:
+                        other.failed(its_failure)
+                return
+        if last is None:
+            exchange.refuse(503, "no replica is available", self._backends.retry_after())
+        else:
+            exchange.refuse(504 if "timeout" in last.reason else 502, f"the replica {last}")
+
+    def _choose(self, exchange: Exchange, tried: list[Backend]) -> Backend | None:
+        """A replica that has not been tried, with the request in its books; None if there is none."""
+        available = self._backends.available(tried)
+        now = time.monotonic()
+        if exchange.read is None:
+            left = [backend for backend, may in zip(self._backends, available, strict=True) if may]
+            exchange.backend = min(left, key=lambda backend: backend.in_flight, default=None)
+            return exchange.backend
+        try:
+            decision = self._router.decide(exchange.read.arrival, available, now)
+        except NoReplicaError:
+            return None
+        backend = self._backends[decision.replica]
+        exchange.decision, exchange.backend = decision, backend
+        exchange.ticket = self._router.place(decision, exchange.read.arrival, now, exchange.read.streams)
+        backend.decided(decision)
+        self.recent.append(Recent(time.time(), backend.name, self._backends.names, exchange.read.arrival, decision))
+        return backend
+
+    def _may_retry(self, exchange: Exchange) -> bool:
+        in_time = time.monotonic() < exchange.request.received_at + self._config.answer_timeout
+        return in_time and exchange.retries < self._config.max_retries and self._budget.left >= 1
+
+    async def _exchange(self, exchange: Exchange, backend: Backend, tried: list[Backend]) -> None:
+        """Send the request to `backend` and pass its answer on. tried: where it has been, this time included.
+
+        Raises ReplicaFailure; `client.answered` then tells whether the client has a part of the answer."""
+        backend.in_flight += 1
+        connection: ReplicaConnection | None = None
+        status = "cancelled"
+        try:
+            connection = await backend.pool.acquire()
+            try:
+                head = await self._send(exchange, backend, connection)
+            except ReplicaFailure as failure:
+                if not failure.reused:
+                    raise
+                connection = await backend.pool.acquire(fresh=True)
+                head = await self._send(exchange, backend, connection)
+            if head.status in FAILED_STATUSES and self._may_retry(exchange) and self._backends.available(tried).any():
+                raise ReplicaFailure(f"status_{head.status}", f"answered {head.status}")
+            exchange.begin(head)
+            exchange.client.draw_from(connection.transport)
+            await connection.relay(exchange, self._config.stream_timeout)
+            exchange.client.finish()
+            status = "finished" if head.status < 400 else f"status_{head.status}"
+        except ReplicaFailure as failure:
+            status = failure.reason
+            raise
+        finally:
+            backend.in_flight -= 1
+            exchange.client.draw_from(None)
+            if connection is not None:
+                connection.release()
+            self._left(exchange, backend, status)
+
+    def _left(self, exchange: Exchange, backend: Backend, status: str) -> None:
+        """The request has left the replica: settle its books."""
+        if exchange.ticket is None:
+            return
+        ticket, exchange.ticket = exchange.ticket, None
+        now = time.monotonic()
+        if status != "finished":
+            self._router.drop(ticket, now, status)
+            return
+        exchange.read_usage()
+        served = self._router.finish(ticket, now, exchange.output_tokens)
+        backend.served(served, exchange.is_stream)
+        if exchange.read is not None:
+            self._reader.learn(exchange.read.prompt, exchange.prompt_tokens)
+
+    async def _send(self, exchange: Exchange, backend: Backend, connection: ReplicaConnection) -> ResponseHead:
+        request = exchange.request
+        headers = self._admin_token.without(end_to_end(request.headers, NOT_FORWARDED))
+        headers.append((b"Host", backend.address.authority))
+        before = b", ".join([value for name, value in request.headers if name.lower() == b"x-forwarded-for"])
+        peer = request.peer.encode()
+        headers.append((b"X-Forwarded-For", b"%b, %b" % (before, peer) if before else peer))
+        if request.body or request.method in BODY_METHODS:
+            headers.append((b"Content-Length", b"%d" % len(request.body)))
+        line = b"%b %b%b HTTP/1.1" % (request.method, backend.address.path, request.target)
+        left = request.received_at + self._config.answer_timeout - time.monotonic()
+        timeout = max(min(self._config.first_byte_timeout, left), 0.0)
+        return await connection.exchange([head_bytes(line, headers), request.body], request.method == b"HEAD", timeout)

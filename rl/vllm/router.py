@@ -1,0 +1,258 @@
+"""vidur-router: an OpenAI-compatible HTTP router in front of vLLM replicas, by any scheduler of the simulator."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rl.vllm.access_log import AccessLog
+from rl.vllm.admin import AdminToken
+from rl.vllm.admission import Admission, AdmissionConfig
+from rl.vllm.arrivals import ArrivalReader
+from rl.vllm.backends import Backend, Backends
+from rl.vllm.breaker import BreakerConfig
+from rl.vllm.config import RouterConfig, parse_router
+from rl.vllm.dashboard import Dashboard
+from rl.vllm.fleet import ReplicaConfig
+from rl.vllm.gauges import Push, Scrape
+from rl.vllm.metrics import RouterMetrics
+from rl.vllm.operations import Operations
+from rl.vllm.probes import GaugesConfig, Probes, PushListener
+from rl.vllm.prompt_length import PromptLength
+from rl.vllm.proxy import Proxy, ProxyConfig
+from rl.vllm.routing import Router
+from rl.vllm.server import ClientConnection, LimitsConfig, Server
+from rl.vllm.states import router_states
+from rl.vllm.wire import Request, error_body
+from vidur.config.base import Config, setting, settings_of
+from vidur.config.document import make_record, read_value
+from vidur.errors import InputError, unknown_name
+
+LOG = logging.getLogger("vidur-router")
+TICK_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class ServeConfig(Config):
+    """The process."""
+
+    flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "process"
+    help_description: ClassVar[str] = "where it listens, what it writes, how it ends"
+
+    host: str = setting("127.0.0.1", help="address to listen at; 0.0.0.0 for every interface")
+    port: int = setting(8100, help="port to listen at; 0: a free one, which is logged", minimum=0, maximum=65535)
+    admin_token_file: str | None = setting(
+        None,
+        help="file with the token that POST /replicas needs; VIDUR_ROUTER_ADMIN_TOKEN if none; without either, off",
+    )
+    access_log: str | None = setting("-", help="file for a JSON line per request; -: standard output; '': none")
+    grace: float = setting(30.0, help="seconds that SIGTERM leaves to answers under way", minimum=0)
+    uvloop: bool = setting(True, help="use uvloop where it is installed: twice as fast as asyncio's own loop")
+
+
+class RouterProcess:
+    """All the parts of a running router, put together."""
+
+    def __init__(
+        self,
+        routing: RouterConfig,
+        serve: ServeConfig,
+        limits: LimitsConfig,
+        admission: AdmissionConfig,
+        proxy: ProxyConfig,
+        breaker: BreakerConfig,
+        gauges: GaugesConfig,
+    ) -> None:
+        """Needs a running event loop. Raises InputError for what cannot be served."""
+        self._serve = serve
+        self._gauges = gauges
+        self._proxy_config = proxy
+        self._loop = asyncio.get_running_loop()
+        token = AdminToken.read(serve.admin_token_file)
+        self.log = AccessLog(serve.access_log or None)
+        self.metrics = RouterMetrics(lambda: router_states(self))
+        self.router = Router(routing, time.monotonic())
+        self.backends = Backends(breaker, proxy.connect_timeout, self.metrics)
+        for replica in self.router.fleet.replicas:
+            self.backends.add(replica)
+        self.admission = Admission(admission)
+        reader = ArrivalReader(PromptLength(routing.tokenizer), proxy.session_header)
+        self.proxy = Proxy(
+            proxy, self.backends, self.router, self.admission, self.metrics, reader, token, self.log.write
+        )
+        self.server = Server(limits, self._handle)
+        self.dashboard = Dashboard(self)
+        self._operations = Operations(self, token)
+        self._probes = Probes(breaker, gauges, self._scraped)
+        self.pushes = PushListener(self._pushed)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT, then let what is under way end. Raises InputError if it cannot listen."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, stop.set)
+        await self._listen()
+        for backend in self.backends:
+            self._probes.start(backend)
+        ticking = self._loop.create_task(self._tick())
+        try:
+            await stop.wait()
+            LOG.info("stopping: %d requests are under way", self.admission.in_flight)
+            cut = await self.server.drain(self._serve.grace)
+            if cut:
+                LOG.warning("%d connections had to be cut after %g s", cut, self._serve.grace)
+        finally:
+            ticking.cancel()
+            self._probes.stop_all()
+            for backend in self.backends:
+                backend.pool.close()
+            self.log.close()
+        LOG.info("stopped")
+
+    async def _listen(self) -> None:
+        serve, gauges = self._serve, self._gauges
+        if gauges.push_port is not None:
+            try:
+                transport, _ = await self._loop.create_datagram_endpoint(
+                    lambda: self.pushes, local_addr=(gauges.push_host, gauges.push_port)
+                )
+            except OSError as error:
+                raise InputError(f"--push_port {gauges.push_port}: {error.strerror or error}") from None
+            address = transport.get_extra_info("sockname")
+            LOG.info("taking pushed gauges at udp %s:%d", *address[:2])
+        try:
+            port = await self.server.listen(serve.host, serve.port)
+        except OSError as error:
+            raise InputError(f"--host {serve.host} --port {serve.port}: {error.strerror or error}") from None
+        LOG.info("listening at http://%s:%d for %d replicas by %s", serve.host, port, len(self.backends),
+                 self.router.scheduler_name)  # fmt: skip
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self.log.flush()
+            self.dashboard.sample()
+
+    def _handle(self, request: Request, client: ClientConnection) -> Coroutine[Any, Any, None]:
+        path = request.path
+        if self._operations.has(path):
+            return self._operations.handle(request, client)
+        if self._proxy_config.passes(path.decode("latin-1")):
+            return self.proxy.handle(request, client)
+        return _not_found(request, client)
+
+    def _scraped(self, backend: Backend, scrape: Scrape, at: float) -> None:
+        self.router.scraped(backend.replica, scrape, at)
+
+    def _pushed(self, push: Push, at: float) -> None:
+        self.router.pushed(push, at)
+
+    # What the pages show and change.
+
+    @property
+    def draining(self) -> bool:
+        return self.server.draining
+
+    def now(self) -> float:
+        """Seconds of the clock that the books and gauges are kept by."""
+        return time.monotonic()
+
+    def ready(self) -> bool:
+        return any(backend.admits for backend in self.backends)
+
+    def metrics_text(self) -> bytes:
+        return self.metrics.text()
+
+    def dashboard_state(self, whole: bool) -> dict[str, Any]:
+        return self.dashboard.state(whole)
+
+    def replicas_state(self) -> list[dict[str, Any]]:
+        return self.dashboard.replica_states()
+
+    def change_replicas(self, action: str, replica: Any) -> str:
+        """Add, drain, resume or remove a replica. Returns what was done. Raises InputError."""
+        if action == "add":
+            added = self.router.add(_read_replica(replica), time.monotonic())
+            backend = self.backends.add(added)
+            self._probes.start(backend)
+            done = f"added {added.name}"
+        elif not isinstance(replica, str):
+            raise InputError(f"{action}: give the replica's name")
+        elif action == "remove":
+            number = self.router.fleet.number(replica)
+            self.router.remove(replica)
+            self._probes.stop(self.backends.remove(number))
+            done = f"removed {replica}"
+        elif action == "drain":
+            self.router.drain(replica)
+            done = f"draining {replica}"
+        else:
+            self.router.resume(replica)
+            done = f"resumed {replica}"
+        LOG.info("replicas: %s", done)
+        return done
+
+
+async def _not_found(request: Request, client: ClientConnection) -> None:
+    message = f"{request.path.decode('latin-1')} is not passed to replicas: add it to --pass_paths"
+    client.respond(404, error_body(404, message, "not_found_error"))
+
+
+def _read_replica(document: Any) -> ReplicaConfig:
+    """A replica to add, from {"url": ..., "name": ..., "group": ...}. Raises InputError."""
+    if not isinstance(document, dict):
+        raise InputError('add: give {"url": ..., "name": ..., "group": ...}')
+    items = {item.name: item for item in settings_of(ReplicaConfig)}
+    for key in document:
+        if key not in items:
+            raise unknown_name("add: key", str(key), items)
+    values = {key: read_value(items[key], value, f"add: {key}") for key, value in document.items()}
+    replica = make_record(ReplicaConfig, values, "add")
+    assert isinstance(replica, ReplicaConfig)
+    return replica
+
+
+CLASSES = (ServeConfig, LimitsConfig, AdmissionConfig, ProxyConfig, BreakerConfig, GaugesConfig)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve as the flags say. Returns 0 after SIGTERM or SIGINT; 2 for bad input."""
+    try:
+        routing, parts = parse_router("vidur-router", __doc__ or "", CLASSES, argv)
+        if not routing.replicas:
+            raise InputError("no replicas: give --replica http://HOST:PORT, once for each")
+        logging.basicConfig(
+            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+        )
+
+        async def serve() -> None:
+            await RouterProcess(routing, *parts).run()
+
+        _run(serve(), uvloop_wanted=parts[0].uvloop)
+        return 0
+    except InputError as error:
+        print(f"vidur-router: error: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(main_task: Coroutine[Any, Any, None], uvloop_wanted: bool) -> None:
+    if uvloop_wanted:
+        try:
+            import uvloop
+        except ImportError:
+            LOG.info("uvloop is not installed: serving with asyncio's own loop")
+        else:
+            uvloop.run(main_task)
+            return
+    asyncio.run(main_task)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

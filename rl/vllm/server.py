@@ -1,0 +1,408 @@
+"""The side of the clients: connections that read whole requests within limits, and write what a handler answers.
+
+A handler is a coroutine run as a task for each request; a client that leaves cancels it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias, cast
+
+import httptools
+
+from rl.vllm.wire import JSON_TYPE, REASONS, Headers, Request, error_body, head_bytes, status_line
+from vidur.config.base import Config, setting
+
+LINGER_SECONDS = 2.0
+MAX_PIPELINED = 64
+VERSIONS = ("1.0", "1.1")
+
+
+@dataclass(frozen=True)
+class LimitsConfig(Config):
+    """What one client may do."""
+
+    flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "limits on clients"
+    help_description: ClassVar[str] = "what is beyond them is refused"
+
+    max_connections: int = setting(16384, help="open at once; more get 503", minimum=1)
+    max_header_bytes: int = setting(65536, help="of a request's line and headers; more gets 431", minimum=256)
+    max_body_bytes: int = setting(64 * 2**20, help="of a request; more gets 413", minimum=0)
+    header_timeout: float = setting(10.0, help="seconds from a request's first byte to the end of its headers", above=0)
+    body_timeout: float = setting(60.0, help="seconds from there to the end of its body", above=0)
+    idle_timeout: float = setting(75.0, help="seconds that a connection may wait between requests", above=0)
+    write_timeout: float = setting(60.0, help="seconds that a client may take no byte of its answer", above=0)
+
+
+Handler: TypeAlias = Callable[[Request, "ClientConnection"], Coroutine[Any, Any, None]]
+
+
+class Refusal(Exception):
+    """A request that is refused before any handler sees it."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Server:
+    """Listens, and knows its connections."""
+
+    def __init__(self, limits: LimitsConfig, handler: Handler) -> None:
+        self.limits = limits
+        self.handler = handler
+        self.connections: set[ClientConnection] = set()
+        self.refused: dict[int, int] = {}  # by status
+        self.draining = False
+        self._listener: asyncio.Server | None = None
+
+    async def listen(self, host: str, port: int) -> int:
+        """Start to accept; returns the port. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(lambda: ClientConnection(self), host, port, backlog=4096)
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    async def drain(self, grace: float) -> int:
+        """Accept nothing more, let what is under way end within `grace` seconds, then cut the rest: their number."""
+        self.draining = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in list(self.connections):
+            connection.close_when_idle()
+        deadline = time.monotonic() + grace
+        while self.connections and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        cut = list(self.connections)
+        for connection in cut:
+            connection.abort()
+        await asyncio.sleep(0)
+        return len(cut)
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client. Requests are read one after the other; the next is handled when the answer to the last has ended."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._limits = server.limits
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._peer = ""
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._closing = False  # after a refusal: what still comes is thrown away
+        self._later = b""  # what came while a request was being answered
+        self._waiting: deque[tuple[Request, bool]] = deque()
+        self._source: asyncio.Transport | None = None
+        self._new_parser()
+        self._new_answer(b"GET", True, True)
+
+    # Reading.
+
+    def _new_parser(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        self._reading = ""  # "", "head" or "body"
+        self._unaccounted = 0  # bytes of a head, or between two pieces of a body
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        address = transport.get_extra_info("peername")
+        self._peer = address[0] if isinstance(address, tuple) else ""
+        server = self._server
+        server.connections.add(self)
+        if len(server.connections) > self._limits.max_connections:
+            self._refuse(Refusal(503, f"more than {self._limits.max_connections} connections"))
+        elif server.draining:
+            self.abort()
+        else:
+            self._set_timer(self._limits.header_timeout, self._close)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._server.connections.discard(self)
+        self._closing = True
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        self._waiting.clear()
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        if self._task is not None:
+            self._later += data
+            if len(self._later) > self._limits.max_header_bytes:
+                self._transport.pause_reading()
+            return
+        before = self._reading
+        self._unaccounted += len(data)
+        try:
+            self._parser.feed_data(data)
+            if self._reading and self._unaccounted > self._limits.max_header_bytes:
+                raise self._headers_too_large()
+        except httptools.HttpParserUpgrade as upgrade:
+            # An Upgrade may be ignored (RFC 9110, 7.8): the request was read, and what follows it is another.
+            self._later = data[upgrade.args[0] :]
+            self._new_parser()
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, Refusal):
+                raise
+            self._refuse(error.__context__)
+        except httptools.HttpParserError as error:
+            self._refuse(Refusal(400, f"not HTTP/1.1: {error}"))
+        except Refusal as refusal:
+            self._refuse(refusal)
+        else:
+            if self._reading != before and self._reading == "head":
+                self._set_timer(self._limits.header_timeout, self._header_timeout)
+            elif self._reading != before and self._reading == "body":
+                self._set_timer(self._limits.body_timeout, self._body_timeout)
+
+    def on_message_begin(self) -> None:
+        self._reading = "head"
+        self._started = time.monotonic()
+        self._url = b""
+        self._headers: Headers = []
+        self._fields: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._reading != "head":  # trailers are dropped
+            return
+        value = value.rstrip(b" \t")
+        self._headers.append((name, value))
+        self._head_bytes += len(name) + len(value) + 4
+        key = name.lower()
+        if key not in self._fields:
+            self._fields[key] = value
+        elif key == b"host":
+            raise Refusal(400, "exactly one Host header is needed")
+
+    def on_headers_complete(self) -> None:
+        fields = self._fields
+        version = self._parser.get_http_version()
+        if version not in VERSIONS:
+            raise Refusal(505, "the version is not HTTP/1.1")
+        if self._head_bytes + len(self._url) > self._limits.max_header_bytes:
+            raise self._headers_too_large()
+        if self._url[:1] != b"/":
+            raise Refusal(400, "the target must be a path: this is no forward proxy")
+        if b"host" not in fields and version == "1.1":
+            raise Refusal(400, "exactly one Host header is needed")
+        if fields.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            raise Refusal(501, "Transfer-Encoding: only chunked is known")
+        if int(fields.get(b"content-length", 0)) > self._limits.max_body_bytes:
+            raise self._body_too_large()
+        if b"expect" in fields:
+            self._expect_continue(fields[b"expect"])
+        self._reading = "body"
+        self._unaccounted = 0
+
+    def _expect_continue(self, expected: bytes) -> None:
+        if expected.lower() != b"100-continue":
+            raise Refusal(417, "Expect: only 100-continue is known")
+        if self._task is None and not self._waiting:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, data: bytes) -> None:
+        self._unaccounted = 0
+        self._body.append(data)
+        self._body_bytes += len(data)
+        if self._body_bytes > self._limits.max_body_bytes:
+            raise self._body_too_large()
+
+    def on_message_complete(self) -> None:
+        self._reading = ""
+        self._unaccounted = 0
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        path = self._url.partition(b"?")[0]
+        method = self._parser.get_method()
+        request = Request(method, self._url, path, self._headers, self._fields, body, self._started, self._peer)
+        self._body = []
+        http_1_1 = self._parser.get_http_version() == "1.1"
+        self._waiting.append((request, http_1_1))
+        if len(self._waiting) > MAX_PIPELINED:
+            raise Refusal(429, f"more than {MAX_PIPELINED} requests at once on one connection")
+        if not http_1_1 or (not self._parser.should_keep_alive() and not self._parser.should_upgrade()):
+            self._closes_after = request
+        if self._task is None:
+            self._next()
+
+    def eof_received(self) -> None:
+        """A client that closes its side has left: one that only half-closes cannot be told from it."""
+
+    def _headers_too_large(self) -> Refusal:
+        return Refusal(431, f"the headers have more than {self._limits.max_header_bytes} bytes")
+
+    def _body_too_large(self) -> Refusal:
+        return Refusal(413, f"the body has more than {self._limits.max_body_bytes} bytes")
+
+    def _header_timeout(self) -> None:
+        self._refuse(Refusal(408, f"the headers took more than {self._limits.header_timeout:g} seconds"))
+
+    def _body_timeout(self) -> None:
+        self._refuse(Refusal(408, f"the body took more than {self._limits.body_timeout:g} seconds"))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer, unless an earlier request is still being answered, and close; but read on for a while, since closing
+        on unread data would destroy the answer on its way."""
+        refused = self._server.refused
+        refused[refusal.status] = refused.get(refusal.status, 0) + 1
+        self._closing = True
+        self._waiting.clear()
+        if self._task is not None or self._transport.is_closing():
+            self.abort()
+            return
+        self._new_answer(b"POST", True, False)
+        self.respond(refusal.status, error_body(refusal.status, str(refusal), "invalid_request_error"))
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._set_timer(LINGER_SECONDS, self.abort)
+
+    def _set_timer(self, seconds: float, call: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(seconds, call)
+
+    def _close(self) -> None:
+        self._transport.close()
+
+    # Handling.
+
+    _closes_after: Request | None = None
+
+    def _next(self) -> None:
+        request, http_1_1 = self._waiting.popleft()
+        if self._timer is not None:
+            self._timer.cancel()
+        keep = request is not self._closes_after and not self._server.draining
+        self._new_answer(request.method, http_1_1, keep)
+        self._task = self._loop.create_task(self._server.handler(request, self))
+        self._task.add_done_callback(self._handled)
+
+    def _handled(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:
+            self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "a request's handler failed", "exception": error})
+            if not self.answered and not self._closing:
+                self._keep = False
+                self.respond(500, error_body(500, "the router failed", "internal_error"))
+        if self._closing:
+            return
+        if not self._ended or not self._keep:
+            # An answer without its end is cut, so that the client cannot take it for a whole one.
+            (self._close if self._ended else self.abort)()
+        elif self._waiting:
+            self._next()
+        else:
+            self._set_timer(self._limits.idle_timeout, self._close)
+            if self._later:
+                data, self._later = self._later, b""
+                self._transport.resume_reading()
+                self.data_received(data)
+
+    def close_when_idle(self) -> None:
+        self._keep = False
+        if self._task is None and not self._reading:
+            self._close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # Writing.
+
+    def _new_answer(self, method: bytes, http_1_1: bool, keep: bool) -> None:
+        self.answered = False  # whether the client has any of the answer's bytes
+        self._ended = False
+        self._keep = keep
+        self._http_1_1 = http_1_1
+        self._without_body = method == b"HEAD"
+        self._chunked = False
+        self._unsent = b""
+
+    def respond(self, status: int, body: bytes, headers: Headers | None = None) -> None:
+        """A whole answer; JSON unless `headers` say otherwise."""
+        fields = [*(headers if headers is not None else [JSON_TYPE]), (b"Content-Length", b"%d" % len(body))]
+        self.begin(status, REASONS.get(status, b""), fields, sized=True)
+        self.write(body)
+        self.finish()
+
+    def begin(self, status: int, reason: bytes, headers: Headers, sized: bool) -> None:
+        """Start an answer. `headers`: end to end. sized: they hold a Content-Length, or there is no body; otherwise the
+        body is chunked, or ends with the connection for a client of HTTP/1.0. Nothing is sent before the first piece of
+        the body, so that another answer can be begun in its place."""
+        fields = list(headers)
+        self._chunked = False
+        if not sized and self._http_1_1:
+            self._chunked = not self._without_body
+            fields.append((b"transfer-encoding", b"chunked"))
+        elif not sized:
+            self._keep = False
+        if not self._keep:
+            fields.append((b"connection", b"close"))
+        self._unsent = head_bytes(status_line(status, reason), fields)
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body."""
+        if self._without_body or not data:
+            return
+        if self._chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self._transport.write(self._unsent + data if self._unsent else data)
+        self._unsent = b""
+        self.answered = True
+
+    def flush(self) -> None:
+        """Send the head, if it still waits for the first piece of the body."""
+        if self._unsent:
+            self._transport.write(self._unsent)
+            self._unsent = b""
+            self.answered = True
+
+    def finish(self) -> None:
+        """End the answer. Without it, the connection is cut when the handler returns."""
+        end = b"0\r\n\r\n" if self._chunked else b""
+        if self._unsent or end:
+            self._transport.write(self._unsent + end)
+            self._unsent = b""
+        self._ended = self.answered = True
+
+    def cut(self) -> None:
+        """End the answer without its proper end: what is written is sent, then the connection closes."""
+        self.flush()
+        self._ended = True
+        self._keep = False
+
+    def draw_from(self, source: asyncio.Transport | None) -> None:
+        """Pause `source` whenever this client reads slower than it gives."""
+        if self._write_timer is not None:
+            if self._source is not None:
+                self._source.resume_reading()
+            if source is not None:
+                source.pause_reading()
+        self._source = source
+
+    def pause_writing(self) -> None:
+        self._write_timer = self._loop.call_later(self._limits.write_timeout, self.abort)
+        if self._source is not None:
+            self._source.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+        if self._source is not None:
+            self._source.resume_reading()

@@ -1,0 +1,61 @@
+"""What is so in a running router when its metrics are read: one family of samples after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rl.vllm.breaker import STATES
+from rl.vllm.fleet import SERVING
+from rl.vllm.metrics import Samples, State
+from rl.vllm.proxy import RECENT
+
+if TYPE_CHECKING:
+    from rl.vllm.router import RouterProcess
+
+
+def router_states(process: RouterProcess) -> Iterator[State]:
+    yield from _of_replicas(process)
+    yield from _of_decisions(process)
+    refused: Samples = {(str(status),): count for status, count in process.server.refused.items()}
+    yield State("refused", "Requests refused before routing, by status", "counter", ("code",), refused)
+    for name, text, kind, value in (
+        ("queued", "Requests that wait in the router", "gauge", process.admission.queued),
+        ("admitted", "Requests under way", "gauge", process.admission.in_flight),
+        ("connections", "Clients connected", "gauge", len(process.server.connections)),
+        ("log_lines_dropped", "Of the access log, as they could not be written", "counter", process.log.dropped),
+        ("pushes_malformed", "Datagrams that could not be read", "counter", process.pushes.malformed),
+    ):
+        yield State(name, text, kind, (), {(): value})
+
+
+def _of_replicas(process: RouterProcess) -> Iterator[State]:
+    gauges, now = process.router.gauges, time.monotonic()
+    ages = [gauges.age(number, now) for number in range(len(process.backends))]
+    levels = f"0: {STATES[0]}, 1: {STATES[1]}, 2: {STATES[2]}"
+    for name, text, kind, values in (
+        ("decisions", "Decisions for a replica", "counter", [b.tally.decisions for b in process.backends]),
+        ("output_tokens", "Of finished requests", "counter", [b.tally.output_tokens for b in process.backends]),
+        ("breaker_state", levels, "gauge", [STATES.index(b.breaker.state) for b in process.backends]),
+        ("breaker_opened", "Times a replica was ejected", "counter", [b.breaker.opened for b in process.backends]),
+        ("serving", "0: draining", "gauge", [b.replica.state == SERVING for b in process.backends]),
+        ("in_flight", "Requests on a replica", "gauge", [b.in_flight for b in process.backends]),
+        ("gauge_age_seconds", "Since it last reported", "gauge", ages),
+        ("scrapes_failed", "Scrapes without gauges", "counter", [b.scrapes_failed for b in process.backends]),
+    ):  # fmt: skip
+        names = [(name,) for name in process.backends.names]
+        yield State(name, text, kind, ("replica",), dict(zip(names, map(float, values), strict=True)))
+
+
+def _of_decisions(process: RouterProcess) -> Iterator[State]:
+    router = process.router
+    fallbacks: Samples = {(reason,): count for reason, count in router.guard.counts.items()}
+    yield State("fallbacks", "Decisions left to least_tokens", "counter", ("reason",), fallbacks)
+    shadowed = router.shadowed
+    agreement: Samples = {("yes",): shadowed.agreements, ("no",): shadowed.decisions - shadowed.agreements}
+    yield State("shadow_decisions", "Whether the shadow agreed", "counter", ("agrees",), agreement)
+    entropies = [entropy for each in process.proxy.recent if (entropy := each.decision.entropy) is not None]
+    if entropies:
+        mean = sum(entropies) / len(entropies)
+        yield State("policy_entropy_nats", f"Mean over the last {RECENT} decisions", "gauge", (), {(): mean})

@@ -1,0 +1,285 @@
+"""The router's own pages, the admin token, the log and the end of the process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from router_processes import (
+    ROOT,
+    TOKEN,
+    Client,
+    RouterUnderTest,
+    Stub,
+    ask,
+    completion,
+    get,
+    message,
+    post,
+    running,
+    wait_until,
+)
+
+from rl.vllm.gauges import EngineGauges, Push, format_push
+from rl.vllm.router import main
+
+FAMILIES = (
+    "requests", "errors", "retries", "broken_answers", "overload", "clients_left", "decision_seconds", "ttft_seconds",
+    "tpot_seconds", "e2e_seconds", "queue_seconds", "decisions", "output_tokens", "breaker_state", "breaker_opened",
+    "serving", "in_flight", "gauge_age_seconds", "scrapes_failed", "fallbacks", "shadow_decisions", "queued",
+    "admitted", "connections", "refused", "log_lines_dropped", "pushes_malformed",
+)  # fmt: skip
+BEARER = f"Authorization: Bearer {TOKEN}"
+
+
+@pytest.fixture(scope="module")
+def stubs() -> Iterator[list[Stub]]:
+    pair = [Stub("a"), Stub("b")]
+    with running(*pair):
+        yield pair
+
+
+@pytest.fixture(scope="module")
+def router(stubs: list[Stub]) -> Iterator[RouterUnderTest]:
+    process = RouterUnderTest([stubs[0].url], "--shadow", "lor", "--push_port", "0", scheduler="ppo")
+    with running(process):
+        yield process
+
+
+def test_health_and_ready(router: RouterUnderTest) -> None:
+    for target in ("/health", "/ready"):
+        assert get(router.port, target).status == 200
+        head = ask(router.port, message("HEAD", target))
+        assert head.status == 200 and head.body == b""
+        assert post(router.port, target, {}).status == 405
+
+
+def test_metrics_are_prometheus_text(router: RouterUnderTest, stubs: list[Stub]) -> None:
+    for _ in range(3):
+        assert ask(router.port, completion(stream=True, max_tokens=5)).status == 200
+    response = get(router.port, "/metrics")
+    assert (response.header("Content-Type") or "").startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(response.body.decode())}
+    for name in FAMILIES:
+        assert f"vidur_router_{name}" in families, name
+    replica = stubs[0].url.removeprefix("http://")
+    for name in ("decision_seconds", "ttft_seconds", "e2e_seconds"):
+        buckets = [
+            sample.value
+            for sample in families[f"vidur_router_{name}"].samples
+            if sample.name.endswith("_bucket") and sample.labels["replica"] == replica
+        ]
+        assert buckets == sorted(buckets) and buckets[-1] >= 3
+    assert router.metric("output_tokens_total") >= 15
+    assert router.metric("shadow_decisions_total") == router.metric("decisions_total")
+
+
+def test_changes_need_the_token(router: RouterUnderTest, stubs: list[Stub]) -> None:
+    change = {"add": {"url": stubs[1].url}}
+    for header in ("X: y", "Authorization: Bearer wrong", f"Authorization: Basic {TOKEN}", f"Authorization: {TOKEN}"):
+        refused = post(router.port, "/replicas", change, header)
+        assert refused.status == 401 and refused.header("WWW-Authenticate") == "Bearer"
+    assert len(router.replicas()) == 1
+
+
+def test_replicas_are_added_drained_and_removed(router: RouterUnderTest, stubs: list[Stub]) -> None:
+    def change(action: str, replica: object) -> None:
+        assert post(router.port, "/replicas", {action: replica}, BEARER).status == 200
+
+    def served_by_six_requests() -> list[int]:
+        before = [stub.state()["served"] for stub in stubs]
+        assert [ask(router.port, completion()).status for _ in range(6)] == [200] * 6
+        return [stub.state()["served"] - count for stub, count in zip(stubs, before, strict=True)]
+
+    first = router.replicas()[0]["name"]
+    change("add", {"url": stubs[1].url, "name": "second"})
+    wait_until(lambda: router.replica(stubs[1])["running"] == 0)
+    assert [each["name"] for each in router.replicas()] == [first, "second"]
+    change("drain", first)
+    assert router.replica(stubs[0])["state"] == "draining"
+    assert served_by_six_requests() == [0, 6]
+    change("resume", first)
+    assert router.replica(stubs[0])["state"] == "closed"
+    change("drain", "second")
+    assert served_by_six_requests() == [6, 0]
+    change("remove", "second")
+    assert [each["name"] for each in router.replicas()] == [first]
+    assert served_by_six_requests() == [6, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (None, "the body must be"),
+        ({}, "the body must be"),
+        ({"add": {}, "drain": "x"}, "the body must be"),
+        ({"explode": "x"}, "the body must be"),
+        ({"add": "http://127.0.0.1:1"}, "add: give"),
+        ({"add": {}}, "url is missing"),
+        ({"add": {"url": "ftp://x"}}, "expected http://host:port"),
+        ({"add": {"url": "http://127.0.0.1:1", "nmae": "x"}}, "did you mean name"),
+        ({"drain": 3}, "give the replica's name"),
+        ({"remove": "nobody"}, "there is no replica 'nobody'"),
+    ],
+)
+def test_bad_changes_are_refused(router: RouterUnderTest, change: object, says: str) -> None:
+    refused = post(router.port, "/replicas", change, BEARER)
+    assert refused.status == 400 and says in refused.json()["error"]["message"]
+
+
+def test_pushed_gauges_are_seen(router: RouterUnderTest, stubs: list[Stub]) -> None:
+    port = int(router.wait_for(r"taking pushed gauges at udp 127\.0\.0\.1:(\d+)"))
+    name = router.replicas()[0]["name"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+
+        def seen() -> bool:
+            push = Push(name, 0, EngineGauges(7, 3, 0.5, 0), 100, time.time())
+            sender.sendto(format_push(push), ("127.0.0.1", port))
+            state = router.replicas()[0]
+            return (state["running"], state["waiting"], state["kv_usage"]) == (7, 3, 0.5)
+
+        wait_until(seen)
+        sender.sendto(b"\xff garbage", ("127.0.0.1", port))
+        sender.sendto(b"x" * 5000, ("127.0.0.1", port))
+    wait_until(lambda: router.metric("pushes_malformed_total") == 2)
+
+
+def test_dashboard(router: RouterUnderTest) -> None:
+    page = get(router.port, "/dashboard")
+    assert page.status == 200 and (page.header("Content-Type") or "").startswith("text/html")
+    text = page.body.decode()
+    assert "EventSource" in text and "http://" not in text.replace("http://www.w3.org/", "") and "https://" not in text
+    assert ask(router.port, completion()).status == 200
+    with Client(router.port) as client:
+        client.send(message("GET", "/dashboard/events"))
+        client.until(b"data: ")
+        first = json.loads(client.until(b"\n\n"))
+        client.until(b"data: ")
+        second = json.loads(client.until(b"\n\n"))
+    assert first["whole"] and not second["whole"] and second["at"] > first["at"]
+    assert first["scheduler"] == "ppo" and first["shadow"] == "lor"
+    decision = first["decisions"][-1]
+    assert decision["replica"] == first["replicas"][0]["name"] and decision["prompt_tokens"] == 4
+    if decision["fallback"] is None:
+        assert sum(decision["probabilities"].values()) == pytest.approx(1.0, abs=0.01)
+
+
+def test_access_log_has_a_line_for_each_request(stubs: list[Stub]) -> None:
+    router = RouterUnderTest([stub.url for stub in stubs])
+    with running(router):
+        ask(router.port, completion(stream=True, max_tokens=6, prompt=[5] * 9))
+        ask(router.port, message("GET", "/v1/models", headers=('X-Request-Id: "a\\b"',)))
+        with Client(router.port) as client:
+            client.send(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n{[}")
+            client.more()
+        lines = router.end()
+    stream, models, broken = lines
+    assert stream["status"] == 200 and stream["stream"] and stream["scheduler"] == "round_robin"
+    assert (
+        stream["prompt_tokens"] == 9 and stream["output_tokens"] == 6 and stream["replica"] and stream["retries"] == 0
+    )
+    assert 0 < stream["ttft_s"] <= stream["e2e_s"] < 60 and stream["fallback"] is None
+    assert models["request_id"] == '"a\\b"' and models["method"] == "GET" and models["scheduler"] is None
+    assert broken["path"] == "/v1/completions"
+
+
+def test_log_that_no_one_reads_holds_up_nothing(stubs: list[Stub]) -> None:
+    """Its pipe holds 64 KiB, which is some two hundred lines."""
+    router = RouterUnderTest([stubs[0].url])
+    with running(router), Client(router.port) as client:
+        for _ in range(600):
+            client.send(message("GET", "/v1/models"))
+            assert client.read().status == 200
+        assert len(router.end()) == 600
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_streams_end_before_the_process_does(number: int) -> None:
+    stub = Stub("slow", token_seconds=0.02)
+    router = RouterUnderTest([stub.url])
+    with running(stub, router), Client(router.port) as client, Client(router.port) as idle, Client(router.port) as page:
+        page.send(message("GET", "/dashboard/events"))
+        idle.send(message("GET", "/health"))
+        assert idle.read().status == 200
+        client.send(completion(stream=True, max_tokens=50))
+        client.until(b"\r\n\r\n")
+        router.signal(number)
+        assert not idle.more()
+        with pytest.raises(ConnectionRefusedError):
+            wait_until(lambda: Client(router.port).socket.close())
+        body, whole = client._chunks()
+        assert whole and body.count(b"data: {") == 50 and body.endswith(b"data: [DONE]\n\n")
+        assert not client.more()
+        assert router.child.wait(timeout=30) == 0
+
+
+def test_grace_has_an_end() -> None:
+    stub = Stub("slow", token_seconds=0.05)
+    router = RouterUnderTest([stub.url], "--grace", "0.3")
+    with running(stub, router), Client(router.port) as client:
+        client.send(completion(stream=True, max_tokens=10_000))
+        client.until(b"\r\n\r\n")
+        router.signal(signal.SIGTERM)
+        assert router.child.wait(timeout=30) == 0
+        assert not client._chunks()[1]
+        wait_until(lambda: stub.state()["aborted"] == 1)
+
+
+def test_without_a_token_changes_are_off(stubs: list[Stub]) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "VIDUR_ROUTER_ADMIN_TOKEN"}
+    command = [sys.executable, "-m", "rl.vllm.router", "--port", "0", "--replica", stubs[0].url, "--scheduler", "lor"]
+    child = subprocess.Popen([*command, "--access_log", ""], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    try:
+        assert child.stderr is not None
+        port = int(child.stderr.readline().split(b":")[-1].split(b" ")[0])
+        refused = post(port, "/replicas", {"drain": "x"}, BEARER)
+        assert refused.status == 403
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "no replicas: give --replica"),
+        (["--replica", "127.0.0.1:1"], "expected"),
+        (["--replica", "http://127.0.0.1:1", "--prot", "1"], "did you mean --port"),
+        (["--replica", "http://127.0.0.1:1", "--port", "70000"], "--port"),
+        (["--replica", "http://127.0.0.1:1", "--scheduler", "lro"], "did you mean lor"),
+        (
+            ["--replica", "http://127.0.0.1:1", "--access_log", "/nowhere/log"],
+            "--access_log /nowhere/log: No such file",
+        ),
+        (
+            ["--replica", "http://127.0.0.1:1", "--admin_token_file", "/nowhere/token"],
+            "--admin_token_file /nowhere/token",
+        ),
+        (["--replica", "http://127.0.0.1:1", "--max_body_bytes", "-1"], "--max_body_bytes"),
+    ],
+)
+def test_bad_flags_are_refused(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("vidur-router: error: ") and says in error and error.count("\n") == 1
+
+
+def test_weak_tokens_and_taken_ports_are_refused(
+    tmp_path: Path, stubs: list[Stub], capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("short\n")
+    flags = ["--replica", stubs[0].url, "--scheduler", "lor", "--access_log", ""]
+    assert main([*flags, "--admin_token_file", str(token), "--port", "0"]) == 2
+    assert "at least 16" in capsys.readouterr().err
+    assert main([*flags, "--port", str(stubs[0].port)]) == 2
+    assert f"--port {stubs[0].port}" in capsys.readouterr().err
