@@ -5,5 +5,9 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["vidur", "vidur.*", "rl", "rl.*"]), "vidur_data"],
     package_dir={"vidur_data": "data"},
-    package_data={"vidur": ["py.typed"], "rl.vllm": ["*.html"], "vidur_data": ["**/*"]},
+    package_data={
+        "vidur": ["py.typed", "compare/*.css", "compare/*.js"],
+        "rl.vllm": ["*.html"],
+        "vidur_data": ["**/*"],
+    },
 )

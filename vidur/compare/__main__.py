@@ -45,6 +45,7 @@ def compare(words: list[str]) -> int:
     from vidur.compare.executor import make_executor
     from vidur.compare.markdown import markdown
     from vidur.compare.parquet import write_parquet
+    from vidur.compare.report import write_report
     from vidur.compare.sweep import Sweep
     from vidur.simulator import announce_compilation
 
@@ -63,7 +64,8 @@ def compare(words: list[str]) -> int:
     for path in (folder / "summary.md", *([Path(config.markdown)] if config.markdown is not None else [])):
         write_text(path, markdown(results))
     write_parquet(folder / "results.parquet", results)
-    print(f"Results: {folder}")
+    write_report(folder / "report.html", results)
+    print(f"Report: {folder / 'report.html'}")
     for failure in results.failures:
         print(f"vidur.compare: failed: {failure.command}: {failure.error}", file=sys.stderr)
     return 1 if results.failures else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,32 @@ def write_report(path: Path, result: SimulationResult) -> None:
     write_page(path, f"Simulation of {figures['cluster']}", body, charts)
 
 
-def write_page(path: Path, title: str, body: str, charts: list[Chart]) -> None:
-    """Write a page that works offline, plotly.js and all. body: HTML in which `place` holds room for the charts."""
+def write_page(
+    path: Path,
+    title: str,
+    body: str,
+    charts: Sequence[Chart] = (),
+    style: str = "",
+    script: str = "",
+    data: Mapping[str, str] | None = None,
+) -> None:
+    """Write a page that works offline, plotly.js and all.
+
+    body: HTML in which `place` holds room for the charts. style, script: the page's own, after those of all pages.
+    data: texts for the script, by the id of their element, free of `<`.
+    """
     from plotly.offline import get_plotlyjs
 
-    data = [{"data": chart.data, "layout": full_layout(chart)} for chart in charts]
+    drawn = [{"data": chart.data, "layout": full_layout(chart)} for chart in charts]
+    texts = "".join(f"<script type='text/plain' id='{name}'>{text}</script>\n" for name, text in (data or {}).items())
     write_text(
         path,
         "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n{body}\n"
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}{style}</style></head>\n<body>\n{body}\n"
         f"<script>{get_plotlyjs()}</script>\n"
-        f"<script type='application/json' id='charts'>{_script_json(data)}</script>\n"
-        f"<script>{DRAW_SCRIPT}</script>\n</body></html>\n",
+        f"<script type='application/json' id='charts'>{_script_json(drawn)}</script>\n{texts}"
+        f"<script>{DRAW_SCRIPT}{script}</script>\n</body></html>\n",
     )
 
 

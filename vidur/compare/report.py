@@ -1,0 +1,225 @@
+"""report.html of a sweep: one file that works offline."""
+
+from __future__ import annotations
+
+import base64
+import html
+import itertools
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vidur.compare.console import notes
+from vidur.compare.figures import HIGHER_IS_BETTER, METRICS, TIMES, WARM_UP, metric_title, metric_unit, value_text
+from vidur.compare.record import PROBABILITIES, PROMPT_CLASSES, CellRecord
+from vidur.compare.results import PointResults, Results
+from vidur.metrics.report import table, write_page
+from vidur.metrics.report_charts import AXIS, BASE_LAYOUT, COLORS, HEAT, short
+from vidur.metrics.text import percent, plural
+
+# Numbers in all the pictures of load; where there are more, the later seeds have none.
+_MOST_LOADS = 3_000_000
+
+
+def write_report(path: Path, results: Results, sections: Sequence[tuple[str, str]] = ()) -> None:
+    """sections: more of them, after the summary, each a title and HTML."""
+    folder = Path(__file__).parent
+    data = base64.b64encode(zlib.compress(json.dumps(_data(results), allow_nan=False).encode(), 9)).decode()
+    write_page(
+        path,
+        results.title,
+        _body(results, sections),
+        style=(folder / "report.css").read_text(encoding="utf-8"),
+        script=(folder / "report.js").read_text(encoding="utf-8"),
+        data={"sweep": data},
+    )
+
+
+def _data(results: Results) -> dict[str, Any]:
+    """What report.js draws, as plain JSON values. Lists are by the places of points, schedulers and metrics."""
+    pictured = _pictured_seeds(results)
+    return {
+        "schedulers": list(results.schedulers),
+        "baseline": list(results.schedulers).index(results.baseline),
+        "learned": [place for place, name in enumerate(results.schedulers) if name in results.policies],
+        "metric": METRICS.index(results.metric),
+        "metrics": [
+            {"name": name, "title": metric_title(name), "unit": metric_unit(name), "higher": name in HIGHER_IS_BETTER}
+            for name in METRICS
+        ],
+        "points": [_point(its) for its in results.points],
+        "means": [[_means(its, name) for name in results.schedulers] for its in results.points],
+        "differences": [[_differences(results, its, name) for name in results.schedulers] for its in results.points],
+        "cells": [[_cell(its, name, pictured) for name in results.schedulers] for its in results.points],
+        "probabilities": short(PROBABILITIES),
+        "classes": _class_names(),
+        "colors": list(COLORS),
+        "heat": HEAT,
+        "layout": BASE_LAYOUT,
+        "axis": AXIS,
+    }
+
+
+def _point(its: PointResults) -> dict[str, Any]:
+    scenario = its.scenario
+    return {
+        "label": scenario.label,
+        "name": scenario.name,
+        "title": scenario.header.title,
+        "replicas": scenario.num_replicas,
+        "load": short([scenario.load])[0],
+        "seeds": len(its.seeds),
+        "note": f"{scenario.header.title}: {scenario.rate:.3g} requests/s of the {scenario.capacity:.3g} that the "
+        f"cluster keeps up with; objectives of goodput: TTFT {value_text('ttft', scenario.objectives.ttft)}, TPOT "
+        f"{value_text('tpot', scenario.objectives.tpot)}. Below each mean its difference from the baseline; framed: "
+        "the best of a column.",
+    }
+
+
+def _means(its: PointResults, scheduler: str) -> list[list[float | None] | None]:
+    """Mean and half the width of its interval, by metric."""
+    found = [its.mean(scheduler, metric) for metric in METRICS]
+    return [None if one is None else short([one.mean, one.half]) for one in found]
+
+
+def _differences(results: Results, its: PointResults, scheduler: str) -> list[list[Any] | None]:
+    """Mean, half (None: without end), verdict, corrected p-value, and whether it is in percent, by metric."""
+    rows: list[list[Any] | None] = []
+    for metric in METRICS:
+        found = results.comparison(its, scheduler, metric) if scheduler != results.baseline else None
+        if found is None:
+            rows.append(None)
+            continue
+        difference = found.difference
+        half = difference.half if math.isfinite(difference.half) else math.nan
+        rows.append([*short([difference.mean, half]), found.verdict, *short([found.adjusted]), difference.relative])
+    return rows
+
+
+def _cell(its: PointResults, scheduler: str, pictured: int) -> dict[str, Any]:
+    """A scheduler at a point. quantiles: by PROBABILITIES, the mean over the seeds of each."""
+    records = dict(sorted(its.records[scheduler].items()))
+    first = min(its.seeds)
+    return {
+        "quantiles": {time: _mean_quantiles(list(records.values()), time) for time in TIMES},
+        "placements": np.sum([record.placements for record in records.values()], axis=0).tolist() if records else [],
+        "runs": [
+            {"seed": seed, "command": its.commands[scheduler][seed]}
+            | ({"edges": short(record.load_edges), "load": [short(row, 3) for row in record.load]}
+               if seed < first + pictured else {})
+            for seed, record in records.items()
+        ],
+    }  # fmt: skip
+
+
+def _mean_quantiles(records: Sequence[CellRecord], time: str) -> list[float | None]:
+    found = [record.quantiles[time] for record in records if len(record.quantiles[time])]
+    return short(np.mean(found, axis=0)) if found else []
+
+
+def _pictured_seeds(results: Results) -> int:
+    """How many of the first seeds have a picture of their load."""
+    sizes = [
+        max((record.load.size for record in its.records[name].values()), default=0)
+        for its in results.points
+        for name in results.schedulers
+    ]
+    return max(1, _MOST_LOADS // max(1, sum(sizes)))
+
+
+def _class_names() -> list[str]:
+    """`up to 128`, `129 to 512`, ..., `over 8,192`."""
+    middle = [f"{low + 1:,} to {high:,}" for low, high in itertools.pairwise(PROMPT_CLASSES)]
+    return [f"up to {PROMPT_CLASSES[0]:,}", *middle, f"over {PROMPT_CLASSES[-1]:,}"]
+
+
+def _body(results: Results, sections: Sequence[tuple[str, str]]) -> str:
+    more = "".join(_section(html.escape(title), content) for title, content in sections)
+    return "\n".join([
+        _header(results),
+        "<main>",
+        _warnings(results),
+        _section("Summary", "<p class='note' id='matrix-note'></p><div id='matrix'></div>",
+                 "<label>Metric <select id='metric'></select></label>"),
+        more,
+        _section("Against load",
+                 "<p class='note'>Means over seeds with 95 % intervals, in the metric chosen above.</p>"
+                 "<div class='chips sticky' id='chips'></div><div class='charts small' id='loads'></div>"),
+        _section("One scenario",
+                 "<p class='note' id='point-note'></p><div id='figures'></div>"
+                 f"<div class='charts small' style='margin-top:16px'>{''.join(map(_distribution, TIMES))}</div>",
+                 "<label>Scenario <select id='point'></select></label>"
+                 "<label><input type='checkbox' id='log' checked> logarithmic time axis</label>"),
+        _section("<span id='one'>One simulation</span>",
+                 f"<div class='charts'>{_figure('replicas', 'Load of the replicas', 'outstanding requests over time')}"
+                 f"{_figure('placements', 'Placements', '')}</div>{_command('command', '')}",
+                 "<label>Scheduler <select id='scheduler'></select></label>"
+                 "<label>Seed <select id='seed'></select></label>"),
+        _failures(results),
+        "</main><div id='tip' hidden></div>",
+    ])  # fmt: skip
+
+
+def _header(results: Results) -> str:
+    counts = [len(its.seeds) for its in results.points]
+    seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    names = len({its.scenario.name for its in results.points})
+    simulations = sum(counts) * len(results.schedulers)
+    facts = [
+        ("Compared", f"{plural(len(results.others), 'scheduler')} with {results.baseline}, in "
+                     f"{plural(names, 'scenario')} at {plural(len(results.points), 'point')}, on the same requests"),
+        ("Simulations", f"{simulations:,}: {seeds} seeds of {results.requests:,} requests and more, of which the first "
+                        f"and the last {percent(WARM_UP, 0)} are not counted"),
+        ("Verdicts", "95 %, of the difference paired by seed (bootstrap-t from 4 seeds on), corrected (Holm) for all "
+                     "comparisons in a metric"),
+        *(("Policy", f"{name}, SHA-256 {digest[:16]}") for name, digest in results.policies.items()),
+        ("Made", f"{results.date}, on {results.machine}"),
+    ]  # fmt: skip
+    rows = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in facts)
+    command = _command("sweep-command", results.command)
+    return f"<header><h1>{html.escape(results.title)}</h1><dl>{rows}</dl>{command}</header>"
+
+
+def _warnings(results: Results) -> str:
+    lines = "<br>".join(html.escape(line) for line in notes(results))
+    return f"<p class='warning'>{lines}</p>" if lines else ""
+
+
+def _section(title: str, content: str, tools: str = "") -> str:
+    bar = f"<div class='bar'>{tools}</div>" if tools else ""
+    return f"<section><h2>{title}</h2>{bar}{content}</section>"
+
+
+def _distribution(time: str) -> str:
+    return _figure(f"cdf-{time}", time.upper(), "cumulative distribution, the mean over seeds", 300)
+
+
+def _figure(name: str, title: str, note: str, height: int = 340) -> str:
+    return (
+        f"<figure class='chart'><figcaption><b>{title}</b> <span id='{name}-note'>{html.escape(note)}</span>"
+        f"</figcaption><div class='plot' id='{name}' style='height:{height}px'></div></figure>"
+    )
+
+
+def _command(name: str, text: str) -> str:
+    button = f"<button class='copy' data-of='{name}'>copy</button>"
+    return f"<div class='command'>{button}<pre id='{name}'>{html.escape(text)}</pre></div>"
+
+
+def _failures(results: Results) -> str:
+    if not results.failures:
+        return ""
+    rows = [
+        [
+            *map(html.escape, (one.point, one.scheduler, str(one.seed), one.error)),
+            _command(f"failed{place}", one.command),
+        ]
+        for place, one in enumerate(results.failures)
+    ]
+    content = table(["Scenario", "Scheduler", "Seed", "Error", "Command"], rows, num_texts=5)
+    return _section("Failed simulations", f"<div class='scroll'>{content}</div>")
