@@ -86,11 +86,14 @@ def test_a_large_sweep_stays_small(tmp_path: Path) -> None:
     names = scenario_names()[:12]
     schedulers = [*every_scheduler()][:14]
     results = made_up_results(schedulers, names, num_replicas=8, seeds=3)
+    # As the suite leaves schedulers out of points.
+    del results.points[0].records[schedulers[3]]  # type: ignore[attr-defined]
     page, data = written(tmp_path, results)
     assert len(data["points"]) == 24
+    assert data["cells"][0][3] == {"quantiles": {"ttft": [], "tpot": [], "e2e": []}, "placements": [], "runs": []}
     # Random loads are the worst there is to compress.
     loads = sum(len(run["load"]) for cells in data["cells"] for cell in cells for run in cell["runs"])
-    assert loads == 24 * len(schedulers) * 3 * 8
+    assert loads == (24 * len(schedulers) - 1) * 3 * 8
     assert len(page) < 8 * MEBIBYTE
 
 

@@ -330,7 +330,7 @@ class Page {
     const type = find("log").checked ? "log" : "linear";
     const { probabilities, cells, schedulers } = this.sweep;
     for (const time of ["ttft", "tpot", "e2e"]) {
-      const shown = [...this.shown].sort((a, b) => a - b).filter(one => cells[this.point][one].quantiles[time].length);
+      const shown = [...this.shown].sort((a, b) => a - b).filter(one => cells[this.point][one].quantiles[time].length > 0);
       // The 99th percentile says which unit fits, and where a linear axis ends.
       const at = probabilities.findIndex(one => one >= 0.99);
       const ends = shown.map(one => cells[this.point][one].quantiles[time][at]);
@@ -371,7 +371,7 @@ class Page {
     find("seed").innerHTML = cell.runs.map((run, place) =>
       `<option value=${place}${place === this.seed ? " selected" : ""}>${run.seed}</option>`).join("");
     const run = cell.runs[this.seed];
-    find("command").textContent = run ? run.command : "every simulation of this scheduler failed here";
+    find("command").textContent = run ? run.command : "there is no simulation of this scheduler here";
     this.drawReplicas(run);
     this.drawPlacements(cell);
   }
@@ -379,7 +379,7 @@ class Page {
   drawReplicas(run) {
     if (!run || !run.load) {
       Plotly.purge("replicas");
-      find("replicas").innerHTML = "<p class=nothing>not kept for this seed: the page holds the first ones</p>";
+      find("replicas").innerHTML = "<p class=nothing>no picture: the page holds those of the first seeds</p>";
       return;
     }
     if (find("replicas").querySelector(".nothing")) find("replicas").innerHTML = "";
@@ -411,14 +411,14 @@ class Page {
     const shares = rows.map(row => kept.map(place => 100 * row[place] / totals[place]));
     const even = rows.length ? 100 / rows.length : 0;
     const heat = {
-      type: "heatmap", x: kept.map(place => names[place]), y: rows.map((_, replica) => replica), z: shares, xgap: 2, ygap: rows.length > 16 ? 0 : 2,
+      type: "heatmap", x: kept.map(place => names[place].replace(" to ", "<br>to ")), y: rows.map((_, replica) => replica), z: shares, xgap: 2, ygap: rows.length > 16 ? 0 : 2,
       colorscale: this.sweep.heat, zmin: 0, zmax: Math.max(2 * even, ...shares.flat()), showscale: false,
       customdata: rows.map(row => kept.map(place => row[place])), texttemplate: rows.length > 16 ? "" : "%{z:.0f} %",
       hovertemplate: "replica %{y}, prompts of %{x} tokens: %{customdata:,} requests, %{z:.1f} % of them<extra></extra>",
     };
-    const x = this.axis({ type: "category", title: { text: "prompt (tokens)", standoff: 8 } });
+    const x = this.axis({ type: "category", tickangle: 0, tickfont: { size: 11 }, title: { text: "prompt (tokens)", standoff: 8 } });
     const y = this.axis({ title: { text: "replica", standoff: 8 }, autorange: "reversed", dtick: rows.length > 16 ? undefined : 1 });
-    this.draw("placements", [heat], { xaxis: x, yaxis: y, margin: { l: 56, r: 16, t: 8, b: 44 } });
+    this.draw("placements", [heat], { xaxis: x, yaxis: y, margin: { l: 56, r: 16, t: 8, b: 58 } });
     find("placements-note").textContent =
       `where ${this.sweep.schedulers[this.scheduler]} sends prompts of each size, over all seeds; even would be ${even.toFixed(0)} %`;
   }

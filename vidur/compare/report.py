@@ -102,8 +102,9 @@ def _differences(results: Results, its: PointResults, scheduler: str) -> list[li
 
 
 def _cell(its: PointResults, scheduler: str, pictured: int) -> dict[str, Any]:
-    """A scheduler at a point. quantiles: by PROBABILITIES, the mean over the seeds of each."""
-    records = dict(sorted(its.records[scheduler].items()))
+    """A scheduler at a point; without runs where it was left out. quantiles: by PROBABILITIES, the mean over the seeds
+    of each."""
+    records = dict(sorted(its.records.get(scheduler, {}).items()))
     first = min(its.seeds)
     return {
         "quantiles": {time: _mean_quantiles(list(records.values()), time) for time in TIMES},
@@ -125,7 +126,7 @@ def _mean_quantiles(records: Sequence[CellRecord], time: str) -> list[float | No
 def _pictured_seeds(results: Results) -> int:
     """How many of the first seeds have a picture of their load."""
     sizes = [
-        max((record.load.size for record in its.records[name].values()), default=0)
+        max((record.load.size for record in its.records.get(name, {}).values()), default=0)
         for its in results.points
         for name in results.schedulers
     ]
@@ -169,14 +170,14 @@ def _header(results: Results) -> str:
     counts = [len(its.seeds) for its in results.points]
     seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     names = len({its.scenario.name for its in results.points})
-    simulations = sum(counts) * len(results.schedulers)
+    simulations = sum(len(records) for its in results.points for records in its.records.values())
     facts = [
         ("Compared", f"{plural(len(results.others), 'scheduler')} with {results.baseline}, in "
                      f"{plural(names, 'scenario')} at {plural(len(results.points), 'point')}, on the same requests"),
         ("Simulations", f"{simulations:,}: {seeds} seeds of {results.requests:,} requests and more, of which the first "
                         f"and the last {percent(WARM_UP, 0)} are not counted"),
         ("Verdicts", "95 %, of the difference paired by seed (bootstrap-t from 4 seeds on), corrected (Holm) for all "
-                     "comparisons in a metric"),
+                     "comparisons of a row"),
         *(("Policy", f"{name}, SHA-256 {digest[:16]}") for name, digest in results.policies.items()),
         ("Made", f"{results.date}, on {results.machine}"),
     ]  # fmt: skip
