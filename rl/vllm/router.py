@@ -113,6 +113,7 @@ class RouterProcess:
             self._probes.stop_all()
             for backend in self.backends:
                 backend.pool.close()
+            self.router.close()
             self.log.close()
         LOG.info("stopped")
 

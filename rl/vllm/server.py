@@ -78,9 +78,11 @@ class Server:
         while self.connections and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         cut = list(self.connections)
+        handled = [connection.task for connection in cut if connection.task is not None]
         for connection in cut:
             connection.abort()
-        await asyncio.sleep(0)
+        if handled:
+            await asyncio.wait(handled, timeout=LINGER_SECONDS)
         return len(cut)
 
 
@@ -95,7 +97,7 @@ class ClientConnection(asyncio.Protocol):
         self._peer = ""
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._closing = False  # after a refusal: what still comes is thrown away
         self._later = b""  # what came while a request was being answered
         self._waiting: deque[tuple[Request, bool]] = deque()
@@ -129,14 +131,14 @@ class ClientConnection(asyncio.Protocol):
         for timer in (self._timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        if self.task is not None:
+            self.task.cancel()
         self._waiting.clear()
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
-        if self._task is not None:
+        if self.task is not None:
             self._later += data
             if len(self._later) > self._limits.max_header_bytes:
                 self._transport.pause_reading()
@@ -213,7 +215,7 @@ class ClientConnection(asyncio.Protocol):
     def _expect_continue(self, expected: bytes) -> None:
         if expected.lower() != b"100-continue":
             raise Refusal(417, "Expect: only 100-continue is known")
-        if self._task is None and not self._waiting:
+        if self.task is None and not self._waiting:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
@@ -237,7 +239,7 @@ class ClientConnection(asyncio.Protocol):
             raise Refusal(429, f"more than {MAX_PIPELINED} requests at once on one connection")
         if not http_1_1 or (not self._parser.should_keep_alive() and not self._parser.should_upgrade()):
             self._closes_after = request
-        if self._task is None:
+        if self.task is None:
             self._next()
 
     def eof_received(self) -> None:
@@ -262,7 +264,7 @@ class ClientConnection(asyncio.Protocol):
         refused[refusal.status] = refused.get(refusal.status, 0) + 1
         self._closing = True
         self._waiting.clear()
-        if self._task is not None or self._transport.is_closing():
+        if self.task is not None or self._transport.is_closing():
             self.abort()
             return
         self._new_answer(b"POST", True, False)
@@ -289,12 +291,12 @@ class ClientConnection(asyncio.Protocol):
             self._timer.cancel()
         keep = request is not self._closes_after and not self._server.draining
         self._new_answer(request.method, http_1_1, keep)
-        self._task = self._loop.create_task(self._server.handler(request, self))
-        self._task.add_done_callback(self._handled)
+        self.task = self._loop.create_task(self._server.handler(request, self))
+        self.task.add_done_callback(self._handled)
 
     def _handled(self, task: asyncio.Task[None]) -> None:
-        if self._task is task:
-            self._task = None
+        if self.task is task:
+            self.task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             self._loop.call_exception_handler({"message": "a request's handler failed", "exception": error})
             if not self.answered and not self._closing:
@@ -316,7 +318,7 @@ class ClientConnection(asyncio.Protocol):
 
     def close_when_idle(self) -> None:
         self._keep = False
-        if self._task is None and not self._reading:
+        if self.task is None and not self._reading:
             self._close()
 
     def abort(self) -> None:

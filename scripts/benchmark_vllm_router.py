@@ -1,0 +1,317 @@
+"""What vidur-router costs on loopback, against stub replicas: latency, requests a second, memory, streams held.
+
+python scripts/benchmark_vllm_router.py [--peer VLLM_ROUTER_EXECUTABLE] [--requests N] [--memory-requests N]
+
+Routers and the way without one take turns, so that what else the machine does falls on all alike; the figures are
+medians over the rounds. Each of two stub replicas, the router and the load generator is a process of its own.
+`ppo` decides each request here,
+with its guard on unlikely observations off, since stubs that answer at once are unlike anything that it was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import select
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+ROOT = Path(__file__).resolve().parent.parent
+PROMPT = list(range(1000, 1064))
+TOKENS = 16
+CONCURRENT = 32
+HELD = 2000
+
+
+class Load(asyncio.Protocol):
+    """One connection that sends its next request when the answer to the last has ended."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, request: bytes, left: list[int], seconds: list[float], done: asyncio.Future[None]) -> None:
+        """left: how many requests are still to be sent, over all connections."""
+        self._request, self._left, self._seconds, self.done = request, left, seconds, done
+        self._buffer = b""
+        self._sent = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._next()
+
+    def _next(self) -> None:
+        if self._left[0] <= 0:
+            self.transport.close()
+            self.done.set_result(None)
+            return
+        self._left[0] -= 1
+        self._sent = time.perf_counter()
+        self.transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, found, body = self._buffer.partition(b"\r\n\r\n")
+        if not found:
+            return
+        assert head.startswith(b"HTTP/1.1 200"), head
+        length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        if len(body) == int(length[1]) if length else body.endswith(b"\r\n0\r\n\r\n") or body == b"0\r\n\r\n":
+            self._seconds.append(time.perf_counter() - self._sent)
+            self._buffer = b""
+            self._next()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.done.done():
+            self.done.set_exception(ConnectionError("the connection was closed in the middle of an answer"))
+
+
+async def generate(port: int, requests: int, concurrent: int, stream: bool, tokens: int) -> dict[str, float]:
+    body = json.dumps({"model": "stub", "prompt": PROMPT, "max_tokens": tokens, "stream": stream}).encode()
+    lines = (
+        "POST /v1/completions HTTP/1.1", "Host: 127.0.0.1", "Authorization: Bearer none", "User-Agent: benchmark",
+        "Accept: */*", "Content-Type: application/json", f"Content-Length: {len(body)}",
+    )  # fmt: skip
+    message = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+    loop = asyncio.get_running_loop()
+    left, seconds = [requests], list[float]()
+    started = time.perf_counter()
+    loads = []
+    for _ in range(concurrent):
+        done = loop.create_future()
+        await loop.create_connection(lambda done=done: Load(message, left, seconds, done), "127.0.0.1", port)
+        loads.append(done)
+    await asyncio.gather(*loads)
+    elapsed = time.perf_counter() - started
+    seconds.sort()
+    p50, p99 = (1e3 * seconds[min(int(len(seconds) * q), len(seconds) - 1)] for q in (0.5, 0.99))
+    return {"rate": len(seconds) / elapsed, "p50_ms": p50, "p99_ms": p99, "answers": len(seconds)}
+
+
+def run_loop(task: Any) -> Any:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(task)
+    return uvloop.run(task)
+
+
+def load(port: int, requests: int, concurrent: int = 1, stream: bool = False, tokens: int = TOKENS) -> dict[str, float]:
+    """The figures of a load generator in a process of its own."""
+    job = json.dumps([port, requests, concurrent, stream, tokens])
+    done = subprocess.run([sys.executable, __file__, "--generate", job], capture_output=True, text=True, check=True)
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
+
+
+class Child:
+    """A process that is stopped at the end; `port` as it tells it, or as given."""
+
+    def __init__(self, stack: ExitStack, command: list[str], says: str = "", port: int = 0) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        output = subprocess.PIPE if says else subprocess.DEVNULL
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=output, stderr=subprocess.STDOUT
+        )
+        stack.callback(self._stop)
+        self.port = port or self._read_port(says)
+
+    def _read_port(self, says: str) -> int:
+        assert self.process.stdout is not None
+        text, deadline = "", time.monotonic() + 120
+        while (found := re.search(says, text)) is None:
+            ready, _, _ = select.select([self.process.stdout], [], [], max(deadline - time.monotonic(), 0))
+            line = self.process.stdout.readline() if ready else ""
+            if not line:
+                raise SystemExit(f"{self.process.args} did not start: {text}")
+            text += line
+        return int(found[1])
+
+    def _stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+
+    def megabytes(self) -> float:
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def start_stub(stack: ExitStack, *flags: str) -> Child:
+    return Child(stack, [sys.executable, "scripts/stub_replica.py", *flags], r"(\d+)\n")
+
+
+def start_router(stack: ExitStack, stubs: list[Child], scheduler: str, *flags: str) -> Child:
+    urls = [word for stub in stubs for word in ("--replica", f"http://127.0.0.1:{stub.port}")]
+    command = [sys.executable, "-m", "rl.vllm.router", *urls, "--scheduler", scheduler, "--port", "0"]
+    router = Child(
+        stack, [*command, "--access_log", os.devnull, "--feature_limit", "1e9", *flags], r"http://127\.0\.0\.1:(\d+)"
+    )
+    wait_until_ready(router.port, "/ready")
+    return router
+
+
+def start_peer(stack: ExitStack, executable: str, stubs: list[Child], policy: str) -> Child:
+    urls = [f"http://127.0.0.1:{stub.port}" for stub in stubs]
+    port, metrics = free_port(), free_port()
+    command = [executable, "--host", "127.0.0.1", "--port", str(port), "--policy", policy, "--worker-urls", *urls]
+    peer = Child(stack, [*command, "--prometheus-port", str(metrics), "--prometheus-host", "127.0.0.1"], port=port)
+    wait_until_ready(port, "/v1/models")
+    return peer
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+        data = b""
+        while not (head := data.partition(b"\r\n\r\n"))[1] or len(head[2]) < _length(head[0]):
+            piece = client.recv(65536)
+            if not piece:
+                break
+            data += piece
+    return int(data.split(b" ")[1]), data.partition(b"\r\n\r\n")[2].decode()
+
+
+def _length(head: bytes) -> int:
+    found = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    return int(found[1]) if found else 2**31
+
+
+def wait_until_ready(port: int, path: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if fetch(port, path)[0] == 200:
+                return
+        except (OSError, IndexError):
+            pass
+        time.sleep(0.1)
+    raise SystemExit(f"port {port} is not ready")
+
+
+def fallback_share(router: Child) -> float:
+    """The part of decisions that the scheduler did not make."""
+    text = fetch(router.port, "/metrics")[1]
+
+    def total(name: str) -> float:
+        found = re.findall(rf"^vidur_router_{name}_total(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+        return sum(map(float, found))
+
+    return total("fallbacks") / max(total("decisions"), 1.0)
+
+
+def compare(ways: dict[str, int], requests: int, rounds: int, stream: bool) -> None:
+    """Print the table: each way's latency one at a time, and rate at 32 at a time, and both against direct."""
+    alone: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    together: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, port in ways.items():
+            alone[name].append(load(port, requests, 1, stream))
+        for name, port in ways.items():
+            together[name].append(load(port, 8 * requests, CONCURRENT, stream))
+    kind = f"streams of {TOKENS} tokens" if stream else f"whole answers of {TOKENS} tokens"
+    print(f"\n{kind}: {rounds} rounds of {requests} one at a time and {8 * requests} at {CONCURRENT}, medians\n")
+    print("| way | p50, ms | p99, ms | added p50, ms | added p99, ms | requests/s | of direct |")
+    print("|---|---|---|---|---|---|---|")
+
+    def median(rows: list[dict[str, float]], key: str) -> float:
+        return statistics.median(row[key] for row in rows)
+
+    def added(name: str, key: str) -> float:
+        pairs = zip(alone[name], alone["direct"], strict=True)
+        return statistics.median(row[key] - direct[key] for row, direct in pairs)
+
+    for name in ways:
+        p50, p99, rate = median(alone[name], "p50_ms"), median(alone[name], "p99_ms"), median(together[name], "rate")
+        of_direct = statistics.median(
+            row["rate"] / direct["rate"] for row, direct in zip(together[name], together["direct"], strict=True)
+        )
+        print(
+            f"| {name} | {p50:.2f} | {p99:.2f} | {added(name, 'p50_ms'):.2f} | {added(name, 'p99_ms'):.2f} "
+            f"| {rate:,.0f} | {100 * of_direct:.0f} % |",
+            flush=True,
+        )
+
+
+def measure_memory(router: Child, requests: int) -> None:
+    """Print the resident memory over many requests, half of them streams."""
+    samples = [router.megabytes()]
+    for part in range(10):
+        load(router.port, requests // 10, CONCURRENT, stream=part % 2 == 1, tokens=4)
+        samples.append(router.megabytes())
+    print(f"\nmemory over {requests:,} requests, MiB at each tenth: {' '.join(f'{sample:.1f}' for sample in samples)}")
+    print(f"from the second tenth to the last: {samples[-1] - samples[2]:+.1f} MiB", flush=True)
+
+
+def measure_streams(stack: ExitStack, held: int) -> None:
+    """Hold many slow streams at once, and print how many ran at once and how many ended well."""
+    slow = [start_stub(stack, "--token-seconds", "1.0") for _ in range(2)]
+    router = start_router(stack, slow, "ppo")
+    before = router.megabytes()
+    job = json.dumps([router.port, held, held, True, 20])
+    generator = subprocess.Popen([sys.executable, __file__, "--generate", job], stdout=subprocess.PIPE, text=True)
+    most, memory = 0, before
+    while generator.poll() is None:
+        time.sleep(0.5)
+        most = max(most, sum(json.loads(fetch(stub.port, "/stub/state")[1])["active"] for stub in slow))
+        memory = max(memory, router.megabytes())
+    figures = json.loads(generator.communicate()[0])
+    print(
+        f"\nstreams: {most:,} of {held:,} held at once, {figures['answers']:,.0f} ended well; "
+        f"{memory - before:.0f} MiB for them ({1024 * (memory - before) / held:.0f} KiB each)",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=500, help="one at a time, of each way and round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--memory-requests", type=int, default=200_000, help="0: leave memory out")
+    parser.add_argument("--streams", type=int, default=HELD, help="held at once; 0: leave them out")
+    parser.add_argument(
+        "--peer", help="the executable of vllm-router (pip install vllm-router==0.1.17), for its figures"
+    )
+    parser.add_argument("--generate", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.generate:
+        print(json.dumps(run_loop(generate(*json.loads(arguments.generate)))))
+        return
+    with ExitStack() as stack:
+        stubs = [start_stub(stack) for _ in range(2)]
+        routers = {f"vidur-router {name}": start_router(stack, stubs, name) for name in ("ppo", "round_robin")}
+        ways = {"direct": stubs[0].port} | {name: router.port for name, router in routers.items()}
+        if arguments.peer:
+            for policy in ("round_robin", "cache_aware"):
+                ways[f"vllm-router {policy}"] = start_peer(stack, arguments.peer, stubs, policy).port
+        else:
+            print("vllm-router is left out: give its executable by --peer")
+        for port in ways.values():
+            load(port, 200)
+        for stream in (False, True):
+            compare(ways, arguments.requests, arguments.rounds, stream)
+        ppo = routers["vidur-router ppo"]
+        print(f"\nppo's decisions left to the fallback: {100 * fallback_share(ppo):.2f} %", flush=True)
+        if arguments.memory_requests:
+            measure_memory(ppo, arguments.memory_requests)
+        if arguments.streams:
+            measure_streams(stack, arguments.streams)
+
+
+if __name__ == "__main__":
+    main()
