@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rl.baselines import HEURISTICS, LEAST_TOKENS
 from rl.evaluation_results import Results, thresholds_text
 from rl.evaluation_targets import MET, targets
-from vidur.compare.console import colored, make_console, make_table
+from vidur.compare.console import colored, make_console, make_table, print_table
 from vidur.compare.figures import metric_title, value_text
 
 
@@ -18,15 +18,14 @@ def print_details(results: Results, metrics: Sequence[str]) -> None:
         title = f"{its.scenario.name}: {its.scenario.header.title}; {its.scenario.rate:.1f} requests/s; "
         title += f"size_split at {thresholds_text(its.thresholds)}; differences from {LEAST_TOKENS}"
         headings = [name for metric in metrics for name in (metric_title(metric), "")]
-        table = make_table(console, title, ["Router", *headings])
+        table = make_table(console, ["Router", *headings])
         for router in its.routers:
             cells = []
             for metric in metrics:
                 cells.append(value_text(metric, its.mean(router, metric)))
                 cells.append("" if router == LEAST_TOKENS else colored(its.difference(router, LEAST_TOKENS, metric)))
             table.add_row(router, *cells, style="" if router in HEURISTICS else "bold")
-        console.print(table)
-        console.print()
+        print_table(console, title, table)
 
 
 def print_summary(results: Results) -> None:
@@ -34,13 +33,12 @@ def print_summary(results: Results) -> None:
     console = make_console()
     for metric in ("mean_e2e", "p99_ttft"):
         headings = ["Scenario", "Best heuristic", metric_title(metric), *results.ppo]
-        table = make_table(console, f"{metric_title(metric)}: differences from the best heuristic", headings)
+        table = make_table(console, headings)
         for its in results.scenarios:
             best = its.best(metric)
             found = [colored(its.difference(name, best, metric)) for name in results.ppo]
             table.add_row(its.scenario.name, best, value_text(metric, its.mean(best, metric)), *found)
-        console.print(table)
-        console.print()
+        print_table(console, f"{metric_title(metric)}: differences from the best heuristic", table)
     for target in targets(results):
         console.print(f"{target.verdict}: {target.text}", soft_wrap=True, style="" if target.state == MET else "yellow")
         for check in target.failed:

@@ -163,6 +163,12 @@ def test_the_bootstrap_by_hand() -> None:
     assert found.mean == 3.75
 
 
+def test_a_baseline_that_is_mostly_0_has_no_bound() -> None:
+    found = paired_difference(np.array([1.0, 0.0, 0.0, 0.0, 0.0]), np.array([24.0, 0.0, 0.0, 0.0, 0.0]), bootstrap=True)
+    assert str(found) == "-95.8 %, without bound"
+    assert (found.verdict, found.p_value) == (TIE, 1.0)
+
+
 def test_two_seeds_have_students_interval() -> None:
     ours, theirs = np.array([9.0, 11.0]), np.array([10.0, 13.0])
     assert paired_difference(ours, theirs, bootstrap=True) == paired_difference(ours, theirs)

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vidur.compare.figures import metric_title, value_text
-from vidur.compare.statistics import LOSS, WIN, PairedDifference
+from vidur.compare.statistics import LOSS, TIE, WIN, PairedDifference
 from vidur.metrics.text import NOTHING, plural
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from vidur.compare.results import Comparison, Results
+    from vidur.compare.results import Comparison, PointResults, Results
 
 _COLORS = {WIN: "green", LOSS: "red"}
 
@@ -34,18 +34,22 @@ def make_console() -> Console:
     return console
 
 
-def make_table(console: Console, title: str, headings: Sequence[str]) -> Table:
+def make_table(console: Console, headings: Sequence[str]) -> Table:
     """Without lines but for the head, and plain where the console is no terminal. The first column is text."""
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        title=title, title_justify="left", title_style="bold", pad_edge=False,
-        box=box.SIMPLE_HEAD if console.is_terminal else None,
-    )  # fmt: skip
+    table = Table(pad_edge=False, box=box.SIMPLE_HEAD if console.is_terminal else None)
     for place, heading in enumerate(headings):
         table.add_column(heading, justify="right" if place else "left", no_wrap=True)
     return table
+
+
+def print_table(console: Console, title: str, table: Table) -> None:
+    """The title above, an empty line below. A title within the table would be wrapped to its width."""
+    console.print(title, style="bold", soft_wrap=True, markup=False)
+    console.print(table)
+    console.print()
 
 
 def print_results(results: Results) -> None:
@@ -54,28 +58,29 @@ def print_results(results: Results) -> None:
     headline = metric_title(results.metric)
     title = f"{results.title}: {headline}, difference from {results.baseline} in percent; in brackets ties"
     for names in _fitting(console, results):
-        table = make_table(console, title, ["Scenario", results.baseline, *names])
+        table = make_table(console, ["Scenario", results.baseline, *names])
         for its in results.points:
             mean = its.mean(results.baseline, results.metric)
             row = [value_text(results.metric, mean.mean) if mean is not None else NOTHING]
             row += [_cell(results.comparison(its, name, results.metric)) for name in names]
             table.add_row(its.scenario.label, *row)
-        console.print(table)
-        console.print()
-    table = make_table(console, f"Best by {headline}", ["Scenario", "Scheduler", headline, "", "Seeds"])
+        print_table(console, title, table)
+    table = make_table(console, ["Scenario", "Scheduler", headline, "", "Seeds"])
     for its in results.points:
-        best = results.best(its, results.metric)
-        if best is None:
-            table.add_row(its.scenario.label, NOTHING, NOTHING, NOTHING, f"{len(its.seeds)}")
-            continue
-        mean, found = its.mean(best, results.metric), results.comparison(its, best, results.metric)
-        difference = "the baseline" if found is None else f"{found.difference}"
-        assert mean is not None
-        table.add_row(its.scenario.label, best, value_text(results.metric, mean.mean), difference, f"{len(its.seeds)}")
-    console.print(table)
-    console.print()
+        table.add_row(its.scenario.label, *_best(results, its), f"{len(its.seeds)}")
+    print_table(console, f"The best by {headline}", table)
     for line in notes(results):
         console.print(line, soft_wrap=True, markup=False)
+
+
+def _best(results: Results, its: PointResults) -> list[str]:
+    """The scheduler, its mean, and its difference from the baseline."""
+    best = results.best(its, results.metric)
+    mean = its.mean(best, results.metric) if best is not None else None
+    if best is None or mean is None:
+        return [NOTHING] * 3
+    found = results.comparison(its, best, results.metric)
+    return [best, value_text(results.metric, mean.mean), "the baseline" if found is None else str(found.difference)]
 
 
 def notes(results: Results) -> list[str]:
@@ -111,8 +116,15 @@ def _fitting(console: Console, results: Results) -> list[list[str]]:
 
 
 def _cell(found: Comparison | None) -> str:
+    text = comparison_text(found)
+    color = None if found is None else _COLORS.get(found.verdict)
+    return text if color is None else f"[{color}]{text}[/{color}]"
+
+
+def comparison_text(found: Comparison | None) -> str:
+    """`-6.1`, in percent; `(-0.3)` for a tie; `+12 abs.` in the metric's unit, where the baseline has 0."""
     if found is None:
         return NOTHING
-    text = f"{found.difference.mean:+.1f}"
-    color = _COLORS.get(found.verdict)
-    return f"({text})" if color is None else f"[{color}]{text}[/{color}]"
+    difference = found.difference
+    text = f"{difference.mean:+.1f}" if difference.relative else f"{difference.mean:+.3g} abs."
+    return f"({text})" if found.verdict == TIE else text

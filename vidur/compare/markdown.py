@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vidur.compare.console import notes
+from vidur.compare.console import comparison_text, notes
 from vidur.compare.figures import WARM_UP, metric_title, value_text
 from vidur.compare.results import Comparison, Results
 from vidur.compare.statistics import TIE
@@ -38,10 +38,8 @@ def markdown(results: Results) -> str:
 
 
 def _cell(found: Comparison | None) -> str:
-    if found is None:
-        return NOTHING
-    text = f"{found.difference.mean:+.1f}"
-    return f"({text})" if found.verdict == TIE else f"**{text}**"
+    text = comparison_text(found)
+    return text if found is None or found.verdict == TIE else f"**{text}**"
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -51,9 +51,12 @@ class PairedDifference(Estimate):
     p_value: float = math.nan
 
     def __str__(self) -> str:
-        """`-6.1 ± 0.9 %`; a dash where there is nothing to measure."""
+        """`-6.1 ± 0.9 %`; a dash where there is nothing to measure. An interval without end is that of a baseline that
+        has 0 in a resample."""
         if math.isnan(self.mean):
             return NOTHING
+        if math.isinf(self.half):
+            return f"{self.mean:+.1f} %, without bound"
         return f"{self.mean:+.1f} ± {self.half:.1f} %" if self.relative else f"{self.mean:+.3g} ± {self.half:.2g}"
 
 
@@ -83,13 +86,19 @@ def paired_difference(
     mean = 100.0 * (ratio - 1.0) if relative else float(residuals.mean())
     error = scale * float(residuals.std(ddof=1)) / math.sqrt(count)
     student = factor = t_quantile(0.5 + CONFIDENCE / 2.0, count - 1)
-    if bootstrap and count >= BOOTSTRAP_SEEDS and error > 0.0:
+    if bootstrap and count >= BOOTSTRAP_SEEDS:
         factor = _bootstrap_quantile(ours, theirs, relative)
-    half = factor * error
+    # No bound where too many resamples have no spread, or a baseline of 0: unless nothing differs.
+    bounded = math.isfinite(factor) or mean == 0.0 == error
+    half = factor * error if math.isfinite(factor) else 0.0 if bounded else math.inf
     better = mean if higher_is_better else -mean
     verdict = WIN if better > half else LOSS if better < -half else TIE
-    shrunk = math.inf if error == 0.0 else abs(mean) / error * student / factor
-    p_value = 1.0 if mean == 0.0 else 0.0 if math.isinf(shrunk) else max(0.0, 1.0 - _within(shrunk, count - 1))
+    if mean == 0.0 or not bounded:
+        p_value = 1.0
+    elif error == 0.0:
+        p_value = 0.0
+    else:
+        p_value = max(0.0, 1.0 - _within(abs(mean) / error * student / factor, count - 1))
     return PairedDifference(mean, half, verdict, relative, p_value)
 
 
