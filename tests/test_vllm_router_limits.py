@@ -157,6 +157,20 @@ def test_too_many_connections(router: RouterUnderTest) -> None:
     wait_until(lambda: get(router.port, "/health").status == 200)
 
 
+def test_bodies_are_held_only_while_they_are_needed(stub: Stub) -> None:
+    router = RouterUnderTest([stub.url], "--max_buffered_bytes", "10000")
+    with running(router), Client(router.port) as first, Client(router.port) as left:
+        first.send(message("POST", "/v1/echo", b"x" * 9000)[:-1])
+        wait_until(lambda: router.metric("buffered_bytes") == 8999)
+        assert refusal(router.port, message("POST", "/v1/echo", b"x" * 2000)).status == 503
+        left.send(message("POST", "/v1/echo", b"x" * 1000)[:-1])
+        wait_until(lambda: router.metric("buffered_bytes") == 9998)
+        left.socket.close()
+        first.send(b"x")
+        assert len(first.read().json()["body"]) == 9000
+        wait_until(lambda: router.metric("buffered_bytes") == 0)
+
+
 def test_refusals_are_counted(router: RouterUnderTest) -> None:
     before = router.metric("refused_total", code="400")
     refusal(router.port, b"\x00\x00")

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
+from urllib.parse import unquote
 
 from rl.vllm.admin import AdminToken
 from rl.vllm.admission import Admission, Overload
@@ -58,6 +59,12 @@ class ProxyConfig(Config):
     session_header: str = setting("x-session-id", help="header that names a session, for session_hash")
 
     def passes(self, path: str) -> bool:
+        """Whether a path goes to the replicas. One with dot segments does not, as a replica may be behind a server that
+        resolves them to another path."""
+        if "/." in path or "%2" in path:
+            segments = unquote(path).split("/")
+            if "." in segments or ".." in segments:
+                return False
         return path in self.pass_paths or any(path.startswith(each) for each in self.pass_paths if each.endswith("/"))
 
 
@@ -156,6 +163,15 @@ class Exchange:
             event = error_body(502, f"the replica {failure}: the answer is not complete", "bad_gateway_error")
             self.client.write(b"\n\ndata: %b\n\n" % event)
         self.client.cut()
+
+
+def _forwarded_for(request: Request) -> bytes:
+    """The addresses that the request came by, the client's last."""
+    peer = request.peer.encode()
+    if b"x-forwarded-for" not in request.fields:
+        return peer
+    before = [value for name, value in request.headers if name.lower() == b"x-forwarded-for"]
+    return b", ".join([*before, peer])
 
 
 def _is_event_stream(headers: Headers) -> bool:
@@ -341,9 +357,7 @@ class Proxy:
         request = exchange.request
         headers = self._admin_token.without(end_to_end(request.headers, NOT_FORWARDED))
         headers.append((b"Host", backend.address.authority))
-        before = b", ".join([value for name, value in request.headers if name.lower() == b"x-forwarded-for"])
-        peer = request.peer.encode()
-        headers.append((b"X-Forwarded-For", b"%b, %b" % (before, peer) if before else peer))
+        headers.append((b"X-Forwarded-For", _forwarded_for(request)))
         if request.body or request.method in BODY_METHODS:
             headers.append((b"Content-Length", b"%d" % len(request.body)))
         line = b"%b %b%b HTTP/1.1" % (request.method, backend.address.path, request.target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 import time
@@ -236,11 +237,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         async def serve() -> None:
             await RouterProcess(routing, *parts).run()
 
+        _raise_descriptor_limit(parts[1].max_connections + parts[2].max_in_flight)
         _run(serve(), uvloop_wanted=parts[0].uvloop)
         return 0
     except InputError as error:
         print(f"vidur-router: error: {error}", file=sys.stderr)
         return 2
+
+
+def _raise_descriptor_limit(needed: int) -> None:
+    """Let the process open as many files as the system lets it: each request takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        LOG.warning("the process may open %d files, fewer than the %d that --max_connections and --max_in_flight could "
+                    "take: raise ulimit -n, or lower them", hard, needed)  # fmt: skip
 
 
 def _run(main_task: Coroutine[Any, Any, None], uvloop_wanted: bool) -> None:

@@ -33,6 +33,7 @@ class LimitsConfig(Config):
     max_connections: int = setting(16384, help="open at once; more get 503", minimum=1)
     max_header_bytes: int = setting(65536, help="of a request's line and headers; more gets 431", minimum=256)
     max_body_bytes: int = setting(64 * 2**20, help="of a request; more gets 413", minimum=0)
+    max_buffered_bytes: int = setting(2**30, help="of all requests' bodies at once; more get 503", minimum=0)
     header_timeout: float = setting(10.0, help="seconds from a request's first byte to the end of its headers", above=0)
     body_timeout: float = setting(60.0, help="seconds from there to the end of its body", above=0)
     idle_timeout: float = setting(75.0, help="seconds that a connection may wait between requests", above=0)
@@ -58,6 +59,7 @@ class Server:
         self.handler = handler
         self.connections: set[ClientConnection] = set()
         self.refused: dict[int, int] = {}  # by status
+        self.buffered_bytes = 0  # of bodies that are being read or answered
         self.draining = False
         self._listener: asyncio.Server | None = None
 
@@ -99,6 +101,7 @@ class ClientConnection(asyncio.Protocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
         self._closing = False  # after a refusal: what still comes is thrown away
+        self._held_bytes = 0  # of the server's buffered bytes
         self._later = b""  # what came while a request was being answered
         self._waiting: deque[tuple[Request, bool]] = deque()
         self._source: asyncio.Transport | None = None
@@ -127,6 +130,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._server.connections.discard(self)
+        self._hold(-self._held_bytes)
         self._closing = True
         for timer in (self._timer, self._write_timer):
             if timer is not None:
@@ -224,6 +228,13 @@ class ClientConnection(asyncio.Protocol):
         self._body_bytes += len(data)
         if self._body_bytes > self._limits.max_body_bytes:
             raise self._body_too_large()
+        self._hold(len(data))
+        if self._server.buffered_bytes > self._limits.max_buffered_bytes:
+            raise Refusal(503, "the router holds too many requests' bodies")
+
+    def _hold(self, size: int) -> None:
+        self._held_bytes += size
+        self._server.buffered_bytes += size
 
     def on_message_complete(self) -> None:
         self._reading = ""
@@ -284,6 +295,7 @@ class ClientConnection(asyncio.Protocol):
     # Handling.
 
     _closes_after: Request | None = None
+    _answered_bytes = 0  # of the body of the request that is being answered
 
     def _next(self) -> None:
         request, http_1_1 = self._waiting.popleft()
@@ -291,12 +303,13 @@ class ClientConnection(asyncio.Protocol):
             self._timer.cancel()
         keep = request is not self._closes_after and not self._server.draining
         self._new_answer(request.method, http_1_1, keep)
+        self._answered_bytes = len(request.body)
         self.task = self._loop.create_task(self._server.handler(request, self))
         self.task.add_done_callback(self._handled)
 
     def _handled(self, task: asyncio.Task[None]) -> None:
-        if self.task is task:
-            self.task = None
+        self.task = None
+        self._hold(-min(self._answered_bytes, self._held_bytes))
         if not task.cancelled() and (error := task.exception()) is not None:
             self._loop.call_exception_handler({"message": "a request's handler failed", "exception": error})
             if not self.answered and not self._closing:

@@ -6,7 +6,7 @@ import re
 
 EVENT = b"\ndata:"
 DONE = re.compile(rb"\ndata: ?\[DONE\]")
-USAGE = re.compile(rb'"usage"\s*:\s*\{([^{}]*)')
+USAGE = re.compile(rb'"usage"\s*:\s*\{((?:[^{}]+|\{[^{}]*\})*)')
 PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d+)')
 OUTPUT = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
 KEPT_LINE = 16  # more than the longest of the patterns above

@@ -24,6 +24,7 @@ def router_states(process: RouterProcess) -> Iterator[State]:
         ("queued", "Requests that wait in the router", "gauge", process.admission.queued),
         ("admitted", "Requests under way", "gauge", process.admission.in_flight),
         ("connections", "Clients connected", "gauge", len(process.server.connections)),
+        ("buffered_bytes", "Of requests' bodies", "gauge", process.server.buffered_bytes),
         ("log_lines_dropped", "Of the access log, as they could not be written", "counter", process.log.dropped),
         ("pushes_malformed", "Datagrams that could not be read", "counter", process.pushes.malformed),
     ):
