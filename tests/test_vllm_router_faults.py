@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import openai
 import pytest
@@ -76,6 +79,23 @@ def test_replica_that_hangs_gives_its_unanswered_requests_back() -> None:
         wait_until(lambda: router.replica(hung)["state"] != "open")
 
 
+def test_replica_that_does_not_take_connections() -> None:
+    """A listener whose queue is full: the kernel lets each further connection wait."""
+    well = Stub("well")
+    with running(well), socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        host, port = full.getsockname()
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((host, port))
+        router = RouterUnderTest([well.url, f"http://{host}:{port}"], "--connect_timeout", "0.3", ready=False)
+        with running(router):
+            assert [ask(router.port, completion()).status for _ in range(4)] == [200] * 4
+            wait_until(lambda: router.replicas()[1]["state"] == "open")
+            assert router.replicas()[1]["reason"] == "connect_timeout"
+            assert router.replicas()[0]["state"] == "closed"
+
+
 def test_first_byte_timeout_tries_elsewhere() -> None:
     well, hung = Stub("well"), Stub("hung")
     hung.fault(hang=True)
@@ -133,7 +153,7 @@ def test_request_that_fails_everywhere_ejects_no_one(pair: tuple[Stub, Stub, Rou
 
 
 @pytest.fixture(scope="module")
-def pair():  # type: ignore[no-untyped-def]
+def pair() -> Iterator[tuple[Stub, Stub, RouterUnderTest]]:
     well, bad = Stub("well"), Stub("bad")
     router = RouterUnderTest([well.url, bad.url])
     with running(well, bad, router):

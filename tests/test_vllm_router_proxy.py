@@ -210,6 +210,18 @@ def test_requests_are_routed_by_the_scheduler(router: RouterUnderTest, stubs: li
     assert [stub.state()["served"] - count for stub, count in zip(stubs, before, strict=True)] == [3, 3]
 
 
+def test_asyncios_own_loop(stubs: list[Stub]) -> None:
+    router = RouterUnderTest([stubs[1].url], "--no-uvloop")
+    with running(router), Client(router.port) as client:
+        assert ask(router.port, completion(stream=True)).whole and ask(router.port, completion()).status == 200
+        aborted = stubs[1].state()["aborted"]
+        client.send(completion(stream=True, max_tokens=10_000))
+        client.until(b"data: ")
+        client.socket.close()
+        wait_until(lambda: stubs[1].state()["aborted"] == aborted + 1)
+        assert len(router.end()) == 3
+
+
 def test_serving_needs_neither_torch_nor_numba() -> None:
     heavy = ("torch", "numba", "ray", "pandas", "aiohttp")
     code = f"import sys, rl.vllm.router; print([name for name in {heavy} if name in sys.modules])"

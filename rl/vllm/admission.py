@@ -18,7 +18,7 @@ class AdmissionConfig(Config):
     help_title: ClassVar[str] = "overload"
     help_description: ClassVar[str] = "replicas have queues of their own; this one keeps them bounded"
 
-    max_in_flight: int = setting(8192, help="requests on replicas at once", minimum=1)
+    max_in_flight: int = setting(4096, help="requests on replicas at once", minimum=1)
     max_queue: int = setting(1024, help="requests that wait in the router; more get 429", minimum=0)
     queue_timeout: float = setting(30.0, help="seconds that one waits there; then it gets 429", above=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -102,6 +103,9 @@ class RouterProcess:
         await self._listen()
         for backend in self.backends:
             self._probes.start(backend)
+        # What is there now stays: the collector, which would stop requests for milliseconds, need not look at it again.
+        gc.collect()
+        gc.freeze()
         ticking = self._loop.create_task(self._tick())
         try:
             await stop.wait()

@@ -30,7 +30,7 @@ class LimitsConfig(Config):
     help_title: ClassVar[str] = "limits on clients"
     help_description: ClassVar[str] = "what is beyond them is refused"
 
-    max_connections: int = setting(16384, help="open at once; more get 503", minimum=1)
+    max_connections: int = setting(8192, help="open at once; more get 503", minimum=1)
     max_header_bytes: int = setting(65536, help="of a request's line and headers; more gets 431", minimum=256)
     max_body_bytes: int = setting(64 * 2**20, help="of a request; more gets 413", minimum=0)
     max_buffered_bytes: int = setting(2**30, help="of all requests' bodies at once; more get 503", minimum=0)
