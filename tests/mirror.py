@@ -167,3 +167,16 @@ class Mirror:
         arrived_at = float(self.simulation.state.times[self.simulation.request, at.ARRIVED])
         assert observation.now - arrived_at == row[ARRIVAL_AGE]
         return Arrival(int(row[ARRIVAL_PROMPT]), arrived_at, int(row[ARRIVAL_SESSION]), int(row[ARRIVAL_PRIORITY]))
+
+
+def serve(simulation: MirroredSimulation, router: Router) -> None:
+    """Let the router decide for all requests of a simulation, to the end of each."""
+    mirror = Mirror(simulation, router)
+    while (observation := simulation.simulator.next_decision()) is not None:
+        mirror.follow(simulation.events(observation.now))
+        arrival = mirror.arrival(observation)
+        decision = router.decide(arrival, observation.available, observation.now)
+        mirror.tickets[simulation.request] = router.place(decision, arrival, observation.now)
+        simulation.place(decision.replica)
+    mirror.follow(simulation.events(np.inf))
+    router.close()

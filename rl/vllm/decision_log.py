@@ -37,7 +37,8 @@ _FLUSH_SECONDS = 1.0
 class LoggedDecision:
     """One line. observation: as the scheduler saw it, less the histogram of output lengths and the outstanding requests
     one by one. replicas: names. scheduler, beta (nan but of ppo): who decided and how; fallback: why least_tokens did.
-    probabilities: float64[replicas], with which each would have been chosen. status: FINISHED, or what became of it.
+    probabilities: float64[replicas], with which each would have been chosen. decided_at: seconds since 1970.
+    status: FINISHED, or what became of it.
     """
 
     observation: ClusterObservation
@@ -116,7 +117,7 @@ def format_line(logged: LoggedDecision) -> bytes:
     seen, served = logged.observation, logged.served
     fields = {
         "version": VERSION,
-        "decided_at": round(logged.decided_at, 6),
+        "decided_at": logged.decided_at,
         "now": seen.now,
         "replicas": logged.replicas,
         "scheduler": logged.scheduler,

@@ -138,6 +138,8 @@ class Router:
         self.decisions = 0
         self.shadowed = ShadowCounts()
         self._clock = clock
+        # To log times that mean something elsewhere, by the caller's clock, so that differences are exact.
+        self._wall_offset = time.time() - started_at
         self._scheduler_rng = np.random.default_rng(config.seed)
         self._shadow_rng = np.random.default_rng(config.seed)
         self._explore_rng = np.random.default_rng([config.seed, 1])
@@ -173,7 +175,7 @@ class Router:
             self.shadowed.agreements += decision.shadow == decision.replica
         self.decisions += 1
         if self._decision_log is not None:
-            self._seen = (decision, copied(observation), self._names, time.time())
+            self._seen = (decision, copied(observation), self._names, self._wall_offset + now)
         return decision
 
     def observe(self, arrival: Arrival, available: NDArray[np.bool_], now: float) -> ClusterObservation:
