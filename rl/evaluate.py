@@ -153,7 +153,8 @@ class Evaluation:
         requests = self._config.requests
         with ProcessExecutor(self._config.workers) as executor, SweepProgress() as progress:
             progress.stage("capacities", len(self._scenarios))
-            Capacities().measure([scenario.config for scenario in self._scenarios], executor, progress.advance)
+            clusters = {scenario.name: scenario.config for scenario in self._scenarios}
+            Capacities().measure(clusters, executor, progress.advance)
             progress.stage("tuning size_split", most_simulations(len(self._scenarios)))
             store = CellStore(self._folder / "cells", executor)
             thresholds = tune_size_split(self._scenarios, requests, store, progress.advance)

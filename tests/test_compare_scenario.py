@@ -69,16 +69,18 @@ def test_capacities_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with ProcessExecutor(1) as executor:
         # Loads, seeds, routers and events do not matter.
         loaded = dataclasses.replace(small, qps=1.0).configure(7, 50, LEAST_TOKENS)
-        Capacities().measure([small.config, loaded, large.config], executor, counts.append)
+        configs = {"small": small.config, "loaded": loaded, "large": large.config}
+        Capacities().measure(configs, executor, counts.append)
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache" / "capacity").iterdir()}
-    assert counts == [0, 1, 1]
+    assert sorted(counts) == [0, 1, 2]
     assert len(files) == 2
-    assert small.capacity == measure_capacity(small.config)
-    assert large.capacity == pytest.approx(2.0 * small.capacity, rel=0.05)
+    capacity = small.capacity
+    assert large.capacity == pytest.approx(2.0 * capacity, rel=0.05)
     assert {file: file.stat().st_mtime_ns for file in files} == files
     # A torn file is measured again.
-    next(iter(files)).write_text("{")
-    assert Capacities().of(small.config) == small.capacity
+    for file in files:
+        file.write_text("{")
+    assert Capacities().of(small.config) == capacity
 
 
 def test_a_cluster_that_holds_no_request_has_no_capacity(tmp_path: Path) -> None:
@@ -87,6 +89,8 @@ def test_a_cluster_that_holds_no_request_has_no_capacity(tmp_path: Path) -> None
     tiny.write_text(text.replace("cluster_config:\n", "cluster_config:\n  replica_scheduler_config: {num_blocks: 1}\n"))
     with pytest.raises(InputError, match="no replica of the cluster holds requests of these lengths"):
         measure_capacity(Scenario.read(str(tiny)).config)
+    with pytest.raises(InputError, match="tiny: the capacity cannot be measured"), ProcessExecutor(1) as executor:
+        Capacities().measure({"tiny": Scenario.read(str(tiny)).config}, executor, lambda count: None)
 
 
 @pytest.mark.parametrize("name", ["a93", "c72"])

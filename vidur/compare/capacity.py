@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -145,21 +145,24 @@ class Capacities:
         return self._keep(key, measure_capacity(config)) if found is None else found
 
     def measure(
-        self, configs: Sequence[SimulationConfig], executor: Executor, on_finished: Callable[[int], None]
+        self, configs: Mapping[str, SimulationConfig], executor: Executor, on_finished: Callable[[int], None]
     ) -> None:
-        """Measure those that are not known. `on_finished(count)` counts all the different ones up.
+        """Measure those that are not known. `on_finished(count)` counts them up, the known ones at once.
 
-        Raises InputError for a cluster that can serve none of its requests.
+        Raises InputError, naming the configuration, where the cluster can serve none of its requests.
         """
-        unique = {_key(config): config for config in configs}
-        missing = {key: config for key, config in unique.items() if self._load(key) is None}
-        on_finished(len(unique) - len(missing))
-        keys = list(missing)
-        for place, found in executor.run(measure_capacity, list(missing.values())):
+        names: dict[str, list[str]] = {}
+        for name, config in configs.items():
+            names.setdefault(_key(config), []).append(name)
+        missing = [key for key in names if self._load(key) is None]
+        on_finished(len(configs) - sum(len(names[key]) for key in missing))
+        jobs = [configs[names[key][0]] for key in missing]
+        for place, found in executor.run(measure_capacity, jobs):
+            key = missing[place]
             if isinstance(found, Failure):
-                raise InputError(found.error)
-            self._keep(keys[place], found)
-            on_finished(1)
+                raise InputError(f"{names[key][0]}: {found.error}")
+            self._keep(key, found)
+            on_finished(len(names[key]))
 
     def _load(self, key: str) -> float | None:
         if key not in self._known:

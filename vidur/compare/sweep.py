@@ -38,6 +38,7 @@ class Sweep:
         self._config = config
         self._folder = Path(config.output)
         self._source = source
+        self._given = file.flags if file is not None else {}
         self._title = file.title if file is not None else "Comparison"
         if config.metric not in METRICS:
             raise unknown_name("metric", config.metric, METRICS)
@@ -63,7 +64,7 @@ class Sweep:
         """Simulate what is not on disk. Raises InputError for rates beyond what makes sense of a cluster."""
         with SweepProgress() as progress:
             progress.stage("capacities", len(self._points))
-            Capacities().measure([point.config for point in self._points], executor, progress.advance)
+            Capacities().measure({point.label: point.config for point in self._points}, executor, progress.advance)
             for point in self._points:
                 _check_reachable(point)
             store = CellStore(self._folder / "cells", executor)
@@ -149,8 +150,7 @@ class Sweep:
         return shlex.join([*words, *self._flags()])
 
     def _flags(self) -> list[str]:
-        file = SweepFile.read(self._source).flags if self._source is not None else {}
-        defaults = CompareConfig(**file)
+        defaults = CompareConfig(**self._given)
         found = []
         for name in (item.name for item in settings_of(CompareConfig) if item.name not in _OF_NO_FIGURE):
             value = getattr(self._config, name)
