@@ -30,7 +30,9 @@ from vidur.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from rl.evaluation_results import Results
     from vidur.compare.cell import Cell
+    from vidur.compare.figures import Figures
     from vidur.compare.scenario import Scenario
+    from vidur.compare.store import Outcome
     from vidur.config import SimulationConfig
 
 
@@ -113,8 +115,11 @@ class Evaluation:
         """Simulate what is missing, print, and write the files."""
         from rl.evaluation_console import print_details, print_summary
         from rl.evaluation_page import write_page_of_results
+        from vidur.compare.record import CellRecord
+        from vidur.compare.store import figures_of_all
 
-        results = self._results()
+        thresholds, cells, outcomes = self._simulate()
+        results = self._results(thresholds, cells, figures_of_all(cells, outcomes))
         if self._config.details:
             print_details(results, self._metrics)
         print_summary(results)
@@ -138,17 +143,18 @@ class Evaluation:
             from rl.evaluation_markdown import write_markdown
 
             write_markdown(Path(self._config.markdown), results)
-        write_page_of_results(self._folder / "report.html", results)
+        records = [outcome for outcome in outcomes if isinstance(outcome, CellRecord)]
+        write_page_of_results(self._folder / "report.html", results, cells, records)
         print(f"Report: {self._folder / 'report.html'}")
         return results
 
-    def _results(self) -> Results:
-        from rl.evaluation_results import Results, ScenarioResults
+    def _simulate(self) -> tuple[list[tuple[float, ...]], list[Cell], list[Outcome]]:
+        """size_split's thresholds in each scenario, and every simulation with what came of it."""
         from rl.evaluation_tuning import most_simulations, tune_size_split
         from vidur.compare.capacity import Capacities
         from vidur.compare.executor import ProcessExecutor
         from vidur.compare.progress import SweepProgress
-        from vidur.compare.store import CellStore, figures_of_all
+        from vidur.compare.store import CellStore
 
         requests = self._config.requests
         with ProcessExecutor(self._config.workers) as executor, SweepProgress() as progress:
@@ -164,7 +170,13 @@ class Evaluation:
                 for cell in self._cells(scenario, its)
             ]
             progress.stage("simulations", len(cells))
-            figures = figures_of_all(cells, store.run(cells, progress.advance))
+            return thresholds, cells, store.run(cells, progress.advance)
+
+    def _results(
+        self, thresholds: Sequence[tuple[float, ...]], cells: Sequence[Cell], figures: Sequence[Figures]
+    ) -> Results:
+        from rl.evaluation_results import Results, ScenarioResults
+
         values: dict[str, dict[str, dict[str, list[float]]]] = {}
         for cell, found in zip(cells, figures, strict=True):
             its_router = values.setdefault(cell.point, {}).setdefault(cell.router, {})
@@ -185,7 +197,7 @@ class Evaluation:
             betas=self._betas,
             default_beta=PPOGlobalSchedulerConfig().beta,
             seeds=self._seeds,
-            requests=requests,
+            requests=self._config.requests,
             command=_command(self._config),
             policy=SHIPPED if self._config.checkpoint is None else policy_path(self._config.checkpoint).stem,
             policy_hash=self._policy.digest,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -167,7 +168,9 @@ def test_an_evaluation_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFix
     text = (tmp_path / "a.md").read_text()
     assert "![" in text and "a.svg" in text and str(tmp_path / "out") not in text
     assert (tmp_path / "a.svg").read_text().startswith("<svg")
-    assert "Plotly.newPlot" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert re.search(r"<h2>Targets: \d+ of \d+ met</h2>", page) and "<svg" in page
+    assert "SHA-256 " + document["checkpoint_sha256"][:16] + ": ppo beta 5, ppo beta 10, ppo beta 40" in page
     # Again, from the cells on disk and from nothing: the same bytes.
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out" / "cells").iterdir()}
     assert run(tmp_path, "--markdown", str(tmp_path / "b.md"), "--json", str(tmp_path / "b.json")) == 0

@@ -178,12 +178,18 @@ def _header(results: Results) -> str:
                         f"and the last {percent(WARM_UP, 0)} are not counted"),
         ("Verdicts", "95 %, of the difference paired by seed (bootstrap-t from 4 seeds on), corrected (Holm) for all "
                      "comparisons of a row"),
-        *(("Policy", f"{name}, SHA-256 {digest[:16]}") for name, digest in results.policies.items()),
+        *(("Policy", f"SHA-256 {digest[:16]}: {', '.join(_users(results, digest))}")
+          for digest in dict.fromkeys(results.policies.values())),
         ("Made", f"{results.date}, on {results.machine}"),
     ]  # fmt: skip
     rows = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in facts)
     command = _command("sweep-command", results.command)
     return f"<header><h1>{html.escape(results.title)}</h1><dl>{rows}</dl>{command}</header>"
+
+
+def _users(results: Results, digest: str) -> list[str]:
+    """The schedulers with that checkpoint."""
+    return [name for name, its in results.policies.items() if its == digest]
 
 
 def _warnings(results: Results) -> str:
