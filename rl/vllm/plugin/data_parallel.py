@@ -1,0 +1,217 @@
+"""The data-parallel router: which engine of one `vllm serve --data-parallel-size N` gets a request.
+
+vLLM has no hook for it, so `register` puts functions around two methods of its data-parallel client: that which chooses
+an engine, and that which sees what engines give back. The choice is made by rl.vllm.routing.Router, on books that are
+kept from both. Anything unexpected switches it off with one warning, and vLLM's own choice is in force.
+
+VIDUR_DATA_PARALLEL_SCHEDULER names the scheduler (`ppo` if it is not set, `none` switches it off);
+VIDUR_DATA_PARALLEL_CONFIG is a YAML file of the router's other settings (`groups` describes the engines' hardware).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
+    from vllm.v1.engine.core_client import DPLBAsyncMPClient
+
+    from rl.vllm.config import RouterConfig
+    from rl.vllm.routing import Arrival, Decision, Router
+
+LOG = logging.getLogger("vllm.vidur")
+
+TESTED_VERSIONS = ("0.32.0",)
+# vLLM's coordinator tells of every change within this time, so nothing heard means nothing new.
+GAUGES_SECONDS = 0.1
+# How often the counts of decisions are logged.
+COUNTS_SECONDS = 10.0
+
+
+def register() -> None:
+    """The entry point: vLLM calls it in every process, once or more."""
+    if os.environ.get("VIDUR_DATA_PARALLEL_SCHEDULER") == "none":
+        return
+    import vllm
+
+    version = vllm.__version__.partition("+")[0]
+    if version not in TESTED_VERSIONS:
+        LOG.warning(
+            "vidur: tested on vLLM %s, not %s: vLLM chooses among data-parallel engines itself",
+            ", ".join(TESTED_VERSIONS), version,
+        )  # fmt: skip
+        return
+    try:
+        from vllm.v1.engine.core_client import DPLBAsyncMPClient
+
+        _put_around(DPLBAsyncMPClient)
+    except (ImportError, AttributeError) as error:
+        LOG.warning("vidur: vLLM chooses among data-parallel engines itself: %r", error)
+
+
+def _put_around(client: type[DPLBAsyncMPClient]) -> None:
+    choose = client.get_core_engine_for_request
+    process = client.process_engine_outputs
+    if choose.__module__ == __name__:
+        return
+
+    def get_core_engine_for_request(self: DPLBAsyncMPClient, request: EngineCoreRequest) -> bytes:
+        return _routing_of(self).choose(self, request, choose)
+
+    async def process_engine_outputs(self: DPLBAsyncMPClient, outputs: EngineCoreOutputs) -> None:
+        await process(self, outputs)
+        _routing_of(self).came(outputs)
+
+    client.get_core_engine_for_request = get_core_engine_for_request
+    client.process_engine_outputs = staticmethod(process_engine_outputs)
+
+
+def _routing_of(client: DPLBAsyncMPClient) -> DataParallelRouting:
+    routing = getattr(client, "_vidur_routing", None)
+    if not isinstance(routing, DataParallelRouting):
+        routing = DataParallelRouting(client)
+        client._vidur_routing = routing
+    return routing
+
+
+class DataParallelRouting:
+    """The router of one client, which is one API server's. `--api-server-count 1` gives it all requests; of several,
+    each knows its own requests exactly, and of the others' what the gauges say."""
+
+    def __init__(self, client: DPLBAsyncMPClient) -> None:
+        self._router: Router | None = None
+        self._tickets: dict[str, int] = {}
+        self._count = len(client.core_engines)
+        self._decided = [0] * self._count
+        self._fallbacks = 0
+        self._logged_at = time.monotonic()
+        try:
+            config = _read_config(client)
+            from rl.vllm.routing import Router
+
+            self._router = Router(config, time.monotonic())
+            LOG.info("vidur: %s chooses among %d data-parallel engines", self._router.scheduler_name, self._count)
+        except Exception as error:  # noqa: BLE001  # vLLM must serve, whatever is wrong here
+            self._stop(error)
+
+    def choose(self, client: DPLBAsyncMPClient, request: EngineCoreRequest, own_choice: Any) -> bytes:
+        """The engine for a request. own_choice: vLLM's method, which keeps vLLM's books for any choice."""
+        # A request that comes in parts stays where it began; a rank that the client has pinned is kept.
+        pinned = request.request_id in client.reqs_in_flight or request.data_parallel_rank is not None
+        chosen = None if pinned or request.pooling_params is not None else self._decide(client, request)
+        if chosen is not None:
+            request.data_parallel_rank = chosen.replica
+        try:
+            engine: bytes = own_choice(client, request)
+        finally:
+            if chosen is not None:
+                request.data_parallel_rank = None
+        self._placed(client, request, engine, chosen)
+        return engine
+
+    def came(self, outputs: EngineCoreOutputs) -> None:
+        """Note what an engine has given back."""
+        if self._router is None or not self._tickets:
+            return
+        now = time.monotonic()
+        try:
+            for output in outputs.outputs:
+                ticket = self._tickets.get(output.request_id)
+                if ticket is not None:
+                    if output.new_token_ids:
+                        self._router.stream(ticket, len(output.new_token_ids), now)
+                    if output.finish_reason is not None and str(output.finish_reason) in ("stop", "length"):
+                        self._router.finish(self._tickets.pop(output.request_id), now)
+            for request_id in outputs.finished_requests or ():
+                ticket = self._tickets.pop(request_id, None)
+                if ticket is not None:
+                    self._router.drop(ticket, now, "cancelled")
+        except Exception as error:  # noqa: BLE001
+            self._stop(error)
+
+    def _decide(self, client: DPLBAsyncMPClient, request: EngineCoreRequest) -> Decision | None:
+        if self._router is None:
+            return None
+        now = time.monotonic()
+        try:
+            if len(client.core_engines) != self._count:
+                raise RuntimeError(f"the number of engines has changed to {len(client.core_engines)}")
+            self._read_gauges(client, now)
+            decision = self._router.decide(_arrival(request, now), np.ones(self._count, np.bool_), now)
+        except Exception as error:  # noqa: BLE001
+            self._stop(error)
+            return None
+        self._decided[decision.replica] += 1
+        self._fallbacks += decision.fallback is not None
+        if now - self._logged_at >= COUNTS_SECONDS:
+            self._logged_at = now
+            LOG.info("vidur: requests by engine: %s, of these by the fallback: %d", self._decided, self._fallbacks)
+        return decision
+
+    def _placed(
+        self, client: DPLBAsyncMPClient, request: EngineCoreRequest, engine: bytes, chosen: Decision | None
+    ) -> None:
+        """Note where a request went, whoever chose."""
+        if self._router is None or request.request_id in self._tickets:
+            return
+        from rl.vllm.routing import Decision
+
+        now = time.monotonic()
+        try:
+            if chosen is None:
+                chosen = Decision(client.core_engines.index(engine), "vllm")
+            self._tickets[request.request_id] = self._router.place(chosen, _arrival(request, now), now)
+        except Exception as error:  # noqa: BLE001
+            self._stop(error)
+
+    def _read_gauges(self, client: DPLBAsyncMPClient, now: float) -> None:
+        from rl.vllm.gauges import EngineGauges, Scrape
+
+        assert self._router is not None
+        for number, (waiting, running, usage) in enumerate(client.lb_engines):
+            gauges = EngineGauges(float(running), float(waiting), min(max(float(usage), 0.0), 1.0), 0.0)
+            self._router.gauges.update(number, Scrape({number: gauges}, None), now - GAUGES_SECONDS)
+
+    def _stop(self, error: Exception) -> None:
+        LOG.warning("vidur: vLLM chooses among data-parallel engines itself from now on: %r", error)
+        self._router = None
+        self._tickets.clear()
+
+
+def _arrival(request: EngineCoreRequest, now: float) -> Arrival:
+    from rl.vllm.routing import Arrival
+
+    prompt = request.prompt_token_ids if request.prompt_token_ids is not None else request.prompt_embeds
+    # Its arrival is on the clock of the day.
+    waited = max(time.time() - request.arrival_time, 0.0)
+    return Arrival(len(prompt), now - waited, -1, request.priority)
+
+
+def _read_config(client: DPLBAsyncMPClient) -> RouterConfig:
+    """The router's configuration: that of the environment, with the engines as its replicas. Raises InputError."""
+    from dataclasses import replace
+
+    from rl.vllm.config import parse_router
+    from rl.vllm.fleet import HardwareGroupConfig, ReplicaConfig
+
+    flags = ["--scheduler", os.environ.get("VIDUR_DATA_PARALLEL_SCHEDULER") or "ppo"]
+    if file := os.environ.get("VIDUR_DATA_PARALLEL_CONFIG"):
+        flags += ["--config", file]
+    config, _ = parse_router("VIDUR_DATA_PARALLEL_CONFIG", __doc__ or "", argv=flags)
+    engines = tuple(
+        ReplicaConfig(f"http://engine:{number + 1}", f"engine {number}") for number in range(len(client.core_engines))
+    )
+    cache, scheduler = client.vllm_config.cache_config, client.vllm_config.scheduler_config
+    groups = config.groups or (HardwareGroupConfig("engines"),)
+    first = groups[0]
+    first = replace(
+        first,
+        kv_tokens=first.kv_tokens or (cache.num_gpu_blocks or 0) * cache.block_size or None,
+        max_batch_size=first.max_batch_size or scheduler.max_num_seqs,
+    )
+    return replace(config, replicas=engines, groups=(first,))
