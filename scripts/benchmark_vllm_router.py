@@ -61,7 +61,10 @@ class Load(asyncio.Protocol):
         head, found, body = self._buffer.partition(b"\r\n\r\n")
         if not found:
             return
-        assert head.startswith(b"HTTP/1.1 200"), head
+        if not head.startswith(b"HTTP/1.1 200"):
+            self.done.set_exception(ConnectionError(f"answered {(head + body).decode()!r}"))
+            self.transport.abort()
+            return
         length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
         if len(body) == int(length[1]) if length else body.endswith(b"\r\n0\r\n\r\n") or body == b"0\r\n\r\n":
             self._seconds.append(time.perf_counter() - self._sent)
@@ -106,7 +109,9 @@ def run_loop(task: Any) -> Any:
 def load(port: int, requests: int, concurrent: int = 1, stream: bool = False, tokens: int = TOKENS) -> dict[str, float]:
     """The figures of a load generator in a process of its own."""
     job = json.dumps([port, requests, concurrent, stream, tokens])
-    done = subprocess.run([sys.executable, __file__, "--generate", job], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, __file__, "--generate", job], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"the load generator failed: {done.stderr.strip().splitlines()[-1]}")
     figures: dict[str, float] = json.loads(done.stdout)
     return figures
 

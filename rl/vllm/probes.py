@@ -15,6 +15,7 @@ from rl.vllm.gauges import LARGEST_DATAGRAM, MetricsError, Push, Scrape, parse_m
 from rl.vllm.upstream import ReplicaFailure, fetch
 from vidur.config.base import Config, setting
 
+TOLERATED_LAG = 0.5  # seconds that a timer may be late, beyond which the router's own process did not run
 LOG = logging.getLogger("vidur-router")
 Scraped: TypeAlias = Callable[[Backend, Scrape, float], None]
 Pushed: TypeAlias = Callable[[Push, float], None]
@@ -64,13 +65,16 @@ class Probes:
             await asyncio.sleep(max(started + self._breaker.health_interval - time.monotonic(), 0.0))
 
     async def _probe(self, backend: Backend) -> None:
+        started = time.monotonic()
         try:
             status, _ = await fetch(backend.pool, b"/health", self._breaker.health_timeout)
             if status != 200:
                 raise ReplicaFailure("unhealthy", f"answered {status} to /health")
         except ReplicaFailure as failure:
             now = time.monotonic()
-            if backend.breaker.probe_failed(failure.reason, now, first=not backend.healthy_once):
+            if now - started > self._breaker.health_timeout + TOLERATED_LAG:
+                LOG.warning("the router was held up for %.1f s: a late probe counts for nothing", now - started)
+            elif backend.breaker.probe_failed(failure.reason, now, first=not backend.healthy_once):
                 backend.eject(failure)
             elif not backend.breaker.admits:
                 backend.give_back(failure)  # requests that were on their way when it was ejected
