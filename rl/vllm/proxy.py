@@ -42,7 +42,7 @@ class ProxyConfig(Config):
     max_retries: int = setting(3, help="of one request on other replicas", minimum=0)
     retry_reserve: int = setting(1000, help="retries that may come at once, over all requests", minimum=0)
     retry_ratio: float = setting(0.2, help="by which each request refills the reserve", minimum=0, maximum=1)
-    connect_timeout: float = setting(2.0, help="seconds to connect to a replica", above=0)
+    connect_timeout: float = setting(5.0, help="seconds to connect to a replica", above=0)
     first_byte_timeout: float = setting(300.0, help="seconds that one replica has to begin its answer", above=0)
     answer_timeout: float = setting(
         600.0, help="seconds from arrival until the answer begins, retries included", above=0

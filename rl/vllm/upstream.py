@@ -14,6 +14,7 @@ import httptools
 from rl.vllm.wire import Headers, head_bytes
 
 MAX_IDLE = 512
+LATE_SECONDS = 0.05
 MAX_HEAD_BYTES = 256 * 1024
 # Below the 5 s after which vLLM's server closes a connection that waits.
 IDLE_SECONDS = 4.0
@@ -281,7 +282,9 @@ class ReplicaPool:
             loop.create_connection(lambda: ReplicaConnection(self), self.address.host, self.address.port, ssl=self._ssl)
         )
         try:
-            await asyncio.wait((connecting,), timeout=self._connect_timeout)
+            if not (await asyncio.wait((connecting,), timeout=self._connect_timeout))[0]:
+                # Where the process did not run for a while, the timer is seen before what has come in the meantime.
+                await asyncio.wait((connecting,), timeout=LATE_SECONDS)
             if connecting.done():
                 return connecting.result()[1]
         except asyncio.CancelledError:
