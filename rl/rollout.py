@@ -13,6 +13,7 @@ from rl.kernels.features import CONTEXT, feature_count
 from rl.kernels.rollout import BY_COST, BY_POLICY, Recorded, costs_of_all, roll
 from rl.kernels.step import PENDING, REFUSED, STATE, advance, assign, step
 from vidur.config import SimulationConfig
+from vidur.config.cluster import only_one_router
 from vidur.engine import layout as at
 from vidur.engine.foresight import COST_PARTS
 from vidur.engine.plans import event_rows, plan_replicas
@@ -114,6 +115,7 @@ class Plans:
     def of(cls, config: SimulationConfig, longest: RequestTable) -> Plans:
         """longest: requests no shorter than any to be simulated: the tables reach as far as they need."""
         cluster = config.cluster_config
+        only_one_router(cluster, "learning")
         replicas, hardware, policy = plan_replicas(config, longest)
         return cls(replicas, hardware, policy, event_rows(cluster.replica_events), cluster.gauge_refresh_interval)
 

@@ -6,11 +6,12 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vidur.config import (
     BaseGlobalSchedulerConfig,
@@ -18,6 +19,7 @@ from vidur.config import (
     PPOGlobalSchedulerConfig,
     SimulationConfig,
 )
+from vidur.config.cluster import only_one_router
 from vidur.engine.compile import is_cached, mark_cached
 from vidur.engine.plans import event_rows, plan_replicas
 from vidur.engine.simulation import Simulation
@@ -34,7 +36,7 @@ from vidur.scheduler.global_scheduler import (
 )
 from vidur.scheduler.global_scheduler.custom import load_custom_scheduler
 from vidur.scheduler.global_scheduler.lookahead import LookaheadScheduler, ReplicaModel
-from vidur.scheduler.observation import ClusterObservation
+from vidur.scheduler.observation import ClusterObservation, Floats
 
 Progress = Callable[[int, int], None]
 
@@ -49,6 +51,9 @@ class Simulator:
 
     requests: simulate these in place of what the configuration generates. router: route with this in place of the
     configured one. Raises InputError for a configuration that cannot be simulated.
+
+    Where the configuration has several routers, each is one of its own: what a decision sees, and `router`, are those
+    of the one at which the request comes in.
     """
 
     def __init__(
@@ -60,19 +65,35 @@ class Simulator:
         self.config = config
         self.requests = generate_requests(config.request_generator_config) if requests is None else requests
         self.replica_plans, self.hardware_plans, self.policy = plan_replicas(config, self.requests)
+        if router is not None:
+            only_one_router(config.cluster_config, "a Simulator that is given its router")
         self._router = router
         self._wall_seconds = 0.0
         self.interrupted = False
 
-    @cached_property
+    @property
     def router(self) -> GlobalScheduler:
-        """The router: the one given, or the configured one."""
+        """The router of the last decision: the one given, or the configured one."""
+        return self.routers[self.simulation.router if len(self.routers) > 1 else 0]
+
+    @cached_property
+    def routers(self) -> tuple[GlobalScheduler, ...]:
+        """All routers, which are alike but for their randomness."""
         if self._router is not None:
-            return self._router
+            return (self._router,)
+        count = self.config.cluster_config.num_routers
+        seed = np.random.SeedSequence(self.config.seed)
+        streams = [seed] if count == 1 else seed.spawn(count)
+        routers = tuple(self._make_router(np.random.default_rng(stream)) for stream in streams)
+        if isinstance(routers[0], DrivingScheduler):
+            only_one_router(self.config.cluster_config, "learning")
+        return routers
+
+    def _make_router(self, rng: np.random.Generator) -> GlobalScheduler:
         config = self.config.cluster_config.global_scheduler_config
         context = RouterContext(
             hardware=hardware_facts(self.replica_plans),
-            rng=np.random.default_rng(self.config.seed),
+            rng=rng,
             prompt_tokens=self.requests.num_prefill_tokens,
             output_tokens=self.requests.num_decode_tokens,
             simulator=ReplicaModel(self.replica_plans, self.hardware_plans, self.policy),
@@ -94,7 +115,8 @@ class Simulator:
     def simulation(self) -> Simulation:
         """The engine with this simulation's arrays."""
         cluster, metrics = self.config.cluster_config, self.config.metrics_config
-        kernel = self.router if isinstance(self.router, KernelScheduler) else None
+        routers, router = self.routers, self.routers[0]
+        kernel = router if isinstance(router, KernelScheduler) else None
         fresh = kernel is not None and kernel.needs_fresh_gauges
         records = metrics.write_metrics and (
             metrics.store_batch_metrics or metrics.store_utilization_metrics or metrics.store_plots
@@ -105,13 +127,13 @@ class Simulator:
             record_rows=records or metrics.store_operation_metrics or metrics.enable_chrome_trace,
             member_rows=metrics.chrome_trace_max_batches if metrics.enable_chrome_trace else 0,
             observed=2 if kernel is None else kernel.observes,
-            queue_depth=self.router.queue_depth,
+            queue_depth=router.queue_depth,
+            routers=entries(self.config.seed, len(self.requests), len(routers)),
+            memory=np.zeros((len(routers), 1)),
         )
         if kernel is not None:
-            # A failed replica's requests are routed again; they use their draws a second time.
-            options = EngineOptions(
-                **{**vars(options), "memory": kernel.memory, "draws": kernel.draw(len(self.requests))}
-            )
+            memory, draws = _as_one(routers, options.routers)
+            options = dataclasses.replace(options, memory=memory, draws=draws)
         state = EngineState(
             self.requests, self.replica_plans, self.hardware_plans, event_rows(cluster.replica_events), options
         )
@@ -132,12 +154,13 @@ class Simulator:
         simulation = self.simulation
         started = time.perf_counter()
         try:
-            if isinstance(self.router, KernelScheduler):
-                simulation.compile(type(self.router).choose)
+            router = self.routers[0]
+            if isinstance(router, KernelScheduler):
+                simulation.compile(type(router).choose)
                 started = time.perf_counter()
-                simulation.run(type(self.router).choose, on_slice)
-            elif isinstance(self.router, DrivingScheduler):
-                self.router.drive(simulation, on_slice)
+                simulation.run(type(router).choose, on_slice)
+            elif isinstance(router, DrivingScheduler):
+                router.drive(simulation, on_slice)
             else:
                 while (observation := simulation.next_decision(on_slice)) is not None:
                     simulation.place(int(self.router.schedule(observation)))
@@ -171,6 +194,26 @@ def announce_compilation() -> None:
     """Say on stderr why the first simulation of this machine takes long, if it is to come."""
     if not is_cached():
         print("Compiling the simulator for this machine: once, half a minute ...", file=sys.stderr, flush=True)
+
+
+def entries(seed: int, requests: int, routers: int) -> NDArray[np.int64]:
+    """int64[requests]: at which of several routers each request comes in, all equally likely; zeros for one."""
+    # A stream beside those that the routers have.
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(routers,)))
+    return rng.integers(routers, size=requests) if routers > 1 else np.zeros(requests, np.int64)
+
+
+def _as_one(routers: Sequence[GlobalScheduler], entered: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """What routers that are kernels need in the engine's loop: memory, a row for each, and draws, a row for each
+    request. A failed replica's requests are routed again; they use their draws a second time."""
+    kernels = [router for router in routers if isinstance(router, KernelScheduler)]
+    memory = np.stack([kernel.memory for kernel in kernels])
+    draws = np.zeros((len(entered), 2))
+    for number, kernel in enumerate(kernels):
+        kernel.memory = memory[number]
+        own = entered == number
+        draws[own] = kernel.draw(int(own.sum()))
+    return memory, draws
 
 
 def simulate(config: SimulationConfig, requests: RequestTable | None = None) -> SimulationResult:

@@ -129,7 +129,7 @@ class Source:
     def placements(self) -> NDArray[np.int64]:
         """Where least_tokens puts each request."""
         engine = self.begin(0, 0.0).engine
-        engine.memory = np.array([-1.0, LEAST_TOKENS_PRIOR])
+        engine.memory = np.array([[-1.0, LEAST_TOKENS_PRIOR]])
         Simulation(engine, self.plans.policy).run(choose_least_tokens)
         placed: NDArray[np.int64] = engine.requests[:, at.REPLICA]
         return placed
@@ -205,7 +205,7 @@ def _observe(
         replicas = np.concatenate([engine.observed, engine.gauges, engine.hardware], 1)
         replicas[:, OUTSTANDING] -= replicas[:, AWAITING]
         replicas[:, PROMPT_TOKENS] -= replicas[:, AWAITING_TOKENS]
-        requests = np.concatenate([engine.arrival, engine.completions[:HISTOGRAM_COUNTS]])
+        requests = np.concatenate([engine.arrival, engine.completions[0, :HISTOGRAM_COUNTS]])
         available = engine.available > 0
         rollout = simulation.roll(memory, 1, rng, labels=True)
         if not len(rollout):

@@ -62,8 +62,8 @@ def advance(policy: int, state: Ints, objectives: Floats, projected: Floats, arr
 @allocating_kernel
 def look(beta: float, facts: Floats, x: Floats, context: Floats, arrays: Arrays) -> None:
     """Encode what is seen at the pending decision: rl.kernels.features. facts: of the cluster's hardware."""
-    encode_replicas(arrays.observed, arrays.gauges, facts, arrays.arrival, arrays.completions, x)
-    encode_context(arrays.gauges, facts, arrays.arrival, arrays.completions, beta, arrays.available.sum(), context)
+    encode_replicas(arrays.observed, arrays.gauges, facts, arrays.arrival, arrays.completions[0], x)
+    encode_context(arrays.gauges, facts, arrays.arrival, arrays.completions[0], beta, arrays.available.sum(), context)
 
 
 @allocating_kernel

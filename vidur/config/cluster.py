@@ -23,6 +23,12 @@ class ClusterConfig(Config):
     help_description: ClassVar[str] = "how many replicas, alike or in groups, and what befalls them"
 
     num_replicas: int = setting(1, help="number of replicas; the sum of the groups' if groups are given", minimum=1)
+    num_routers: int = setting(
+        1,
+        help="routers side by side, none of which sees what the others place; each request comes in at one at random",
+        minimum=1,
+        maximum=1024,
+    )
     replica_config: ReplicaConfig = field(default_factory=ReplicaConfig, metadata={"help": "the replicas"})
     global_scheduler_config: BaseGlobalSchedulerConfig = field(
         default_factory=RoundRobinGlobalSchedulerConfig, metadata={"help": "how requests are routed to replicas"}
@@ -68,6 +74,12 @@ class ClusterConfig(Config):
                     f"{self.flag('replica_events')}: there is no replica {event.replica}: "
                     f"the {self.num_replicas} are numbered from 0"
                 )
+
+
+def only_one_router(cluster: ClusterConfig, what: str) -> None:
+    """Raise InputError if there are several; `what` knows one."""
+    if cluster.num_routers > 1:
+        raise InputError(f"{cluster.flag('num_routers')} must be 1, not {cluster.num_routers}: {what} knows one router")
 
 
 def contradicting_replica_count(num_replicas: int, total: int) -> InputError:

@@ -45,6 +45,7 @@ from vidur.engine.layout import (
     IN_FLIGHT,
     LAST_END,
     LEDGER_HEAD,
+    LEDGER_NEXT,
     MAX_PROMPT_TOKENS,
     MAX_REQUEST_TOKENS,
     NEXT_ARRIVAL,
@@ -66,6 +67,7 @@ from vidur.engine.layout import (
     READY,
     REPLICA,
     REROUTES,
+    ROUTER,
     ROWS,
     ROWS_FULL,
     RUN_COUNT,
@@ -86,7 +88,18 @@ from vidur.engine.layout import (
     WAITING,
     YIELD,
 )
-from vidur.engine.ledger import STREAMED_TOKENS, count_dropped, count_placed
+from vidur.engine.ledger import (
+    AWAITING,
+    AWAITING_TOKENS,
+    FINISHED,
+    LEDGER_COLUMNS,
+    OUTSTANDING,
+    PROMPT_TOKENS,
+    STREAMED_TOKENS,
+    TOKEN_SECONDS,
+    count_dropped,
+    count_placed,
+)
 from vidur.engine.pipeline import reset_pipeline, step_pipeline
 from vidur.engine.queues import push_waiting
 from vidur.engine.recording import REFUSED
@@ -137,7 +150,7 @@ def place(
     """Give `request` to `replica`, or refuse it if the replica can never hold it."""
     now = cluster_floats[NOW]
     requests[request, REPLICA] = replica
-    cluster[DECISIONS] += 1
+    cluster[DECISIONS + requests[request, ROUTER]] += 1
     prompt = requests[request, PROMPT]
     total = prompt + requests[request, OUTPUT]
     if total > replicas[replica, MAX_REQUEST_TOKENS] or prompt > replicas[replica, MAX_PROMPT_TOKENS]:
@@ -292,7 +305,7 @@ def describe_arrival(
     arrival[ARRIVAL_AGE] = now - times[request, ARRIVED]
     arrival[ARRIVAL_PRIORITY] = sessions[request, 1]
     arrival[ARRIVAL_SESSION] = sessions[request, 0]
-    arrival[ARRIVAL_ORDINAL] = cluster[DECISIONS]
+    arrival[ARRIVAL_ORDINAL] = cluster[DECISIONS + requests[request, ROUTER]]
 
 
 @kernel
@@ -326,6 +339,56 @@ def observe_ledger(
                 request = requests[request, AWAIT_NEXT]
             observed[replica, column + QUEUE_AGE] = age
             observed[replica, column + QUEUE_PROMPT] = prompt
+
+
+@kernel
+def observe_own(
+    router: int,
+    now: float,
+    times: Floats,
+    requests: Ints,
+    replicas: Ints,
+    replica_floats: Floats,
+    batch_requests: Ints,
+    batches: Ints,
+    ledger: Floats,
+    observed: Floats,
+) -> None:
+    """Set `observed` to the ledger of one router of several: what it placed itself, counted anew.
+
+    TOKEN_SECONDS alone is that of all streams of the replica: each is an average over the same iterations.
+    """
+    depth = (observed.shape[1] - LEDGER_COLUMNS) // QUEUE_COLUMNS
+    for replica in range(len(replicas)):
+        for column in range(observed.shape[1]):
+            observed[replica, column] = 0.0
+        observed[replica, FINISHED] = ledger[replica, LEDGER_COLUMNS + router]
+        observed[replica, TOKEN_SECONDS] = ledger[replica, TOKEN_SECONDS]
+        request = replicas[replica, LEDGER_HEAD]
+        while request >= 0:
+            if requests[request, ROUTER] == router:
+                observed[replica, OUTSTANDING] += 1
+                observed[replica, PROMPT_TOKENS] += requests[request, PROMPT]
+                observed[replica, STREAMED_TOKENS] += requests[request, STREAMED]
+            request = requests[request, LEDGER_NEXT]
+        if replicas[replica, IN_FLIGHT] > 0 and replicas[replica, RUN_COUNT] > 1:
+            done = ended_iterations(
+                replica_floats[replica, RUN_START], replica_floats[replica, RUN_TIME], replicas[replica, RUN_COUNT], now
+            )
+            for index in range(batches[replica, 0, SIZE]):
+                if requests[batch_requests[replica, 0, index], ROUTER] == router:
+                    observed[replica, STREAMED_TOKENS] += done
+        request = replicas[replica, AWAIT_HEAD]
+        while request >= 0:
+            if requests[request, ROUTER] == router:
+                place_in_queue = int(observed[replica, AWAITING])
+                if place_in_queue < depth:
+                    column = QUEUE_COLUMNS * place_in_queue
+                    observed[replica, column + QUEUE_AGE] = now - times[request, ARRIVED]
+                    observed[replica, column + QUEUE_PROMPT] = requests[request, PROMPT]
+                observed[replica, AWAITING] += 1
+                observed[replica, AWAITING_TOKENS] += requests[request, PROMPT]
+            request = requests[request, AWAIT_NEXT]
 
 
 @kernel
@@ -376,10 +439,11 @@ def run(
     """Simulate until something needs the caller: DONE, DECISION (the request in CURRENT is to be placed), YIELD (the
     budget of steps is spent), ROWS_FULL (room for rows is short), TABLE_MISS. Calling again goes on.
 
-    router: the handle of a kernel that decides; with 0 the caller decides and calls `place`.
+    router: the handle of a kernel that decides; with 0 the caller decides and calls `place`. memory and completions
+    have a row for each router.
     """
     cluster[BUDGET] = budget
-    num_replicas = len(replicas)
+    num_replicas, num_routers = len(replicas), len(completions)
     while True:
         now = cluster_floats[NOW]
         arriving = cluster[NEXT_ARRIVAL] < cluster[NUM_ARRIVALS]
@@ -412,18 +476,11 @@ def run(
             if cluster[CHOSEN] == _UP_TO_DATE:
                 request = held[cluster[HELD_HEAD]] if holding else cluster[NEXT_ARRIVAL]
                 describe_arrival(request, times, requests, sessions, cluster, decision_at, arrival)
+                own = requests[request, ROUTER]
                 cluster[CHOSEN] = choose(
-                    router,
-                    decision_at,
-                    ledger,
-                    gauges,
-                    hardware,
-                    arrival,
-                    available,
-                    completions,
-                    memory,
+                    router, decision_at, ledger, gauges, hardware, arrival, available, completions[own], memory[own],
                     draws[request],
-                )
+                )  # fmt: skip
             only = cluster[CHOSEN]
         first = 0 if only == _UP_TO_DATE else only
         last = num_replicas if only == _UP_TO_DATE else only + 1
@@ -496,9 +553,16 @@ def run(
                 hold(request, held, cluster)
                 continue
         if only == _UP_TO_DATE:
+            own = requests[request, ROUTER]
             # Copying the ledger of a large cluster costs more than a decision, so it is done on demand only.
             if cluster[OBSERVED] > 1:
-                observe_ledger(decision_at, times, requests, replicas, replica_floats, batches, ledger, observed)
+                if num_routers == 1:
+                    observe_ledger(decision_at, times, requests, replicas, replica_floats, batches, ledger, observed)
+                else:
+                    observe_own(
+                        own, decision_at, times, requests, replicas, replica_floats, batch_requests, batches, ledger,
+                        observed,
+                    )  # fmt: skip
                 for replica in range(num_replicas):
                     gauges[replica, GAUGE_AGE] = decision_at - cluster_floats[GAUGES_AT]
             describe_arrival(request, times, requests, sessions, cluster, decision_at, arrival)
@@ -507,7 +571,8 @@ def run(
                 return DECISION
             seen = observed if cluster[OBSERVED] > 1 else ledger
             only = choose(
-                router, decision_at, seen, gauges, hardware, arrival, available, completions, memory, draws[request]
-            )
+                router, decision_at, seen, gauges, hardware, arrival, available, completions[own], memory[own],
+                draws[request],
+            )  # fmt: skip
         cluster[CHOSEN] = _UP_TO_DATE
         place(request, only, next_time, times, requests, replicas, replica_floats, ledger, cluster, cluster_floats)

@@ -14,8 +14,9 @@ REQUEST_FLOATS = 8
 # decoded so far belong to PREFILL. PROMPT and OUTPUT are the request's own. GROUP orders or groups admitted requests.
 PREFILL, TOTAL, PROCESSED, BLOCKS, PREFILLED, WAIT_NEXT, RESTARTS, REPLICA = range(8)
 PROMPT, OUTPUT, LEDGER_PREV, LEDGER_NEXT, STATUS, REROUTES, GROUP, STREAMED = range(8, 16)
-AWAIT_PREV, AWAIT_NEXT = range(16, 18)
-REQUEST_INTS = 18
+# ROUTER: at which of the routers side by side the request comes in.
+AWAIT_PREV, AWAIT_NEXT, ROUTER = range(16, 19)
+REQUEST_INTS = 19
 
 # replicas, float64.
 RUN_START, RUN_TIME, SLOWDOWN, ATTENTION_PAIRS, SCHEDULE_AT = range(5)
@@ -44,11 +45,10 @@ PREFILL_TABLE, PREFILL_ROWS, PREFILL_COLUMNS, CPU_TABLE, CPU_LENGTH, KV_STEP, CH
 GROUP_INTS = 12
 
 # the cluster, int64. OBSERVED: the router looks at no replica (0), at the ledger and the gauges (1), also at the tokens
-# streamed and the ages of gauges (2).
+# streamed and the ages of gauges (2). DECISIONS comes last: one column for each router.
 NEXT_ARRIVAL, NUM_ARRIVALS, HELD_HEAD, HELD_COUNT, NEXT_EVENT, CURRENT, ROWS, NEXT_BATCH = range(8)
-MEMBERS, MEMBER_ROWS, DECISIONS, NUM_AVAILABLE, NUM_FINISHED, NUM_REFUSED, BUDGET, ERROR = range(8, 16)
-ERROR_ASKED, ERROR_HELD, ERROR_REPLICA, OBSERVED, SEQUENCE, CHOSEN = range(16, 22)
-CLUSTER_INTS = 24
+MEMBERS, MEMBER_ROWS, NUM_AVAILABLE, NUM_FINISHED, NUM_REFUSED, BUDGET, ERROR = range(8, 15)
+ERROR_ASKED, ERROR_HELD, ERROR_REPLICA, OBSERVED, SEQUENCE, CHOSEN, DECISIONS = range(15, 22)
 # the cluster, float64.
 NOW, TIME_LIMIT, GAUGE_INTERVAL, GAUGES_AT, ENDED_AT = range(5)
 CLUSTER_FLOATS = 8

@@ -1,4 +1,8 @@
-"""The router's ledger as the engine keeps it: placements, first tokens, completions."""
+"""The router's ledger as the engine keeps it: placements, first tokens, completions.
+
+ledger, float64[replicas, LEDGER_COLUMNS], is of all that is placed; where there are several routers it has a column for
+each of them after these: how many of its requests have ended. completions, float64[routers, COMPLETION_COLUMNS].
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from vidur.engine.layout import (
     NUM_FINISHED,
     OUTPUT,
     PROMPT,
+    ROUTER,
     STATUS,
     STREAMED,
 )
@@ -30,6 +35,7 @@ COMPLETED_TTFT = observation.COMPLETED_TTFT
 FINISHED = observation.FINISHED
 HISTOGRAM_COUNTS = observation.HISTOGRAM_COUNTS
 HISTOGRAM_SUMS = observation.HISTOGRAM_SUMS
+LEDGER_COLUMNS = observation.LEDGER_COLUMNS
 OUTSTANDING = observation.OUTSTANDING
 PROMPT_TOKENS = observation.PROMPT_TOKENS
 STREAMED_TOKENS = observation.STREAMED_TOKENS
@@ -92,12 +98,15 @@ def count_finished(
     requests[request, STATUS] = STATUS_FINISHED
     cluster[NUM_FINISHED] += 1
     ledger[replica, FINISHED] += 1
+    router = requests[request, ROUTER]
+    if len(completions) > 1:
+        ledger[replica, LEDGER_COLUMNS + router] += 1
     output = requests[request, OUTPUT]
-    completions[COMPLETED_COUNT] += 1
-    completions[COMPLETED_OUTPUT] += output
-    completions[COMPLETED_PROMPT] += requests[request, PROMPT]
-    completions[COMPLETED_E2E] += now - times[request, ARRIVED]
-    completions[COMPLETED_TTFT] += times[request, FIRST_TOKEN] - times[request, ARRIVED]
+    completions[router, COMPLETED_COUNT] += 1
+    completions[router, COMPLETED_OUTPUT] += output
+    completions[router, COMPLETED_PROMPT] += requests[request, PROMPT]
+    completions[router, COMPLETED_E2E] += now - times[request, ARRIVED]
+    completions[router, COMPLETED_TTFT] += times[request, FIRST_TOKEN] - times[request, ARRIVED]
     bin_ = output_bin(output)
-    completions[HISTOGRAM_COUNTS + bin_] += 1
-    completions[HISTOGRAM_SUMS + bin_] += output
+    completions[router, HISTOGRAM_COUNTS + bin_] += 1
+    completions[router, HISTOGRAM_SUMS + bin_] += output

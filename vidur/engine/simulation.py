@@ -63,6 +63,11 @@ class Simulation:
     def num_finished(self) -> int:
         return int(self.state.cluster[at.NUM_FINISHED])
 
+    @property
+    def router(self) -> int:
+        """At which of the routers the request of the last decision came in."""
+        return int(self.state.requests[self.state.cluster[at.CURRENT], at.ROUTER])
+
     def observation(self) -> ClusterObservation:
         state = self.state
         return ClusterObservation(
@@ -72,7 +77,7 @@ class Simulation:
             hardware=state.hardware,
             available=state.available.astype(np.bool_),
             arrival=state.arrival,
-            completions=state.completions,
+            completions=state.completions[self.router],
             placed=self._placed,
         )
 
@@ -84,6 +89,7 @@ class Simulation:
             ids.append(request)
             request = int(state.requests[request, at.LEDGER_NEXT])
         chosen = np.array(ids, np.int64)
+        chosen = chosen[state.requests[chosen, at.ROUTER] == self.router]
         streamed = state.requests[chosen, at.STREAMED]
         if state.replicas[replica, at.IN_FLIGHT] == 1 and state.replicas[replica, at.RUN_COUNT] > 1:
             start, seconds = state.replica_floats[replica, [at.RUN_START, at.RUN_TIME]]

@@ -117,6 +117,8 @@ class EngineOptions:
 
     observed: see OBSERVED in vidur.engine.layout; at 0 replicas are brought up to now only when they are chosen.
     queue_depth: of how many requests without a first token, per replica, a router sees age and prompt.
+    routers: at which of several routers each request comes in, int64[requests]; the first if empty. memory: of the
+    router; float64[routers, ...] if there are several.
     """
 
     time_limit: float = np.inf
@@ -125,6 +127,7 @@ class EngineOptions:
     member_rows: int = 0
     observed: int = 2
     queue_depth: int = 0
+    routers: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     memory: Floats = field(default_factory=lambda: np.zeros(1))
     draws: Floats = field(default_factory=lambda: np.zeros((0, 2)))
 
@@ -164,6 +167,8 @@ class EngineState:
         stages = max(plan.stages for plan in replica_plans)
         capacity = max(max(plan.max_admitted, plan.stages * plan.max_batch) for plan in replica_plans) + 1
         self._set_requests(table)
+        if len(options.routers):
+            self.requests[:, at.ROUTER] = options.routers
         self._set_replicas(replica_plans)
         self.ready = np.zeros((replicas, capacity), np.int64)
         self.batch_requests = np.zeros((replicas, stages, capacity), np.int64)
@@ -171,12 +176,15 @@ class EngineState:
         self.batches = np.zeros((replicas, stages, at.BATCH_INTS), np.int64)
         self.busy = np.zeros((replicas, stages))
         self._set_tables(hardware_plans)
-        self.ledger = np.zeros((replicas, observation.LEDGER_COLUMNS))
-        self.completions = np.zeros(observation.COMPLETION_COLUMNS)
-        self.cluster = np.zeros(at.CLUSTER_INTS, np.int64)
+        self.memory = np.atleast_2d(options.memory)
+        routers = len(self.memory)
+        self.ledger = np.zeros((replicas, observation.LEDGER_COLUMNS + (routers if routers > 1 else 0)))
+        self.completions = np.zeros((routers, observation.COMPLETION_COLUMNS))
+        self.cluster = np.zeros(at.DECISIONS + routers, np.int64)
         self.cluster[at.NUM_ARRIVALS] = count
         self.cluster[at.CHOSEN] = -1
-        self.cluster[at.OBSERVED] = options.observed
+        # The engine's own ledger is of all routers.
+        self.cluster[at.OBSERVED] = 2 if routers > 1 and options.observed == 1 else options.observed
         self.cluster_floats = np.zeros(at.CLUSTER_FLOATS)
         self.cluster_floats[at.TIME_LIMIT] = options.time_limit
         self.cluster_floats[at.GAUGE_INTERVAL] = options.gauge_interval
@@ -204,7 +212,6 @@ class EngineState:
         self.arrival = np.zeros(observation.ARRIVAL_COLUMNS)
         self.available = np.array([int(plan.present) for plan in replica_plans], np.int64)
         self.cluster[at.NUM_AVAILABLE] = self.available.sum()
-        self.memory = options.memory
         self.draws = options.draws if len(options.draws) else np.zeros((count, 2))
 
     def _set_requests(self, table: RequestTable) -> None:
@@ -305,7 +312,7 @@ class EngineState:
             replicas=self._replica_columns(),
             end_time=float(self.cluster_floats[at.ENDED_AT]),
             partial=partial or bool((self.requests[:, at.STATUS] == UNFINISHED).any()),
-            routing_decisions=int(self.cluster[at.DECISIONS]),
+            routing_decisions=int(self.cluster[at.DECISIONS :].sum()),
             members=members,
             member_tokens=self.members[:used, 1].astype(np.int32) if members is not None else None,
         )

@@ -27,7 +27,8 @@ def describe_group(group: ResolvedGroup) -> str:
 
 
 def describe_schedulers(cluster: ClusterConfig) -> str:
-    return f"{cluster.global_scheduler_config.get_type()} over {cluster.replica_scheduler_config.get_type()}"
+    several = f"{cluster.num_routers} x " if cluster.num_routers > 1 else ""
+    return f"{several}{cluster.global_scheduler_config.get_type()} over {cluster.replica_scheduler_config.get_type()}"
 
 
 def describe_predictor(result: SimulationResult) -> str:
