@@ -43,7 +43,7 @@ HARDWARE = HardwarePlan(simple_tables(), layers_per_stage=2)
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster in few words. Times in seconds; `plan` overrides fields of every ReplicaPlan."""
+    """A cluster in few words. Times in seconds. With several routers requests come in at one after the other."""
 
     policy: str = "sarathi"
     replicas: int = 2
@@ -53,6 +53,8 @@ class Cluster:
     max_batch: int = 8
     token_limit: int = 128
     router: str = "round_robin"
+    routers: int = 1
+    queue_depth: int = 0
     events: tuple[tuple[float, int, int, float], ...] = ()
     gauge_interval: float = 0.0
     time_limit: float = np.inf
@@ -94,7 +96,9 @@ class Cluster:
             record_rows=self.record_rows,
             member_rows=10,
             observed=router.observes,
-            memory=router.memory,
+            queue_depth=self.queue_depth,
+            routers=np.arange(len(requests)) % self.routers,
+            memory=np.tile(router.memory, (self.routers, 1)),
             draws=router.draw(len(requests)),
         )
         events = np.array(self.events, np.float64).reshape(-1, 4)

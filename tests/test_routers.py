@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vidur.config import SimulationConfig
+from vidur.engine.recording import FINISHED
 from vidur.errors import InputError
 from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS, KernelScheduler
-from vidur.scheduler.observation import GAUGE_AGE, GAUGE_RUNNING, GAUGE_WAITING, OUTSTANDING
+from vidur.scheduler.observation import GAUGE_AGE, GAUGE_KV_USAGE, GAUGE_RUNNING, GAUGE_WAITING, OUTSTANDING
 from vidur.simulator import Simulator, simulate
 
 MIXED = """
@@ -75,6 +77,77 @@ def test_gauges_are_as_stale_as_configured(interval: float) -> None:
         simulator.place(number % 4)
         number += 1
     assert number == 400
+
+
+def test_staler_gauges_change_what_least_kv_cache_chooses() -> None:
+    """Between two refreshes it knows nothing of what it placed, so a refresh sends all to one replica."""
+    placed = {}
+    for interval in (0.0, 0.1, 1.0, 5.0):
+        more = f"--cluster_config_gauge_refresh_interval {interval}"
+        simulator = Simulator(config("least_kv_cache", more))
+        placed[interval] = simulator.run().recording.requests["replica"]
+        stepped = Simulator(config("least_kv_cache", more))
+        seen = set()
+        while (observation := stepped.next_decision()) is not None:
+            usage = observation.gauges[:, GAUGE_KV_USAGE]
+            choice = stepped.router.schedule(observation)
+            assert usage[choice] == usage.min()
+            seen.add(tuple(usage))
+            stepped.place(choice)
+        duration = simulator.requests.arrived_at[-1]
+        if interval:
+            assert len(seen) <= duration / interval + 2
+        else:
+            assert len(seen) > 300
+    intervals = list(placed)
+    changed = {(a, b): (placed[a] != placed[b]).mean() for a in intervals for b in intervals if a < b}
+    assert min(changed.values()) > 0.2
+    # Whole intervals go to the one that was least used at their beginning.
+    longest = {interval: max(len(list(same)) for _, same in groupby(its)) for interval, its in placed.items()}
+    assert longest[0.0] < longest[1.0] < longest[5.0]
+    assert longest[5.0] > 100
+
+
+EVENTFUL = """
+cluster_config:
+  num_replicas: 4
+  num_routers: {routers}
+  gauge_refresh_interval: 0.1
+  global_scheduler_config: {{type: least_tokens}}
+  replica_config: {{model_name: meta-llama/Meta-Llama-3-8B}}
+  replica_events:
+    - {{time: 10, replica: 3, action: slow, factor: 3}}
+    - {{time: 15, replica: 1, action: fail}}
+    - {{time: 20, replica: 1, action: return}}
+    - {{time: 25, replica: 3, action: slow, factor: 1}}
+request_generator_config:
+  type: synthetic
+  num_requests: 800
+  length_generator_config: {{type: quantile}}
+  interval_generator_config: {{type: poisson, qps: 22}}
+metrics_config: {{write_metrics: true}}
+"""
+
+
+@pytest.mark.parametrize("routers", [1, 4])
+def test_a_slow_and_a_failed_replica_from_a_file(routers: int, tmp_path: Path) -> None:
+    file = tmp_path / "eventful.yaml"
+    file.write_text(EVENTFUL.format(routers=routers))
+    result = simulate(SimulationConfig.from_file(str(file)))
+    requests, batches = result.recording.requests, result.recording.batches
+    retried = requests["num_reroutes"] > 0
+    assert retried.sum() > 5 and (requests["status"] == FINISHED).all() and not result.recording.partial
+    assert (requests["arrived_at"][retried] < 15).all() and (requests["prefill_completed_at"][retried] > 15).all()
+    # Nothing runs on the failed replica while it is away, and it serves again after that.
+    began = batches["start"][batches["replica"] == 1]
+    assert not ((began > 15) & (began < 20)).any() and (began > 20).any()
+    # The slow one gives a token a third as often, and so gets less.
+    pace = batches["iteration_time"] / batches["batch_size"].clip(1)
+    during = (batches["start"] > 10) & (batches["start"] < 25)
+    of_three, others = during & (batches["replica"] == 3), during & (batches["replica"] == 0)
+    assert pace[of_three].mean() > 2 * pace[others].mean()
+    arrived = (requests["arrived_at"] > 12) & (requests["arrived_at"] < 25)
+    assert np.bincount(requests["replica"][arrived], minlength=4)[3] < np.bincount(requests["replica"][arrived])[0]
 
 
 def test_a_session_stays_where_it_is(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from clusters import Cluster, request_table
 PROGRAM = """
 import sys
 from test_uncompiled import digest
-print(digest(sys.argv[1], int(sys.argv[2])))
+print(digest(sys.argv[1], *map(int, sys.argv[2:])))
 """
 
 
-def digest(policy: str, stages: int) -> str:
+def digest(policy: str, stages: int, routers: int) -> str:
     """A hash of everything a small, memory-starved simulation with a failure records."""
     block_size = 1 if policy == "lightllm" else 16
     cluster = Cluster(
@@ -27,6 +27,7 @@ def digest(policy: str, stages: int) -> str:
         num_blocks=24 * 16 // block_size,
         block_size=block_size,
         router="power_of_two",
+        routers=routers,
         gauge_interval=0.05,
         events=((0.3, 1, 0, 2.0), (0.5, 1, 1, 1.0), (0.7, 1, 2, 1.0)),
     )
@@ -45,14 +46,14 @@ def digest(policy: str, stages: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("policy", "stages"),
-    [("sarathi", 1), ("sarathi", 2), ("vllm", 1), ("vllm_v1", 1), ("vllm_v1", 2), ("orca", 1),
-     ("faster_transformer", 2), ("lightllm", 1)],
+    ("policy", "stages", "routers"),
+    [("sarathi", 1, 1), ("sarathi", 2, 1), ("vllm", 1, 1), ("vllm_v1", 1, 3), ("vllm_v1", 2, 1), ("orca", 1, 1),
+     ("faster_transformer", 2, 2), ("lightllm", 1, 1)],
 )  # fmt: skip
-def test_uncompiled_gives_the_same_bits(policy: str, stages: int) -> None:
+def test_uncompiled_gives_the_same_bits(policy: str, stages: int, routers: int) -> None:
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
     root = Path(__file__).resolve().parent
     environment["PYTHONPATH"] = os.pathsep.join([str(root), str(root.parent)])
-    command = [sys.executable, "-c", PROGRAM, policy, str(stages)]
+    command = [sys.executable, "-c", PROGRAM, policy, str(stages), str(routers)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == digest(policy, stages)
+    assert done.stdout.strip() == digest(policy, stages, routers)
