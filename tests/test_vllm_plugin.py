@@ -112,7 +112,7 @@ class Engines:
 def request(name: str, tokens: int = 100, rank: int | None = None) -> Any:
     return SimpleNamespace(
         request_id=name, prompt_token_ids=[1] * tokens, prompt_embeds=None, data_parallel_rank=rank, priority=0,
-        pooling_params=None, arrival_time=time.time(),
+        pooling_params=None,
     )  # fmt: skip
 
 

@@ -89,6 +89,7 @@ class DataParallelRouting:
         self._count = len(client.core_engines)
         self._decided = [0] * self._count
         self._fallbacks = 0
+        self._explanation = "none"  # of the last fallback
         self._logged_at = time.monotonic()
         try:
             config = _read_config(client)
@@ -147,10 +148,13 @@ class DataParallelRouting:
             self._stop(error)
             return None
         self._decided[decision.replica] += 1
-        self._fallbacks += decision.fallback is not None
+        if decision.explanation is not None:
+            self._fallbacks += 1
+            self._explanation = decision.explanation
         if now - self._logged_at >= COUNTS_SECONDS:
             self._logged_at = now
-            LOG.info("vidur: requests by engine: %s, of these by the fallback: %d", self._decided, self._fallbacks)
+            LOG.info("vidur: requests by engine: %s; %d by the fallback, the last because: %s",
+                     self._decided, self._fallbacks, self._explanation)  # fmt: skip
         return decision
 
     def _placed(
@@ -187,9 +191,8 @@ def _arrival(request: EngineCoreRequest, now: float) -> Arrival:
     from rl.vllm.routing import Arrival
 
     prompt = request.prompt_token_ids if request.prompt_token_ids is not None else request.prompt_embeds
-    # Its arrival is on the clock of the day.
-    waited = max(time.time() - request.arrival_time, 0.0)
-    return Arrival(len(prompt), now - waited, -1, request.priority)
+    # Whole only now, with its tokens: what vLLM has done to it before was no wait for a decision.
+    return Arrival(len(prompt), now, -1, request.priority)
 
 
 def _read_config(client: DPLBAsyncMPClient) -> RouterConfig:
