@@ -366,6 +366,7 @@ def test_the_standing_suite_covers_what_it_should() -> None:
     assert len({point.label for point in points}) == len(points)
     assert {point.num_replicas for point in points} >= {2, 4, 8, 16, 64}
     assert {point.config.cluster_config.gauge_refresh_interval for point in points} == {0.0, 0.1, 1.0, 5.0}
+    assert {point.config.cluster_config.num_routers for point in points} == {1, 4}
     kinds = {point.config.request_generator_config.length_generator_config.get_type() for point in points}
     assert kinds == {"quantile", "mixture"}
     arrivals = {point.config.request_generator_config.interval_generator_config.get_type() for point in points}
