@@ -45,9 +45,9 @@ class SearchConfig(Config):
     help_title: ClassVar[str] = "search"
     help_description: ClassVar[str] = "weights of the interactions by the cost of whole episodes, before PPO"
 
-    search_iterations: int = setting(40, help="iterations of the cross-entropy method; 0 leaves it out", minimum=0)
+    search_iterations: int = setting(60, help="iterations of the cross-entropy method; 0 leaves it out", minimum=0)
     search_candidates: int = setting(48, help="weights tried in an iteration", minimum=4)
-    search_episodes: int = setting(12, help="episodes that each of them replays", minimum=1)
+    search_episodes: int = setting(24, help="episodes that each of them replays", minimum=1)
 
 
 def linear_policy(products: Floats, products_by_beta: Floats, queue_depth: int) -> PolicyWeights:

@@ -19,11 +19,14 @@ SKIPPED = (
     ".venv/bin/python -m rl.train --folder trained",
     ".venv/bin/python -m rl.evaluate",
     ".venv/bin/python scripts/benchmark_router.py",
+    ".venv/bin/python -m vidur.compare suite",
 )
+# Where real replicas have to run: tests/test_vllm_router_operations.py starts it.
+ELSEWHERE = ("vidur-router",)
 COMMANDS = [
     command.strip()
     for command in re.findall(r"^```bash\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    if command.strip() not in SKIPPED
+    if command.strip() not in SKIPPED and not any(word in command for word in ELSEWHERE)
 ]
 NUMBER = re.compile(r"[\d,]*\d(?:\.\d+)?")
 
