@@ -192,8 +192,10 @@ def values_of(item: Setting) -> st.SearchStrategy[Any]:
     if item.type is bool:
         return st.booleans()
     if item.type is str:
-        # argparse drops the text --, even after an equals sign.
-        return st.text("ab1/. {}:_-=%'é", min_size=1, max_size=9).filter(lambda text: text != "--")
+        # argparse drops the text --, even after an equals sign, and takes an element of a list for a flag if it begins
+        # with a dash.
+        text = st.text("ab1/. {}:_-=%'é", min_size=1, max_size=9)
+        return text.filter(lambda text: not text.startswith("-") if item.many else text != "--")
     low, high = limits.get("minimum", limits.get("above")), limits.get("maximum", limits.get("below"))
     low = -100 if low is None else low
     if item.type is int:

@@ -59,7 +59,7 @@ def lasting(text: str) -> list[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_command_works(command: str, checkout: Path) -> None:
-    assert "Results: simulator_output/" in run(command, checkout)
+    assert re.search("^(Results|Report): simulator_output/", run(command, checkout), re.MULTILINE)
     assert list(checkout.glob("simulator_output/*/report.html"))
 
 
