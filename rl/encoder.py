@@ -119,7 +119,11 @@ class StateEncoder:
         self.spec = EncoderSpec.of(max_queue_requests)
         self._x = np.zeros((self.replica_dimension, num_replicas))
         self._facts = np.zeros((kernel.FACTS, num_replicas))
+        # Of arrays that stay the same, views of the rows, which cost as much to make as to use.
+        self._rows, self._constants = list(self._x), list(self._facts)
         self._hardware: Floats | None = None
+        self._ledger: Floats | None = None
+        self._columns: list[Floats] = []
         self._context = np.zeros(self.context_dimension)
 
     @property
@@ -145,12 +149,16 @@ class StateEncoder:
             # A cluster's hardware is one array for good.
             self._hardware = observation.hardware
             kernel.derive_facts(observation.hardware, self._facts)
-        kernel.encode_replicas(
-            observation.ledger, observation.gauges, self._facts, observation.arrival, observation.completions, self._x
-        )
+        if observation.ledger is not self._ledger:
+            self._ledger = observation.ledger
+            self._columns = list(observation.ledger.T)
+        kernel.encode_rows(
+            observation.ledger, observation.gauges, self._facts, observation.arrival, observation.completions, self._x,
+            self._columns, self._constants, self._rows,
+        )  # fmt: skip
         kernel.encode_context(
             observation.gauges, self._facts, observation.arrival, observation.completions, beta,
-            int(observation.available.sum()), self._context,
+            int(np.count_nonzero(observation.available)), self._context,
         )  # fmt: skip
         return self._x.T, self._context
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-import numpy as np
-
 from rl.checkpoint import Checkpoint, check_queue_requests, policy_path
 from rl.encoder import StateEncoder
 from rl.kernels.choose import choose_ppo
@@ -62,9 +60,12 @@ class PPOScheduler(KernelScheduler):
         """The choice that `schedule` makes at these scores."""
         if self._samples:
             return sample(scores, float(self.draw(1)[0, 0]))
-        best = np.flatnonzero(scores == scores.max())
-        later = best[best > self.memory[LAST]]
-        chosen = int(later[0] if len(later) else best[0])
+        values: list[float] = scores.tolist()
+        greatest, last = max(values), int(self.memory[LAST])
+        chosen = values.index(greatest)
+        if chosen <= last and greatest in values[last + 1 :]:
+            # Equals take turns.
+            chosen = values.index(greatest, last + 1)
         self.memory[LAST] = chosen
         return chosen
 

@@ -7,6 +7,7 @@ hardware. Prompts are counted in iterations too: the time that the replica's har
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 
@@ -34,6 +35,8 @@ from vidur.scheduler.observation import (
     TOKEN_SECONDS,
     Floats,
 )
+
+Rows: TypeAlias = Floats | list[Floats]
 
 # What the hardware comes to, computed once for a cluster. Rows of `derive_facts`; the last three are the same for every
 # replica: seconds of the time unit, and two features of the context.
@@ -100,63 +103,88 @@ def expected_prompt(completions: Floats) -> float:
 def encode_replicas(
     ledger: Floats, gauges: Floats, facts: Floats, arrival: Floats, completions: Floats, out: Floats
 ) -> None:
-    """Into `out`, float64[features, replicas], the features of every replica. facts: of `derive_facts`.
+    """Into `out`, float64[features, replicas], the features of every replica. facts: of `derive_facts`."""
+    encode_rows(ledger, gauges, facts, arrival, completions, out, ledger.T, facts, out)
 
-    One row at a time and several where they lie side by side: in plain NumPy the number of operations is the cost.
+
+def encode_rows(
+    ledger: Floats,
+    gauges: Floats,
+    facts: Floats,
+    arrival: Floats,
+    completions: Floats,
+    out: Floats,
+    columns: Rows,
+    constants: Rows,
+    rows: Rows,
+) -> None:
+    """As `encode_replicas`. columns, constants, rows: ledger.T, facts and out once more, as arrays or as lists of views
+    of their rows.
+
+    In plain NumPy the number of operations is the cost, and to index an array is one: so several rows are taken at once
+    where they lie side by side, and else from lists.
     """
     queue = len(out) - INTERACTIONS
     depth = (queue - AGGREGATES) // 2
-    columns = ledger.T
-    mean_prompt, output = expected_prompt(completions), expected_output(completions, PRIOR_OUTPUT)
-    prompt = arrival[ARRIVAL_PROMPT]
+    # NumPy is slower with numbers of its own than with Python's.
+    mean_prompt, output = float(expected_prompt(completions)), float(expected_output(completions, PRIOR_OUTPUT))
+    prompt = float(arrival[ARRIVAL_PROMPT])
     size = math.log((prompt + _SHORT) / (mean_prompt + _SHORT))
-    rate = facts[PREFILL_RATE]
-    outstanding, prompts = columns[OUTSTANDING], columns[PROMPT_TOKENS]
+    rate, slowness = constants[PREFILL_RATE], constants[SLOWNESS]
+    outstanding, prompts, awaiting = columns[OUTSTANDING], columns[PROMPT_TOKENS], columns[AWAITING_TOKENS]
 
-    out[F_OUTSTANDING : F_STREAMED + 1] = columns[OUTSTANDING : STREAMED_TOKENS + 1]
-    np.multiply(columns[TOKEN_SECONDS], facts[PER_DECODE], out[F_TOKEN_GAP])
-    out[F_SLOWNESS] = facts[SLOWNESS]
-    np.multiply(outstanding, facts[PER_SPEED], out[F_LOAD])
-    np.multiply(columns[AWAITING_TOKENS], rate, out[F_BACKLOG])
-    np.multiply(rate, prompt, out[F_ARRIVAL])
-    context = out[F_CONTEXT]
-    np.subtract(prompts, columns[AWAITING_TOKENS], context)
+    by_column = ledger.T
+    out[F_OUTSTANDING : F_STREAMED + 1] = by_column[OUTSTANDING : STREAMED_TOKENS + 1]
+    np.multiply(columns[TOKEN_SECONDS], constants[PER_DECODE], rows[F_TOKEN_GAP])
+    rows[F_SLOWNESS][:] = slowness
+    by_speed, backlog_seconds, arriving = rows[F_LOAD], rows[F_BACKLOG], rows[F_ARRIVAL]
+    np.multiply(outstanding, constants[PER_SPEED], by_speed)
+    np.multiply(awaiting, rate, backlog_seconds)
+    np.multiply(rate, prompt, arriving)
+    context, mean_here, kv = rows[F_CONTEXT], rows[F_MEAN_PROMPT], rows[F_KV_EXPECTED]
+    np.subtract(prompts, awaiting, context)
     np.add(context, columns[STREAMED_TOKENS], context)
     context[:] = np.maximum(context, 0.0)
-    np.divide(prompts + _FEW_TOKENS, outstanding + _FEW, out[F_MEAN_PROMPT])
-    kv = out[F_KV_EXPECTED]
+    np.add(outstanding, _FEW, kv)
+    np.add(prompts, _FEW_TOKENS, mean_here)
+    np.divide(mean_here, kv, mean_here)
     np.multiply(outstanding, output, kv)
     np.add(kv, prompts, kv)
     np.add(kv, prompt + output, kv)
-    np.multiply(kv, facts[PER_KV], kv)
+    np.multiply(kv, constants[PER_KV], kv)
     out[F_WAITING : F_KV_USAGE + 1] = gauges.T[GAUGE_WAITING : GAUGE_KV_USAGE + 1]
-    ages = columns[QUEUE_AGE : QUEUE_AGE + QUEUE_COLUMNS * depth : QUEUE_COLUMNS]
-    queued = columns[QUEUE_PROMPT : QUEUE_PROMPT + QUEUE_COLUMNS * depth : QUEUE_COLUMNS]
+    ages = by_column[QUEUE_AGE : QUEUE_AGE + QUEUE_COLUMNS * depth : QUEUE_COLUMNS]
+    queued = by_column[QUEUE_PROMPT : QUEUE_PROMPT + QUEUE_COLUMNS * depth : QUEUE_COLUMNS]
     np.multiply(ages, 1.0 / facts[UNIT, 0], out[AGGREGATES : AGGREGATES + depth])
     np.multiply(queued, rate, out[AGGREGATES + depth : queue])
 
-    products = out[queue:]
-    mean, load = products[I_MEAN], products[I_LOAD]
-    np.multiply(out[F_BACKLOG], 1.0 / _BACKLOG, products[I_BACKLOG])
-    np.subtract(outstanding, columns[AWAITING], products[I_INTERFERENCE])
-    np.multiply(products[I_INTERFERENCE], out[F_ARRIVAL] * (1.0 / _INTERFERENCE), products[I_INTERFERENCE])
-    np.multiply(out[F_LOAD], 1.0 / _LOAD, load)
-    products[I_SLOWNESS] = facts[SLOWNESS]
-    np.add(out[F_MEAN_PROMPT], _SHORT, mean)
+    backlog, interference, load = rows[queue + I_BACKLOG], rows[queue + I_INTERFERENCE], rows[queue + I_LOAD]
+    mean, larger, excess = rows[queue + I_MEAN], rows[queue + I_LOAD_LARGER], rows[queue + I_KV_EXCESS]
+    np.multiply(backlog_seconds, 1.0 / _BACKLOG, backlog)
+    np.subtract(outstanding, columns[AWAITING], interference)
+    np.multiply(interference, arriving, interference)
+    np.multiply(interference, 1.0 / _INTERFERENCE, interference)
+    np.multiply(by_speed, 1.0 / _LOAD, load)
+    rows[queue + I_SLOWNESS][:] = slowness
+    np.add(mean_here, _SHORT, mean)
     np.multiply(mean, 1.0 / (mean_prompt + _SHORT), mean)
     np.log(mean, mean)
+    products = out[queue:]
     np.multiply(products[I_BACKLOG : I_MEAN + 1], size, products[I_SIZE_BACKLOG : I_SIZE_MEAN + 1])
-    np.multiply(load, load, products[I_LOAD_LOAD])
-    np.multiply(load, mean, products[I_LOAD_MEAN])
-    np.multiply(load, np.maximum(size - mean, 0.0), products[I_LOAD_LARGER])
-    np.multiply(products[I_BACKLOG], products[I_BACKLOG], products[I_BACKLOG_BACKLOG])
-    products[I_KV_EXCESS] = np.maximum(kv - _KV_FULL, 0.0)
+    np.multiply(load, load, rows[queue + I_LOAD_LOAD])
+    np.multiply(load, mean, rows[queue + I_LOAD_MEAN])
+    np.subtract(size, mean, larger)
+    larger[:] = np.maximum(larger, 0.0)
+    np.multiply(larger, load, larger)
+    np.multiply(backlog, backlog, rows[queue + I_BACKLOG_BACKLOG])
+    np.subtract(kv, _KV_FULL, excess)
+    excess[:] = np.maximum(excess, 0.0)
     if depth > 0:
-        np.multiply(out[AGGREGATES], 1.0 / _BACKLOG, products[I_OLDEST])
+        np.multiply(rows[AGGREGATES], 1.0 / _BACKLOG, rows[queue + I_OLDEST])
     else:
-        products[I_OLDEST] = 0.0
+        rows[queue + I_OLDEST][:] = 0.0
     np.multiply(kv, 10.0, kv)
-    np.multiply(out[F_KV_USAGE], 10.0, out[F_KV_USAGE])
+    np.multiply(rows[F_KV_USAGE], 10.0, rows[F_KV_USAGE])
     np.log1p(out[:queue], out[:queue])
 
 

@@ -184,7 +184,7 @@ class Gauges:
 
     def observe(self, now: float) -> Floats:
         """float64[replicas, GAUGE_COLUMNS]: a view, good until the next event. GAUGE_AGE is seconds."""
-        np.subtract(now, self._at, out=self._values[:, GAUGE_AGE])
+        np.subtract(now, self._at, out=self._ages)
         return self._values
 
     def known(self, replica: int) -> bool:
@@ -208,6 +208,7 @@ class Gauges:
 
     def _allocate(self) -> None:
         self._values = np.zeros((len(self._reports), GAUGE_COLUMNS))
+        self._ages = self._values[:, GAUGE_AGE]
         self._at = np.zeros(len(self._reports))
         for replica in range(len(self._reports)):
             self._show(replica)

@@ -38,12 +38,15 @@ class FeatureLimits:
         self._std = np.concatenate([normaliser.context_std, np.tile(normaliser.replica_std, 3)])
         self._limit = limit
         self._low, self._high = self._mean - limit * self._std, self._mean + limit * self._std
+        self._cut = np.empty(len(self._low))
 
     def broken(self, seen: Floats) -> tuple[str, str] | None:
         """(reason, explanation) if a number of `seen` (PPOScheduler.seen) is beyond its limits, or not finite."""
         seen = seen[: len(self._low)]
-        within = (seen >= self._low) & (seen <= self._high)
-        if within.all():
+        np.maximum(seen, self._low, out=self._cut)
+        np.minimum(self._cut, self._high, out=self._cut)
+        # What is within the limits is not changed by them. One that is not a number is not either, but gives no score.
+        if self._cut.tobytes() == seen.tobytes():
             return None
         worst = int(np.argmax(np.nan_to_num(np.abs(seen - self._mean) / self._std, nan=np.inf)))
         if not np.isfinite(seen[worst]):
@@ -80,7 +83,7 @@ class Guard:
             return RESTING, f"{_LATE_IN_A_ROW} decisions in a row were late, so the scheduler rests {_REST_SECONDS:g} s"
         if self._reads_gauges:
             ages = observation.gauges[:, GAUGE_AGE]
-            if ages.max() > self._gauge_age_limit:
+            if np.maximum.reduce(ages) > self._gauge_age_limit:
                 old = np.where(observation.available, ages, -np.inf)
                 worst = int(old.argmax())
                 if old[worst] > self._gauge_age_limit:
@@ -92,8 +95,9 @@ class Guard:
     def scored(self, seen: Floats, scores: Floats) -> tuple[str, str] | None:
         """Why these scores are not to be used: (reason, explanation)."""
         broken = None if self._limits is None else self._limits.broken(seen)
-        if broken is None and not scores.max() < np.inf:
-            return NOT_FINITE, "a score is not finite"
+        if broken is None and not np.maximum.reduce(scores) < np.inf:
+            unknown = np.flatnonzero(~np.isfinite(seen))
+            return NOT_FINITE, f"a score is not finite, nor {len(unknown)} of the features"
         return broken
 
     def chosen(self, replica: int, observation: ClusterObservation, seconds: float) -> tuple[str, str] | None:

@@ -165,7 +165,7 @@ class Router:
         """Choose a replica among those that are available and do not drain. Raises NoReplicaError if there is none."""
         started = self._clock()
         observation = self.observe(arrival, available, now)
-        if not observation.available.any():
+        if not np.count_nonzero(observation.available):
             raise NoReplicaError("no replica is available")
         decision = self._ask(observation, started)
         decision.ordinal = self.decisions
