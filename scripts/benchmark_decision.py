@@ -1,4 +1,4 @@
-"""How long the router in front of real replicas takes to decide, in its own process: books, encoder, policy, guard rails.
+"""How long the router in front of real replicas takes to decide, in its process: books, encoder, policy, guard rails.
 
 python scripts/benchmark_decision.py [--scheduler NAME] [--decisions N]
 """
