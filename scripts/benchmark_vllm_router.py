@@ -15,11 +15,11 @@ import asyncio
 import json
 import os
 import re
-import select
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -121,31 +121,28 @@ class Child:
 
     def __init__(self, stack: ExitStack, command: list[str], says: str = "", port: int = 0) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        output = subprocess.PIPE if says else subprocess.DEVNULL
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=output, stderr=subprocess.STDOUT
-        )
+        # A file and no pipe, which would fill and hold the process up.
+        self._output = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "output"
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         stack.callback(self._stop)
         self.port = port or self._read_port(says)
 
     def _read_port(self, says: str) -> int:
-        assert self.process.stdout is not None
-        text, deadline = "", time.monotonic() + 120
-        while (found := re.search(says, text)) is None:
-            ready, _, _ = select.select([self.process.stdout], [], [], max(deadline - time.monotonic(), 0))
-            line = self.process.stdout.readline() if ready else ""
-            if not line:
-                raise SystemExit(f"{self.process.args} did not start: {text}")
-            text += line
-        return int(found[1])
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if found := re.search(says, self._output.read_text()):
+                return int(found[1])
+            time.sleep(0.02)
+        raise SystemExit(f"{self.process.args} did not start: {self._output.read_text()}")
 
     def _stop(self) -> None:
         self.process.terminate()
         try:
-            self.process.communicate(timeout=10)
+            self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
 
     def megabytes(self) -> float:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
