@@ -15,13 +15,15 @@ import asyncio
 import json
 import os
 import re
+import signal
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +32,7 @@ PROMPT = list(range(1000, 1064))
 TOKENS = 16
 CONCURRENT = 32
 HELD = 2000
+WAKING_SECONDS = 1.5  # for a router that slept to read its replicas' gauges again
 
 
 class Load(asyncio.Protocol):
@@ -217,15 +220,27 @@ def fallback_share(router: Child) -> float:
     return total("fallbacks") / max(total("decisions"), 1.0)
 
 
-def compare(ways: dict[str, int], requests: int, rounds: int, stream: bool) -> None:
+@contextmanager
+def only(way: Child, ways: dict[str, Child]) -> Iterator[None]:
+    """Let the other routers sleep meanwhile: what they do by themselves would be this one's loss."""
+    others = [other for name, other in ways.items() if other is not way and name != "direct"]
+    for other in others:
+        other.process.send_signal(signal.SIGSTOP)
+    time.sleep(WAKING_SECONDS)
+    yield
+    for other in others:
+        other.process.send_signal(signal.SIGCONT)
+
+
+def compare(ways: dict[str, Child], requests: int, rounds: int, stream: bool) -> None:
     """Print the table: each way's latency one at a time, and rate at 32 at a time, and both against direct."""
     alone: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     together: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
-        for name, port in ways.items():
-            alone[name].append(load(port, requests, 1, stream))
-        for name, port in ways.items():
-            together[name].append(load(port, 8 * requests, CONCURRENT, stream))
+        for name, way in ways.items():
+            with only(way, ways):
+                alone[name].append(load(way.port, requests, 1, stream))
+                together[name].append(load(way.port, 8 * requests, CONCURRENT, stream))
     kind = f"streams of {TOKENS} tokens" if stream else f"whole answers of {TOKENS} tokens"
     print(f"\n{kind}: {rounds} rounds of {requests} one at a time and {8 * requests} at {CONCURRENT}, medians\n")
     print("| way | p50, ms | p99, ms | added p50, ms | added p99, ms | requests/s | of direct |")
@@ -297,14 +312,14 @@ def main() -> None:
     with ExitStack() as stack:
         stubs = [start_stub(stack) for _ in range(2)]
         routers = {f"vidur-router {name}": start_router(stack, stubs, name) for name in ("ppo", "round_robin")}
-        ways = {"direct": stubs[0].port} | {name: router.port for name, router in routers.items()}
+        ways = {"direct": stubs[0], **routers}
         if arguments.peer:
             for policy in ("round_robin", "cache_aware"):
-                ways[f"vllm-router {policy}"] = start_peer(stack, arguments.peer, stubs, policy).port
+                ways[f"vllm-router {policy}"] = start_peer(stack, arguments.peer, stubs, policy)
         else:
             print("vllm-router is left out: give its executable by --peer")
-        for port in ways.values():
-            load(port, 200)
+        for way in ways.values():
+            load(way.port, 200)
         for stream in (False, True):
             compare(ways, arguments.requests, arguments.rounds, stream)
         ppo = routers["vidur-router ppo"]
