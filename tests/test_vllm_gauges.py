@@ -76,7 +76,7 @@ def test_any_text_is_parsed_or_refused(text: str) -> None:
         parse_metrics(text)
 
 
-PUSH = Push("a", 0, EngineGauges(1, 2, 0.5, 3), 64, 1e9)
+PUSH = Push("a", 0, EngineGauges(1, 2, 0.5, 3), 12345, 64)
 
 
 def test_a_datagram_reads_back() -> None:
@@ -99,7 +99,12 @@ def test_the_newest_report_wins_whatever_its_source() -> None:
     assert gauges.push(0, PUSH, 5.0)
     gauges.update(0, Scrape({0: EngineGauges(9, 9, 0.9, 9)}, None), 4.0)
     assert gauges.observe(6.0)[0].tolist() == [1, 2, 0.5, 3, 1]
-    assert not gauges.push(0, PUSH._replace(at=PUSH.at - 1, gauges=EngineGauges(7, 7, 0.7, 7)), 6.0)
+    late = PUSH._replace(number=PUSH.number - 1, gauges=EngineGauges(7, 7, 0.7, 7))
+    assert not gauges.push(0, late, 6.0)
+    assert gauges.push(0, PUSH, 6.5) and gauges.observe(7.0)[0].tolist() == [1, 2, 0.5, 3, 0.5]  # a repetition
+    # After a new start numbers begin anew.
+    assert gauges.push(0, late._replace(run=PUSH.run + 1), 6.5)
+    assert gauges.observe(7.0)[0].tolist() == [7, 7, 0.7, 7, 0.5]
     gauges.update(0, Scrape({0: EngineGauges(9, 9, 0.9, 9)}, None), 7.0)
     assert gauges.observe(7.5)[0].tolist() == [9, 9, 0.9, 9, 0.5]
 

@@ -83,12 +83,24 @@ def test_a_pusher_sends_and_never_raises() -> None:
         wait_for_socket(pusher)
         pusher.send(b"one")
         assert listener.recv(100) == b"one"
+        assert pusher.lost == 0
     # Nobody listens any more: the kernel says so at a later send.
     for _ in range(5):
         pusher.send(b"lost")
     assert pusher.lost > 0
-    assert pusher._socket is not None
-    pusher._socket.close()
+    pusher.close()
+
+
+def test_a_pusher_repeats_what_it_sent_last() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.settimeout(10)
+        pusher = Pusher("127.0.0.1", listener.getsockname()[1])
+        pusher.send(b"one")  # before the address is known, maybe
+        assert listener.recv(100) == b"one"
+        pusher.send(b"two")
+        assert [listener.recv(100) for _ in range(3)][-2:] == [b"two"] * 2
+        pusher.close()
 
 
 class Engines:

@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -140,9 +140,10 @@ def test_pushed_gauges_are_seen(router: RouterUnderTest, stubs: list[Stub]) -> N
     port = int(router.wait_for(r"taking pushed gauges at udp 127\.0\.0\.1:(\d+)"))
     name = router.replicas()[0]["name"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        numbers = count()
 
         def seen() -> bool:
-            push = Push(name, 0, EngineGauges(7, 3, 0.5, 0), 100, time.time())
+            push = Push(name, 0, EngineGauges(7, 3, 0.5, 0), 1, next(numbers))
             sender.sendto(format_push(push), ("127.0.0.1", port))
             state = router.replicas()[0]
             return (state["running"], state["waiting"], state["kv_usage"]) == (7, 3, 0.5)

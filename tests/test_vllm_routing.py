@@ -16,11 +16,11 @@ from rl.vllm.decision_log import read_log
 from rl.vllm.fleet import ReplicaConfig
 from rl.vllm.gauges import EngineGauges, Push, Scrape
 from rl.vllm.guard import NOT_FINITE, OUT_OF_RANGE, RESTING, STALE_GAUGES, TOO_LATE, UNAVAILABLE
-from rl.vllm.routing import Arrival, NoReplicaError, Router, session_number
+from rl.vllm.routing import Arrival, Decision, NoReplicaError, Router, session_number
 from vidur.config import PPOGlobalSchedulerConfig, SizeSplitGlobalSchedulerConfig
 from vidur.errors import InputError
 from vidur.scheduler.global_scheduler import GlobalScheduler
-from vidur.scheduler.observation import KV_TOKENS, SPEED, ClusterObservation
+from vidur.scheduler.observation import AWAITING, KV_TOKENS, OUTSTANDING, SPEED, ClusterObservation
 
 IDLE = Scrape({0: EngineGauges(0, 0, 0, 0)}, 16384)
 
@@ -198,8 +198,8 @@ def test_draining_and_removal_and_joining() -> None:
     gone = router.remove("127.0.0.1:8000")
     assert gone.name == "127.0.0.1:8000" and [r.name[-1] for r in router.fleet.replicas] == ["1", "2"]
     joined = router.add(ReplicaConfig("http://127.0.0.1:9000", "new"), 1.0)
-    assert not router.pushed(Push("old", 0, EngineGauges(0, 0, 0, 0), 0, 1.0), 1.0)
-    assert router.pushed(Push("new", 0, EngineGauges(0, 0, 0, 0), 0, 1.0), 1.0)
+    assert not router.pushed(Push("old", 0, EngineGauges(0, 0, 0, 0), 0, 1), 1.0)
+    assert router.pushed(Push("new", 0, EngineGauges(0, 0, 0, 0), 0, 1), 1.0)
     assert router.fleet.replicas[2] is joined
     assert route(router, 1.0) == (2, None)
     for name, message in (("x", "there is no replica 'x'"), ("127.0.0.1:8000", "there is no replica")):
@@ -299,3 +299,13 @@ def test_size_split_divides_by_its_thresholds() -> None:
 
 def test_the_shipped_checkpoint_has_the_statistics_that_the_guard_needs() -> None:
     assert Checkpoint.load(policy_path(None)).normaliser is not None
+
+
+def test_pushed_gauges_say_which_prompts_are_read() -> None:
+    router = begun("--scheduler", "lor")
+    for placed_at in (0.0, 0.5, 0.95):
+        arrival = Arrival(100, placed_at)
+        router.place(Decision(1, "lor"), arrival, placed_at, streams=False)
+    # Of those sent well before, one still waits; the last may not have been there yet.
+    assert router.pushed(Push(router.fleet.replicas[1].name, 0, EngineGauges(1, 1, 0, 0), 0, 1), 1.0)
+    assert router.ledger.observe(1.0)[1, [OUTSTANDING, AWAITING]].tolist() == [3, 2]

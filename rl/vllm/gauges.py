@@ -52,14 +52,14 @@ class Scrape(NamedTuple):
 
 
 class Push(NamedTuple):
-    """A datagram of the stat-logger plug-in: one engine's state after a step. step_tokens: tokens of that step; at:
-    seconds of the sender's clock, since 1970."""
+    """A datagram of the stat-logger plug-in: one engine's state after a step. run: the engine's start, by some number
+    that no other has; number: of the step since then."""
 
     replica: str
     engine: int
     gauges: EngineGauges
-    step_tokens: int
-    at: float
+    run: int
+    number: int
 
 
 def parse_metrics(text: str) -> Scrape:
@@ -86,29 +86,28 @@ def parse_metrics(text: str) -> Scrape:
 
 
 def parse_push(datagram: bytes) -> Push:
-    """A datagram, one JSON object: replica (name), engine, running, waiting, kv_usage, preemptions, step_tokens, at.
+    """A datagram, one JSON object: replica (name), engine, running, waiting, kv_usage, preemptions, run, number.
 
     Raises MetricsError."""
     try:
         values = json.loads(datagram)
         replica = values["replica"]
-        engine, step_tokens = values["engine"], values["step_tokens"]
-        numbers = [float(values[name]) for name in ("running", "waiting", "kv_usage", "preemptions", "at")]
+        counts = [values[name] for name in ("engine", "run", "number")]
+        gauges = [float(values[name]) for name in EngineGauges._fields]
     except KeyError as error:
         raise MetricsError(f"the datagram lacks {error}") from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise MetricsError(f"not a datagram of the stat logger: {error}") from None
-    if not isinstance(replica, str) or not all(type(number) is int and number >= 0 for number in (engine, step_tokens)):
-        raise MetricsError("the datagram's replica is no text, or its engine or step_tokens no count")
-    if not math.isfinite(numbers[4]):
-        raise MetricsError(f"the datagram's time is {numbers[4]}")
-    return Push(replica, engine, _checked(*numbers[:4]), step_tokens, numbers[4])
+    if not isinstance(replica, str) or not all(type(count) is int and count >= 0 for count in counts):
+        raise MetricsError("the datagram's replica is no text, or its engine, run or number no count")
+    engine, run, number = counts
+    return Push(replica, engine, _checked(*gauges), run, number)
 
 
 def format_push(push: Push) -> bytes:
     """The datagram that `parse_push` reads."""
-    fields = {"replica": push.replica, "engine": push.engine, **push.gauges._asdict(), "step_tokens": push.step_tokens}
-    return json.dumps({**fields, "at": push.at}, separators=(",", ":")).encode()
+    fields = {"replica": push.replica, "engine": push.engine, **push.gauges._asdict()}
+    return json.dumps({**fields, "run": push.run, "number": push.number}, separators=(",", ":")).encode()
 
 
 def _checked(running: float, waiting: float, kv_usage: float, preemptions: float) -> EngineGauges:
@@ -141,14 +140,14 @@ def _whole(text: str, name: str) -> int:
 
 
 class _Reports:
-    """The newest report of each engine of a replica, when it came, and the sender's time of its newest push."""
+    """The newest report of each engine of a replica, when it came, and the run and number of its newest push."""
 
     __slots__ = ("at", "engines", "pushed")
 
     def __init__(self, at: float) -> None:
         self.at = at
         self.engines: dict[int, tuple[float, EngineGauges]] = {}
-        self.pushed: dict[int, float] = {}
+        self.pushed: dict[int, tuple[int, int]] = {}
 
 
 class Gauges:
@@ -175,9 +174,10 @@ class Gauges:
     def push(self, replica: int, push: Push, at: float) -> bool:
         """A datagram that came at `at`. False: a newer one of that engine was here before, so it changes nothing."""
         reports = self._reports[replica]
-        if push.at < reports.pushed.get(push.engine, -math.inf):
+        run, number = reports.pushed.get(push.engine, (push.run, 0))
+        if run == push.run and push.number < number:
             return False
-        reports.pushed[push.engine] = push.at
+        reports.pushed[push.engine] = (push.run, push.number)
         reports.engines[push.engine] = (at, push.gauges)
         self._show(replica)
         return True
@@ -190,6 +190,10 @@ class Gauges:
     def known(self, replica: int) -> bool:
         """Whether the replica has ever reported."""
         return bool(self._reports[replica].engines)
+
+    def waiting(self, replica: int) -> int:
+        """Requests in the queues of its engines."""
+        return int(self._values[replica, GAUGE_WAITING])
 
     def age(self, replica: int, now: float) -> float:
         """Seconds since the replica reported, or since the start if it never did."""

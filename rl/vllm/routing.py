@@ -85,6 +85,8 @@ class Decision:
 
 _Seen: TypeAlias = tuple[Decision, ClusterObservation, tuple[str, ...], float]
 _LOGGER = logging.getLogger(__name__)
+# A request that was sent to a replica so long before a push of its came is in the counts of that push.
+PUSH_SECONDS = 0.1
 
 
 @dataclass
@@ -308,10 +310,13 @@ class Router:
 
     def pushed(self, push: Push, at: float) -> bool:
         """A datagram of the stat logger that came at `at`. False: it is of no replica here, or too old."""
-        for number, replica in enumerate(self.fleet.replicas):
-            if replica.name == push.replica:
-                return self.gauges.push(number, push, at)
-        return False
+        if push.replica not in self._names:
+            return False
+        number = self._names.index(push.replica)
+        if not self.gauges.push(number, push, at):
+            return False
+        self.ledger.settle(number, self.gauges.waiting(number), at - PUSH_SECONDS)
+        return True
 
     def add(self, replica: ReplicaConfig, now: float) -> Replica:
         """A replica joins. Raises InputError for a name or URL that is taken."""

@@ -8,6 +8,7 @@ import threading
 
 LOG = logging.getLogger("vllm.vidur")
 RESOLVE_AGAIN_SECONDS = 10.0
+REPEAT_SECONDS = 0.5
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -22,15 +23,27 @@ def parse_address(text: str) -> tuple[str, int]:
 class Pusher:
     """Sends to one address. A datagram that cannot be sent at once is lost, and counted in `lost`.
 
-    The name is looked up in a thread, again and again until it is known: a router may be started later.
+    A thread looks the name up, again and again until it is known, as a router may be started later; then it repeats the
+    last datagram whenever REPEAT_SECONDS pass without another: an idle engine, which takes no steps, is heard of all
+    the same, and a datagram that was lost on its way matters no longer.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.lost = 0
+        self._last = b""
         self._socket: socket.socket | None = None
-        threading.Thread(target=self._connect, args=(host, port), name="vidur-gauges", daemon=True).start()
+        self._closed = threading.Event()
+        threading.Thread(target=self._run, args=(host, port), name="vidur-gauges", daemon=True).start()
 
     def send(self, datagram: bytes) -> None:
+        self._last = datagram
+        self._transmit(datagram)
+
+    def close(self) -> None:
+        """Repeat nothing any more, and send what is still given to `send` to nobody."""
+        self._closed.set()
+
+    def _transmit(self, datagram: bytes) -> None:
         if self._socket is None:
             self.lost += 1
             return
@@ -39,10 +52,21 @@ class Pusher:
         except OSError:  # nobody listens, or the buffer is full: the next one may get through
             self.lost += 1
 
+    def _run(self, host: str, port: int) -> None:
+        self._connect(host, port)
+        seen = b""
+        while not self._closed.wait(REPEAT_SECONDS):
+            last = self._last
+            # The receiver knows by its number one that is late because a newer one went out just now.
+            if last and last is seen:
+                self._transmit(last)
+            seen = last
+        if self._socket is not None:
+            self._socket.close()
+
     def _connect(self, host: str, port: int) -> None:
         complained = False
-        never = threading.Event()
-        while True:
+        while not self._closed.is_set():
             try:
                 family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
                 connection = socket.socket(family, kind, protocol)
@@ -52,7 +76,7 @@ class Pusher:
                 if not complained:
                     LOG.warning("vidur: no gauges are pushed until %s:%d is known: %s", host, port, error)
                 complained = True
-                never.wait(RESOLVE_AGAIN_SECONDS)
+                self._closed.wait(RESOLVE_AGAIN_SECONDS)
             else:
                 self._socket = connection
                 return

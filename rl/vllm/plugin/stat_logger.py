@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import time
 from pathlib import Path
@@ -35,6 +36,8 @@ class VidurStatLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not here
         self._engine = engine_index
         self._replica = os.environ.get("VIDUR_REPLICA_NAME") or socket.gethostname()
         self._preemptions = 0
+        self._run = secrets.randbits(32)
+        self._number = 0
         self._cache = vllm_config.cache_config
         self._pusher: Pusher | None = None
         self._log: TextIO | None = None
@@ -76,8 +79,8 @@ class VidurStatLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not here
         if self._pusher is not None:
             usage = min(max(scheduler_stats.kv_cache_usage, 0.0), 1.0)
             gauges = EngineGauges(scheduler_stats.num_running_reqs, waiting, usage, self._preemptions)
-            push = Push(self._replica, self._engine, gauges, prompt_tokens + decodes, now)
-            self._pusher.send(format_push(push))
+            self._number += 1
+            self._pusher.send(format_push(Push(self._replica, self._engine, gauges, self._run, self._number)))
         if self._log is not None and prompt_tokens + decodes > 0:
             details = scheduler_stats.iteration_details
             between = iteration_stats.inter_token_latencies_iter if iteration_stats is not None else []
@@ -100,6 +103,8 @@ class VidurStatLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not here
 
     def _stop(self, error: Exception) -> None:
         LOG.warning("vidur: engine %d pushes no more gauges and logs no more steps: %r", self._engine, error)
+        if self._pusher is not None:
+            self._pusher.close()
         self._pusher = self._log = None
 
 
