@@ -85,10 +85,17 @@ class VllmEnvironment:
         }
 
     def serve(
-        self, port: int, log: Path, variables: Mapping[str, str] | None = None, flags: Sequence[str] = ()
+        self,
+        port: int,
+        log: Path,
+        variables: Mapping[str, str] | None = None,
+        flags: Sequence[str] = (),
+        core: int | None = None,
     ) -> Process:
-        """Start `vllm serve`; wait for `Process.healthy`."""
+        """Start `vllm serve`, on one core if that is given; wait for `Process.healthy`."""
         command = [str(self.venv / "bin/vllm"), "serve", str(self.model), "--port", str(port), *SERVE_FLAGS, *flags]
+        if core is not None:
+            command = ["taskset", "--cpu-list", str(core), *command]
         return Process.start(command, port, log, self.variables | dict(variables or {}))
 
     def bench(self, url: str, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
