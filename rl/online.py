@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,12 @@ from rl.reward import Reward, RewardConfig, Window
 from rl.rollout import RunningSimulation
 from rl.scheduler import PPOScheduler
 from rl.trainer import Trainer
+from rl.training_log import TrainingLog
+from rl.training_report import write_training_report
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.engine.simulation import Simulation
 from vidur.errors import InputError
+from vidur.metrics.text import plural
 from vidur.scheduler.global_scheduler import DrivingScheduler, RouterContext
 from vidur.scheduler.observation import ClusterObservation
 
@@ -32,11 +37,11 @@ NEW = "new"
 class OnlineTrainer(DrivingScheduler):
     """Routes by sampling from a policy that its own decisions improve, rollout after rollout.
 
-    It begins with the configured checkpoint, or with nothing for the name `new`, and saves the policy to `output`.
+    It begins with the configured checkpoint, or with nothing for the name `new`, and saves the policy to `output`; the
+    log of its updates and their report go into a folder beside it, `mine_training` for mine.safetensors.
     """
 
     def __init__(self, config: PPOGlobalSchedulerConfig, context: RouterContext) -> None:
-        self._config = config
         self._context = context
         self._rng = context.rng
         seed = int(context.rng.integers(2**31))
@@ -44,14 +49,17 @@ class OnlineTrainer(DrivingScheduler):
         begun = None if config.checkpoint == NEW else _load(config)
         depth = DEFAULT_QUEUE_REQUESTS if config.max_queue_requests is None else config.max_queue_requests
         self.queue_depth = depth if begun is None else begun.max_queue_requests
-        if begun is not None:
-            first, second = begun.weights.hidden.shape
-            config = dataclasses.replace(config, hidden_1=first, hidden_2=second)
-        self._trainer = Trainer(config, self.queue_depth, Reward(RewardConfig.load(config.reward)), seed)
+        hidden = (config.hidden_1, config.hidden_2) if begun is None else begun.weights.hidden.shape
+        self._rollout_decisions = config.rollout_decisions or _ROLLOUT_DECISIONS
+        self._config = dataclasses.replace(
+            config, max_queue_requests=self.queue_depth, rollout_decisions=self._rollout_decisions,
+            hidden_1=hidden[0], hidden_2=hidden[1],
+        )  # fmt: skip
+        self._trainer = Trainer(self._config, self.queue_depth, Reward(RewardConfig.load(config.reward)), seed)
         self._fresh = begun is None
         if begun is not None:
             self._trainer.begin_with(begun)
-        self._updates: list[dict[str, float]] = []
+        self._decided = self._updates = 0
 
     def schedule(self, observation: ClusterObservation) -> int:
         """By the policy as it is, without learning: for simulations that are driven decision by decision."""
@@ -60,39 +68,50 @@ class OnlineTrainer(DrivingScheduler):
 
     def drive(self, simulation: Simulation, on_slice: Callable[[int], None]) -> None:
         running = RunningSimulation(simulation.state, simulation.policy, self._config.beta)
-        total = running.num_requests
-        decisions = self._config.rollout_decisions or _ROLLOUT_DECISIONS
-        decided = 0
-        while True:
-            memory = self._trainer.weights().memory(self._config.beta, True)
-            rollout = running.roll(memory, decisions, self._rng)
-            if self._fresh:
-                self._trainer.fit_normaliser([rollout])
-                self._trainer.start_from_here()
-                self._fresh = False
-            elif len(rollout) > 1:
-                self._learn(rollout, running, decided / total)
-            decided += len(rollout)
-            on_slice(simulation.num_finished)
-            if rollout.ended:
-                break
+        output = Path(self._config.output)
+        folder = output.with_name(f"{output.stem}_training")
+        with closing(TrainingLog(folder)) as log:
+            log.hyperparameters(self._settings())
+            while not self._roll(running, log):
+                on_slice(simulation.num_finished)
+        on_slice(simulation.num_finished)
         simulation.done = True
-        self._save(decided)
+        self._save(output)
+        report = write_training_report(folder)
+        print(f"Policy after {plural(self._updates, 'update')}: {output}\nReport: {report}", file=sys.stderr)
 
-    def _learn(self, rollout: Any, running: RunningSimulation, progress: float) -> None:
-        try:
-            figures, _ = self._trainer.learn([rollout], [Window.of(rollout, running)], [0], min(progress, 1.0))
-        except FloatingPointError as error:
-            raise InputError(
-                f"training stopped, {error}: lower {self._config.flag('learning_rate')} or clip the reward"
-            ) from None
-        self._updates.append(figures)
+    def _roll(self, running: RunningSimulation, log: TrainingLog) -> bool:
+        """A rollout, and what there is to learn from it. Returns whether the simulation has ended."""
+        started = time.perf_counter()
+        rollout = running.roll(
+            self._trainer.weights().memory(self._config.beta, True), self._rollout_decisions, self._rng
+        )
+        progress = min(self._decided / running.num_requests, 1.0)
+        self._decided += len(rollout)
+        if self._fresh:
+            self._trainer.fit_normaliser([rollout])
+            self._trainer.start_from_here()
+            self._fresh = False
+        elif len(rollout) > 1:
+            try:
+                figures, results = self._trainer.learn([rollout], [Window.of(rollout, running)], [0], progress)
+            except FloatingPointError as error:
+                raise InputError(
+                    f"training stopped, {error}: lower {self._config.flag('learning_rate')} or clip the reward"
+                ) from None
+            self._updates += 1
+            figures["sps"] = len(rollout) / (time.perf_counter() - started)
+            log.update(self._decided, figures, [rollout], results)
+        return rollout.ended
 
-    def _save(self, decided: int) -> None:
-        facts = {"ppo": asdict(self._config), "decisions": decided, "updates": len(self._updates), "online": True,
+    def _settings(self) -> dict[str, Any]:
+        """Those that matter in training: the same run says the same, wherever its output goes."""
+        return {key: value for key, value in asdict(self._config).items() if key not in ("mode", "sample", "output")}
+
+    def _save(self, output: Path) -> None:
+        facts = {"ppo": self._settings(), "decisions": self._decided, "updates": self._updates, "online": True,
                  "uses_the_future": False}  # fmt: skip
-        self._trainer.checkpoint(facts, with_training=False).save(self._config.output)
-        print(f"Policy after {len(self._updates)} updates: {Path(self._config.output)}", file=sys.stderr)
+        self._trainer.checkpoint(facts, with_training=False).save(output)
 
 
 def _load(config: PPOGlobalSchedulerConfig) -> Checkpoint:

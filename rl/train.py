@@ -20,7 +20,7 @@ from rl.checkpoint import Checkpoint
 from rl.collector import Collector
 from rl.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.policy import PolicyWeights
-from rl.reward import Reward, RewardConfig, RewardResult
+from rl.reward import Reward, RewardConfig
 from rl.rollout import Rollout
 from rl.search import SearchConfig, linear_policy, search
 from rl.suite import TrainingSuite
@@ -150,7 +150,7 @@ class TrainingRun:
                 count = sum(len(rollout) for rollout in rollouts)
                 self._decisions += count
                 figures["sps"] = count / (time.perf_counter() - started)
-                self._log(log, rollouts, results, figures)
+                log.update(self._decisions, figures, rollouts, results)
                 if self._update % self._train.validate_every == 0:
                     figures |= self._validate(validation, log)
                 progress.update(self._decisions, figures)
@@ -169,39 +169,6 @@ class TrainingRun:
             best = self._trainer.checkpoint({**self._facts(), "validation": figures}, with_training=False)
             best.save(self._folder / "policy.safetensors")
         return figures
-
-    def _log(
-        self, log: TrainingLog, rollouts: Sequence[Rollout], results: Sequence[RewardResult], figures: dict[str, float]
-    ) -> None:
-        raw, scaled, clipped = (
-            np.concatenate([getattr(result, name) for result in results]) for name in ("raw", "scaled", "clipped")
-        )
-        figures["reward"] = float(raw.mean())
-        losses = (
-            "policy_loss",
-            "value_loss",
-            "entropy",
-            "approx_kl",
-            "clipfrac",
-            "explained_variance",
-            "kl_to_reference",
-        )
-        scalars = {f"losses/{name}": figures[name] for name in losses}
-        scalars |= {
-            "charts/SPS": figures["sps"],
-            "charts/learning_rate": figures["learning_rate"],
-            "reward/raw": float(raw.mean()),
-            "reward/scaled": float(scaled.mean()),
-            "reward/clipped": float(clipped.mean()),
-            "reward/clipped_share_low": float(np.mean([result.share_clipped_low for result in results])),
-            "reward/clipped_share_high": float(np.mean([result.share_clipped_high for result in results])),
-        }
-        for name in results[0].terms:
-            scalars[f"reward/term/{name}"] = float(np.concatenate([result.terms[name] for result in results]).mean())
-        log.scalars(self._decisions, scalars)
-        for name, values in (("raw", raw), ("scaled", scaled), ("clipped", clipped)):
-            log.histogram(self._decisions, f"reward/{name}", values)
-        log.histogram(self._decisions, "policy/action_distribution", _shares(rollouts))
 
     def _warm_start(self) -> None:
         seed, actor = self._train.seed, self._trainer.actor
@@ -273,16 +240,6 @@ class TrainingRun:
 
 # What may differ between a run and its continuation.
 _NOT_KEPT = ("folder", "resume", "threads")
-
-
-def _shares(rollouts: Sequence[Rollout]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The share of the decisions that each replica got, over its simulation's mean share, of all simulations."""
-    shares = [
-        np.bincount(rollout.actions, minlength=rollout.masks.shape[1]) * rollout.masks.shape[1] / len(rollout)
-        for rollout in rollouts
-        if len(rollout)
-    ]
-    return np.concatenate(shares)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,7 @@ class Trainer:
             self.actor, self.critic, self.optimizer, batch, self.config, Weights.at(progress, self.config),
             self._generator,
         )  # fmt: skip
+        figures["reward"] = float(np.concatenate([result.raw for result in results]).mean())
         figures["explained_variance"] = explained
         figures["learning_rate"] = Weights.at(progress, self.config).learning_rate
         return figures, results

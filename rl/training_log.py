@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from torch.utils.tensorboard import SummaryWriter
 
+    from rl.reward import RewardResult
+    from rl.rollout import Rollout
+
 LOG, SPEED, EVENTS = "log.jsonl", "speed.jsonl", "tensorboard"
 
 # Of the machine and not of the run: they differ from one machine to the next, so they are kept out of log.jsonl.
@@ -28,6 +31,11 @@ SPEED_NAMES = ("charts/SPS",)
 
 # Percent: the quantiles that stand for a distribution in log.jsonl.
 QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
+
+# Of the figures of an update.
+_LOSSES = (
+    "policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "explained_variance", "kl_to_reference",
+)  # fmt: skip
 
 _Row = dict[str, Any]
 
@@ -57,6 +65,26 @@ class TrainingLog:
             if self._events is not None:
                 rows = "\n".join(f"| {name} | {value} |" for name, value in values.items())
                 self._events.add_text("hyperparameters", f"| name | value |\n|---|---|\n{rows}", 0)
+
+    def update(
+        self, step: int, figures: Mapping[str, float], rollouts: Sequence[Rollout], results: Sequence[RewardResult]
+    ) -> None:
+        """An update: the figures of Trainer.learn and `sps`, decisions per second; what was learned from, and the
+        rewards of that."""
+        stages = {name: np.concatenate([getattr(result, name) for result in results])
+                  for name in ("raw", "scaled", "clipped")}  # fmt: skip
+        scalars = {f"losses/{name}": figures[name] for name in _LOSSES}
+        scalars |= {"charts/SPS": figures["sps"], "charts/learning_rate": figures["learning_rate"]}
+        scalars |= {f"reward/{name}": float(values.mean()) for name, values in stages.items()}
+        for bound in ("low", "high"):
+            shares = [getattr(result, f"share_clipped_{bound}") for result in results]
+            scalars[f"reward/clipped_share_{bound}"] = float(np.mean(shares))
+        for name in results[0].terms:
+            scalars[f"reward/term/{name}"] = float(np.concatenate([result.terms[name] for result in results]).mean())
+        self.scalars(step, scalars)
+        for name, values in stages.items():
+            self.histogram(step, f"reward/{name}", values)
+        self.histogram(step, "policy/action_distribution", _shares(rollouts))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Values by the field's names, such as losses/approx_kl."""
@@ -181,6 +209,16 @@ def _finite(value: Any) -> Any:
     return value
 
 
+def _shares(rollouts: Sequence[Rollout]) -> NDArray[np.float64]:
+    """The share of the decisions that each replica got, over its simulation's mean share, of all simulations."""
+    shares = [
+        np.bincount(rollout.actions, minlength=rollout.masks.shape[1]) * rollout.masks.shape[1] / len(rollout)
+        for rollout in rollouts
+        if len(rollout)
+    ]
+    return np.concatenate(shares)
+
+
 def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
 
@@ -191,6 +229,9 @@ def _event_writer(folder: Path, resume_step: int | None) -> SummaryWriter | None
         return None
     from torch.utils.tensorboard import SummaryWriter
 
+    if resume_step is None:
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
     return SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)
 
 

@@ -65,7 +65,8 @@ def write_training_report(folder: Path) -> Path:
     hyperparameters, rows = read_log(folder)
     page = Page(f"Training {folder.resolve().name}", _facts(rows, hyperparameters))
     page.add(cards(_cards(rows)))
-    page.add_section("Against schedulers that do not learn", _learning_curves(rows))
+    if curves := _learning_curves(rows):
+        page.add_section("Against schedulers that do not learn", curves)
     page.add_section("Learning", [_curve(rows, *item) for item in _LOSSES])
     page.add_section("Reward", [*_reward_charts(rows), _clipped(rows), *_terms(rows)])
     page.add_section("Decisions", _action_charts(rows))
@@ -124,7 +125,7 @@ def _learning_curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
             label = _METRICS.get(metric, metric)
             relative = [other for other in metrics if other.startswith(metric + _VS)]
             charts.append(_against(rows, scenario, label, relative) if relative else _absolute(rows, scenario, metric))
-    return charts or [Chart("No evaluation yet", "the run compares itself now and then", [], layout(_DECISIONS, ""))]
+    return charts
 
 
 def _against(rows: Sequence[Mapping[str, Any]], scenario: str, label: str, metrics: Sequence[str]) -> Chart:

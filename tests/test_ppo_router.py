@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rl.checkpoint import Checkpoint, policy_path
+from rl.training_log import read_log
 from vidur import SimulationConfig, Simulator, simulate
 from vidur.main import main
 
@@ -99,8 +100,22 @@ def test_it_learns_while_a_simulation_runs(
     shipped = Checkpoint.load(policy_path(None))
     if checkpoint is None:
         assert not np.array_equal(learned.weights.replica, shipped.weights.replica)
-    first = output.read_bytes()
-    assert main(words) == 0 and output.read_bytes() == first
+    folder = tmp_path / "mine_training"
+    assert f"Report: {folder / 'report.html'}" in captured.err
+    report = (folder / "report.html").read_text()
+    # It compares itself with nobody.
+    assert "Explained variance" in report and "Against schedulers" not in report
+    hyperparameters, rows = read_log(folder)
+    assert hyperparameters["rollout_decisions"] == 256
+    # A new policy takes the statistics of its features from the first rollout.
+    steps = [*range(256, 1500, 256), 1500][1 if checkpoint == "new" else 0 :]
+    assert [row["step"] for row in rows] == steps and len(steps) == learned.facts["updates"]
+    assert all(np.isfinite(row["scalars"]["losses/value_loss"]) for row in rows)
+    assert [row["histograms"]["reward/raw"]["count"] for row in rows] == [*[256] * (len(rows) - 1), 220]
+    written = [output, folder / "log.jsonl"]
+    before = [path.read_bytes() for path in written]
+    assert main(words) == 0 and [path.read_bytes() for path in written] == before
+    assert len(list((folder / "tensorboard").iterdir())) == 1
     assert main(flags(3, 200, checkpoint=output)) == 0
 
 
