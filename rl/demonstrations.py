@@ -54,12 +54,18 @@ def make_scheduler(
 
 
 def begin_simulation(
-    scheduler: GlobalScheduler, plans: Plans, requests: RequestTable, max_queue_requests: int, beta: float
+    scheduler: GlobalScheduler,
+    plans: Plans,
+    requests: RequestTable,
+    max_queue_requests: int,
+    beta: float,
+    events: Floats | None = None,
 ) -> RunningSimulation:
-    """A simulation of `requests` in which the scheduler, and an encoder of `max_queue_requests`, see what they need."""
+    """A simulation of `requests` in which the scheduler, and an encoder of `max_queue_requests`, see what they need.
+    events: in place of those of the plans."""
     fresh = isinstance(scheduler, KernelScheduler) and scheduler.needs_fresh_gauges
     seen = replace(plans, gauge_interval=0.0) if fresh else plans
-    return RunningSimulation.of(seen, requests, max(max_queue_requests, scheduler.queue_depth), beta)
+    return RunningSimulation.of(seen, requests, max(max_queue_requests, scheduler.queue_depth), beta, events)
 
 
 def run_scheduler(

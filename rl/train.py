@@ -28,7 +28,7 @@ from rl.trainer import Trainer
 from rl.training_log import ProgressLine, TrainingLog
 from rl.training_report import write_training_report
 from rl.validation import Validation
-from rl.warm_start import WarmStartConfig, clone, dagger
+from rl.warm_start import WarmStartConfig, clone, dagger, print_clone
 from vidur.atomic import write_text
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.config.base import Config, setting
@@ -37,6 +37,9 @@ from vidur.errors import InputError
 
 # Decisions of each simulation between two updates, if the configuration leaves it open.
 _ROLLOUT_DECISIONS = 128
+
+# At most: lookahead takes some seconds for each.
+_CLONE_EPISODES = 12
 
 # Of the router's settings, those that say how a policy is used.
 _NOT_HERE = ("checkpoint", "mode", "sample", "output")
@@ -106,9 +109,10 @@ class TrainingRun:
         """Train to the end, or until the loss is not finite. Returns the exit status."""
         self._check_folder()
         saved = Checkpoint.load(self._checkpoint, training=True) if self._train.resume else None
+        cloned = None
         if saved is None:
             self._write_config()
-            self._warm_start()
+            cloned = self._warm_start()
         else:
             self._check_same_run(saved)
         collector = Collector(
@@ -122,6 +126,8 @@ class TrainingRun:
         log = TrainingLog(self._folder, resume_step=self._decisions if saved is not None else None)
         facts = self._facts()
         log.hyperparameters({**facts["training"], **facts["search"], **facts["warm_start"], **facts["ppo"]})
+        if cloned is not None:
+            log.clone(0, cloned)
         status = self._learn(collector, validation, log)
         log.close()
         write_training_report(self._folder)
@@ -170,7 +176,9 @@ class TrainingRun:
             best.save(self._folder / "policy.safetensors")
         return figures
 
-    def _warm_start(self) -> None:
+    def _warm_start(self) -> dict[str, Any] | None:
+        """Everything before PPO. Returns what became of the clone, None if there is none."""
+        cloned = None
         seed, actor = self._train.seed, self._trainer.actor
         if self._search.search_iterations:
             products, by_beta, _ = search(self._suite, self._depth, self._search, seed, self._threads)
@@ -180,10 +188,14 @@ class TrainingRun:
         else:
             self._trainer.fit_normaliser(self._look_around(self._trainer.weights()))
         if self._warm.demonstrators:
-            clone(actor, self._suite, self._depth, self._warm, seed)
+            episodes = min(self._train.validation_episodes, _CLONE_EPISODES)
+            validation = Validation(self._suite, self._depth, self._ppo.beta, episodes, self._threads)
+            cloned = clone(actor, self._suite, self._depth, self._warm, seed, validation)
+            print_clone(cloned, sys.stderr)
         if self._warm.dagger_rounds:
             dagger(actor, self._suite, self._depth, self._warm, seed, self._threads)
         self._trainer.start_from_here()
+        return cloned
 
     def _look_around(self, policy: PolicyWeights) -> list[Rollout]:
         """What a policy sees, over as many episodes as there are simulations."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vidur.atomic import write_text
 from vidur.errors import InputError
-from vidur.metrics.text import percent
+from vidur.metrics.text import in_seconds, percent, significant
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -45,8 +45,8 @@ class TrainingLog:
 
     log.jsonl has one JSON object on a line: first the hyper-parameters, then a row for each step, with `step` and what
     was recorded at it: `scalars`, `histograms` (count, mean and QUANTILES of each), `evaluation` (by scenario and
-    metric). The same run gives the same bytes. speed.jsonl has the scalars of SPEED_NAMES. The events for TensorBoard
-    lie in tensorboard/; without the package there are none.
+    metric), `clone` (see rl.warm_start.clone). The same run gives the same bytes. speed.jsonl has the scalars of
+    SPEED_NAMES. The events for TensorBoard lie in tensorboard/; without the package there are none.
 
     resume_step: go on after the rows of this step: those beyond it are cut off, so that a run that was killed and
     resumed has the log.jsonl of one that was not. None begins anew. Raises InputError for a log that is damaged before
@@ -63,8 +63,14 @@ class TrainingLog:
         if not self._log.has_header:
             self._log.write_header({"hyperparameters": dict(values)})
             if self._events is not None:
-                rows = "\n".join(f"| {name} | {value} |" for name, value in values.items())
-                self._events.add_text("hyperparameters", f"| name | value |\n|---|---|\n{rows}", 0)
+                rows = [("name", "value"), *values.items()]
+                self._events.add_text("hyperparameters", _markdown(rows), 0)
+
+    def clone(self, step: int, cloned: Mapping[str, Any]) -> None:
+        """What rl.warm_start.clone returned."""
+        self._log.add(step, "clone", cloned)
+        if self._events is not None:
+            self._events.add_text("clone", _markdown(clone_table(cloned)), step)
 
     def update(
         self, step: int, figures: Mapping[str, float], rollouts: Sequence[Rollout], results: Sequence[RewardResult]
@@ -204,6 +210,8 @@ def _finite(value: Any) -> Any:
     """With None for numbers that JSON has no word for."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
@@ -221,6 +229,26 @@ def _shares(rollouts: Sequence[Rollout]) -> NDArray[np.float64]:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
+
+
+def clone_table(cloned: Mapping[str, Any]) -> list[list[str]]:
+    """What rl.warm_start.clone returned, as texts: the headings, then each demonstrator, then the clone."""
+    rows = [["Scheduler", "Weight", "Decisions", "Agreement", "Cost", "The clone's", "Mean E2E", "p99 TTFT"]]
+    for its in cloned["demonstrators"]:
+        rows.append([
+            its["scheduler"], f"{its['weight']:g}", f"{its['decisions']:,}", percent(its["agreement"]),
+            significant(its["cost"]), significant(its["cost_of_clone"]),
+        ])  # fmt: skip
+    rows.append(["the clone", *[""] * 5])
+    for row, its in zip(rows[1:], [*cloned["demonstrators"], cloned], strict=True):
+        row += [in_seconds(its["mean_e2e"]), in_seconds(its["p99_ttft"])]
+    return rows
+
+
+def _markdown(rows: Sequence[Sequence[Any]]) -> str:
+    """A table; the first row are its headings."""
+    first, *others = ("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    return "\n".join([first, "|---" * len(rows[0]) + "|", *others])
 
 
 def _event_writer(folder: Path, resume_step: int | None) -> SummaryWriter | None:

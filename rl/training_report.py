@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.report_page import Page, cards
-from rl.training_log import QUANTILES, read_log
+from rl.training_log import QUANTILES, clone_table, read_log
 from vidur.config.command_line import FlagParser
 from vidur.errors import InputError
 from vidur.metrics.report import table
@@ -65,6 +65,9 @@ def write_training_report(folder: Path) -> Path:
     hyperparameters, rows = read_log(folder)
     page = Page(f"Training {folder.resolve().name}", _facts(rows, hyperparameters))
     page.add(cards(_cards(rows)))
+    for row in rows:
+        if "clone" in row:
+            page.add_section("Cloned before PPO", before=_clone(row["clone"]))
     if curves := _learning_curves(rows):
         page.add_section("Against schedulers that do not learn", curves)
     page.add_section("Learning", [_curve(rows, *item) for item in _LOSSES])
@@ -238,6 +241,12 @@ def _action_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
         rows, "policy/max_probability", "Greatest probability", "of a decision, mean: 1 is a policy that never explores"
     )
     return [*charts, *([certain] if certain.has_data else [])]
+
+
+def _clone(cloned: Mapping[str, Any]) -> str:
+    headings, *lines = ([html.escape(text) for text in row] for row in clone_table(cloned))
+    note = "Costs: above the best choice's, in the states of the demonstrator that were held out."
+    return f"<p>{note}</p><div class='scroll'>{table(headings, lines, num_texts=1)}</div>"
 
 
 def _hyperparameters(values: Mapping[str, Any]) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
 
 import rl.kernels.compiled  # noqa: F401
 from rl.cost import episode_cost
+from rl.demonstrations import begin_simulation, make_scheduler, run_scheduler
 from rl.kernels.choose import choose_ppo
 from rl.policy import PolicyWeights
 from rl.suite import Episode, TrainingSuite
 from vidur.engine import layout as at
+from vidur.engine.state import EngineState
 from vidur.scheduler.global_scheduler.base import ChooseKernel
 from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
 from vidur.scheduler.global_scheduler.round_robin import choose_round_robin
@@ -34,7 +37,11 @@ class Validation:
         self._depth = max_queue_requests
         self._beta = beta
         self._threads = threads
-        self.baselines = {
+
+    @cached_property
+    def baselines(self) -> dict[str, dict[str, Floats]]:
+        """What `_run` measures of each."""
+        return {
             "round_robin": self._run(choose_round_robin, lambda episode: np.full(1, -1.0)),
             "least_tokens": self._run(choose_least_tokens, lambda episode: np.array([-1.0, 256.0])),
         }
@@ -44,7 +51,7 @@ class Validation:
         the mean over the episodes of the relative difference, negative where the policy is better. cost: what the
         episodes cost at their own betas over what they cost under least_tokens, a mean of ratios."""
         ours = self._run(choose_ppo, lambda episode: weights.memory(self._beta, False))
-        figures = {name: float(ours[name].mean()) for name in _LATENCIES}
+        figures = _latencies(ours)
         for baseline, theirs in self.baselines.items():
             for name in _LATENCIES:
                 figures[f"{name}_vs_{baseline}"] = float((ours[name] / theirs[name] - 1.0).mean())
@@ -52,20 +59,43 @@ class Validation:
         figures["cost"] = float((own["cost"] / self.baselines["least_tokens"]["cost"]).mean())
         return figures
 
+    def policy_latencies(self, weights: PolicyWeights) -> Figures:
+        """mean_e2e, mean_ttft and p99_ttft (seconds, means over the episodes)."""
+        return _latencies(self._run(choose_ppo, lambda episode: weights.memory(self._beta, False)))
+
+    def scheduler_latencies(self, name: str) -> Figures:
+        """The same of a scheduler with its default settings. Raises InputError for an unknown name."""
+        rows = []
+        for number, episode in enumerate(self._episodes):
+            rng = np.random.default_rng([_SEED, number, 1])
+            scheduler = make_scheduler(name, episode.plans, episode.requests, self._beta, rng)
+            simulation = begin_simulation(scheduler, episode.plans, episode.requests, 0, self._beta, episode.events)
+            run_scheduler(simulation, scheduler, 0)
+            rows.append(_measured(simulation.engine, episode))
+        return _latencies(_columns(rows))
+
     def _run(self, choose: ChooseKernel, memory: Callable[[Episode], Floats]) -> dict[str, Floats]:
         """Of each episode: mean_e2e, mean_ttft, p99_ttft in seconds, and cost."""
 
         def run(episode: Episode) -> list[float]:
-            return self._run_episode(episode, choose, memory(episode))
+            return _measured(episode.run(choose, memory(episode), self._depth), episode)
 
         with ThreadPoolExecutor(self._threads) as pool:
-            rows = list(pool.map(run, self._episodes))
-        return dict(zip((*_LATENCIES, "cost"), np.array(rows).T, strict=True))
+            return _columns(list(pool.map(run, self._episodes)))
 
-    def _run_episode(self, episode: Episode, choose: ChooseKernel, memory: Floats) -> list[float]:
-        engine = episode.run(choose, memory, self._depth)
-        arrived = engine.times[:, at.ARRIVED]
-        ttft = engine.times[:, at.FIRST_TOKEN] - arrived
-        e2e = engine.times[:, at.COMPLETED] - arrived
-        cost = episode_cost(ttft, e2e, episode.beta, episode.time_unit)
-        return [float(np.nanmean(e2e)), float(np.nanmean(ttft)), float(np.nanpercentile(ttft, 99)), cost]
+
+def _measured(engine: EngineState, episode: Episode) -> list[float]:
+    """Of an episode's simulation that has ended: mean_e2e, mean_ttft, p99_ttft in seconds, and cost."""
+    arrived = engine.times[:, at.ARRIVED]
+    ttft = engine.times[:, at.FIRST_TOKEN] - arrived
+    e2e = engine.times[:, at.COMPLETED] - arrived
+    cost = episode_cost(ttft, e2e, episode.beta, episode.time_unit)
+    return [float(np.nanmean(e2e)), float(np.nanmean(ttft)), float(np.nanpercentile(ttft, 99)), cost]
+
+
+def _columns(rows: Sequence[Sequence[float]]) -> dict[str, Floats]:
+    return dict(zip((*_LATENCIES, "cost"), np.array(rows).T, strict=True))
+
+
+def _latencies(measured: Mapping[str, Floats]) -> Figures:
+    return {name: float(measured[name].mean()) for name in _LATENCIES}

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,17 +25,19 @@ from torch import Tensor
 from rl.checkpoint import Checkpoint
 from rl.collector import Collector
 from rl.cost import cost_weights
-from rl.demonstrations import begin_simulation, make_scheduler, run_scheduler
+from rl.demonstrations import begin_simulation, make_scheduler, run_scheduler, scheduler_names
 from rl.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.network import Actor
 from rl.ppo import finite
 from rl.rollout import BY_COST, BY_POLICY, Rollout, RunningSimulation
 from rl.suite import TrainingSuite
 from rl.trainer import padded, states_of
+from rl.training_log import clone_table
 from rl.validation import Validation
+from vidur.compare.console import make_console, make_table, print_table
 from vidur.config.base import Config, setting
 from vidur.config.tool import parse_tool
-from vidur.errors import InputError
+from vidur.errors import InputError, unknown_name
 from vidur.scheduler.observation import Floats
 
 # A choice that costs more than this above the best is simply bad; so is one that its replica refuses.
@@ -80,6 +82,8 @@ def parse_demonstrator(text: str) -> tuple[str, float]:
         raise InputError(f"--demonstrators: expected SCHEDULER=WEIGHT, not {text!r}") from None
     if not name or not 0 <= value < float("inf"):
         raise InputError(f"--demonstrators: expected SCHEDULER=WEIGHT with a weight of at least 0, not {text!r}")
+    if name not in scheduler_names():
+        raise unknown_name("scheduler of --demonstrators:", name, scheduler_names())
     return name, value
 
 
@@ -175,13 +179,15 @@ def _concatenate(states: Sequence[States]) -> States:
 
 
 def clone(
-    actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, seed: int
-) -> list[dict[str, Any]]:
+    actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, seed: int,
+    validation: Validation,
+) -> dict[str, Any]:  # fmt: skip
     """Train `actor`, whose normaliser is set, to decide as the demonstrators do: cross-entropy, each decision weighted
     by its demonstrator. A tenth of the episodes is held out.
 
-    Returns a row for each demonstrator: scheduler, weight, decisions, agreement (of the most probable choice, held
-    out), cost (mean marginal cost of its decisions above the best) and cost_of_clone (of the clone's in its states).
+    Returns mean_e2e, mean_ttft and p99_ttft of the clone in `validation`, in seconds, and `demonstrators`, a row for
+    each: scheduler, weight, decisions, agreement (of the most probable choice, held out), cost (mean marginal cost of
+    its decisions above the best), cost_of_clone (of the clone's in its states), and the same latencies.
     """
     demonstrators = [parse_demonstrator(text) for text in config.demonstrators]
     generator = torch.Generator().manual_seed(seed)
@@ -202,10 +208,27 @@ def clone(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return [
-        {"scheduler": name, "weight": weight, "decisions": len(theirs), **_reproduced(actor, states, theirs, held_out)}
+    reproduced = [
+        {
+            "scheduler": name,
+            "weight": weight,
+            "decisions": len(theirs),
+            **_reproduced(actor, states, theirs, held_out),
+            **validation.scheduler_latencies(name),
+        }
         for (name, weight), (states, theirs, held_out) in zip(demonstrators, shown, strict=True)
     ]
+    return {"demonstrators": reproduced, **validation.policy_latencies(actor.weights())}
+
+
+def print_clone(cloned: Mapping[str, Any], file: IO[str] | None = None) -> None:
+    """What `clone` returned, as a table, on standard output if `file` is None."""
+    console = make_console(file)
+    headings, *rows = clone_table(cloned)
+    table = make_table(console, headings)
+    for row in rows:
+        table.add_row(*row)
+    print_table(console, "Cloned; costs are above those of the best choice, in the demonstrator's states", table)
 
 
 @torch.no_grad()
@@ -231,7 +254,9 @@ def _demonstrate(
         scheduler = make_scheduler(
             name, episode.plans, episode.requests, episode.beta, np.random.default_rng([*key, number, 1])
         )
-        simulation = begin_simulation(scheduler, episode.plans, episode.requests, max_queue_requests, episode.beta)
+        simulation = begin_simulation(
+            scheduler, episode.plans, episode.requests, max_queue_requests, episode.beta, episode.events
+        )
         most = min(decisions - count, _CLONE_DECISIONS, max(decisions // 10, 1))
         rollout = run_scheduler(simulation, scheduler, max_queue_requests, most, labels=True)
         made.append(_states(rollout, cost_weights(episode.beta, episode.time_unit), suite.max_replicas))
@@ -303,42 +328,25 @@ def _run(run: WarmStartRunConfig, warm: WarmStartConfig) -> None:
         actor = Actor(run.max_queue_requests, run.hidden_1, run.hidden_2)
     collector = Collector(suite, run.max_queue_requests, 32, 1, run.seed + 1, threads)
     actor.fit_normaliser(*states_of(collector.collect(actor.weights(), suite.requests // 3)[0]))
-    cloned = clone(actor, suite, run.max_queue_requests, warm, run.seed) if warm.demonstrators else []
+    validation = Validation(suite, run.max_queue_requests, run.beta, run.validation_episodes, threads)
+    cloned = clone(actor, suite, run.max_queue_requests, warm, run.seed, validation) if warm.demonstrators else None
     rounds = dagger(actor, suite, run.max_queue_requests, warm, run.seed, threads) if warm.dagger_rounds else []
     facts = {
         "warm_start": asdict(warm),
         "run": asdict(run),
-        "clones": cloned,
+        "clone": cloned,
         "rounds": rounds,
         "uses_the_future": False,
     }
     Checkpoint(actor.weights(), run.max_queue_requests, facts, normaliser=actor.normaliser()).save(run.output)
-    validation = Validation(suite, run.max_queue_requests, run.beta, run.validation_episodes, threads)
-    _print(cloned, validation.figures(actor.weights()))
-    print(f"Policy: {run.output}")
-
-
-def _print(cloned: Sequence[dict[str, Any]], figures: dict[str, float]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if cloned:
-        table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
-        for index, name in enumerate(("Demonstrator", "Weight", "Decisions", "Agreement", "Its cost", "The clone's")):
-            table.add_column(name, justify="right" if index else "left")
-        for row in cloned:
-            table.add_row(
-                row["scheduler"], f"{row['weight']:g}", f"{row['decisions']:,}", f"{100 * row['agreement']:.1f} %",
-                f"{row['cost']:.3f}", f"{row['cost_of_clone']:.3f}",
-            )  # fmt: skip
-        console.print(table)
-        console.print("Costs: marginal cost of a decision above the best one's, in the states of the demonstrator.\n")
-    for baseline in ("round_robin", "least_tokens"):
+    if cloned is not None:
+        print_clone(cloned)
+    figures = validation.figures(actor.weights())
+    for baseline in validation.baselines:
         parts = [f"{label} {100 * figures[f'{name}_vs_{baseline}']:+.1f} %"
                  for name, label in (("mean_e2e", "mean E2E"), ("p99_ttft", "p99 TTFT"))]  # fmt: skip
-        console.print(f"Against {baseline}: {', '.join(parts)}")
+        print(f"Against {baseline}: {', '.join(parts)}")
+    print(f"Policy: {run.output}")
 
 
 if __name__ == "__main__":

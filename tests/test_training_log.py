@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,8 @@ def test_tensorboard_events_have_the_fields_names(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run(tmp_path, 1, 24)
+    # Files of events are read in the order of their names, which begin with the second.
+    time.sleep(1)
     run(tmp_path, 18, 20, resume_step=17 * UPDATE)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training import suite_file
+from training import flags, suite_file
 
-from rl import warm_start
+from rl import train, warm_start
 from rl.checkpoint import Checkpoint
 from rl.network import Actor
 from rl.suite import TrainingSuite
+from rl.training_log import read_log
 from rl.warm_start import States, WarmStartConfig, parse_demonstrator
 from vidur.errors import InputError
 
@@ -31,10 +32,12 @@ def test_a_clone_of_least_tokens_decides_as_it_does(tmp_path: Path, capsys: pyte
     assert status == 0
     shown = capsys.readouterr().out
     assert "least_tokens" in shown and "Agreement" in shown
-    row = Checkpoint.load(output).facts["clones"][0]
+    cloned = Checkpoint.load(output).facts["clone"]
+    row = cloned["demonstrators"][0]
     assert row["scheduler"] == "least_tokens" and row["decisions"] == 4000
     assert row["agreement"] > 0.7
     assert row["cost_of_clone"] < row["cost"] + 0.1
+    assert 0 < abs(cloned["mean_e2e"] / row["mean_e2e"] - 1) < 0.1
 
 
 def test_demonstrators_count_by_their_weights(tmp_path: Path) -> None:
@@ -43,7 +46,7 @@ def test_demonstrators_count_by_their_weights(tmp_path: Path) -> None:
         tmp_path, "--demonstrators", "random=0", "least_tokens=1", "--clone_decisions", "4000", "--clone_epochs", "15"
     )
     assert status == 0
-    agreement = {row["scheduler"]: row["agreement"] for row in Checkpoint.load(output).facts["clones"]}
+    agreement = {row["scheduler"]: row["agreement"] for row in Checkpoint.load(output).facts["clone"]["demonstrators"]}
     assert agreement["least_tokens"] > 0.68 > 0.6 > agreement["random"]
 
 
@@ -83,6 +86,23 @@ def test_the_loss_is_least_where_the_expected_cost_is() -> None:
         found = actor(features[:1], states.contexts[:1], states.masks[:1]).exp()[0]
     # Minimising the linear cost and the entropy gives softmax(-E[cost] / temperature).
     assert found.tolist() == pytest.approx(torch.softmax(-costs.mean(0) / temperature, 0).tolist(), abs=0.02)
+
+
+def test_a_training_says_and_logs_how_well_it_cloned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--demonstrators", "random", "least_tokens=2", "--clone_decisions", "600", "--clone_epochs", "2"]
+    assert train.main(flags(tmp_path, 0, *asked)) == 0
+    shown = [line.split() for line in capsys.readouterr().err.splitlines()]
+    heads = [words[:3] for words in shown if words and words[0] in ("random", "least_tokens", "the")]
+    assert heads == [["random", "1", "300"], ["least_tokens", "2", "300"], ["the", "clone", heads[2][2]]]
+    _, (first, *_) = read_log(tmp_path / "run")
+    cloned = first["clone"]
+    assert [row["scheduler"] for row in cloned["demonstrators"]] == ["random", "least_tokens"]
+    random, least_tokens = (row["mean_e2e"] for row in cloned["demonstrators"])
+    assert max(least_tokens, cloned["mean_e2e"]) < 0.9 * random
+    # On the episodes of the validation, at its beta.
+    assert cloned["mean_e2e"] == first["evaluation"]["training"]["mean_e2e"]
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "Cloned before PPO" in report and "<td>the clone</td>" in report
 
 
 @pytest.mark.parametrize("text", ["", "=1", "lor=x", "lor=-1", "lor=inf"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from vidur.compare.figures import metric_title, value_text
 from vidur.compare.statistics import LOSS, TIE, WIN, PairedDifference
@@ -24,11 +24,11 @@ def colored(found: PairedDifference) -> str:
     return str(found) if color is None else f"[{color}]{found}[/{color}]"
 
 
-def make_console() -> Console:
-    """Of stdout; wide where that is no terminal."""
+def make_console(file: IO[str] | None = None) -> Console:
+    """Of `file`, stdout if None; wide where that is no terminal."""
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(file=file, highlight=False)
     if not console.is_terminal:
         console.width = 240
     return console
