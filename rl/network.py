@@ -79,12 +79,20 @@ class Actor(nn.Module):
 
     @torch.no_grad()
     def fit_normaliser(self, x: Tensor, context: Tensor, mask: Tensor) -> None:
-        """Take mean and standard deviation of the features of available replicas and of the context."""
+        """Take mean and standard deviation of the features of available replicas and of the context.
+
+        A feature that does not vary here gets weights of 0: the chance weights of what training never moves would be
+        noise where it does vary.
+        """
         seen = x[mask][:, : self.features].double()
         for name, values in (("replica", seen), ("context", context.double())):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
-            # What never varies in training must not blow up elsewhere.
+            # What hardly varies in training must not blow up elsewhere.
             getattr(self, f"{name}_std").copy_(values.std(0).clamp_min(0.05))
+            constant = values.amin(0) == values.amax(0)
+            getattr(self.network, name).weight[:, constant] = 0.0
+            if name == "replica":
+                self.network.pooled.weight[:, constant.repeat(3)] = 0.0
 
     @torch.no_grad()
     def set_products(

@@ -53,6 +53,12 @@ class PolicyWeights:
             if found != shape:
                 raise ValueError(f"policy weights: {name} is {found}, not {shape}")
 
+    @property
+    def used(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """bool[F] and bool[G]: whether the network looks at a feature, itself or pooled, and at one of the context."""
+        kinds = np.concatenate([self.replica[None], self.pooled.reshape(3, *self.replica.shape)])
+        return (kinds != 0.0).any(axis=(0, 2)), (self.context != 0.0).any(axis=1)
+
     def memory(self, beta: float, samples: bool) -> Floats:
         """The router's memory (rl.kernels.scores): a head of sizes and settings, then the weights, flat."""
         head = np.zeros(layout.HEAD)

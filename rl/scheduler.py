@@ -36,6 +36,7 @@ class PPOScheduler(KernelScheduler):
         normaliser: Normaliser | None = None,
     ) -> None:
         super().__init__(context, weights.memory(beta, sample))
+        self.weights = weights
         self.normaliser = normaliser
         self.queue_depth = max_queue_requests
         self.beta = beta

@@ -122,6 +122,22 @@ def test_folding_the_normaliser_and_back_is_nothing() -> None:
         assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-9), name
 
 
+def test_what_does_not_vary_when_the_statistics_are_taken_has_no_say() -> None:
+    actor = torch_actor(2).double()
+    parts = [tuple(map(torch.from_numpy, state(seed, 4))) for seed in range(8)]
+    x, context, mask = (torch.stack(part) for part in zip(*parts, strict=True))
+    x[:, :, 3], context[:, 1] = 1.5, 0.0
+    actor.fit_normaliser(x, context, mask)
+    weights = actor.weights()
+    of_replica, of_context = weights.used
+    assert np.flatnonzero(~of_replica).tolist() == [3] and np.flatnonzero(~of_context).tolist() == [1]
+    policy = NumpyPolicy(weights)
+    x, context, mask = state(99, 4)
+    before = policy.scores(x, context, mask)
+    x[:, 3], context[1] = np.arange(4), 7.0
+    assert policy.scores(x, context, mask) == pytest.approx(before, rel=1e-12)
+
+
 def test_scores_by_hand() -> None:
     """One hidden unit in each layer, one interaction: the formula of the module, written out."""
     features = AGGREGATES + 2 * DEPTH

@@ -136,13 +136,32 @@ def test_stale_gauges_and_strange_input_fall_back_for_the_request() -> None:
     away[2] = False
     assert router.decide(arrival, away, 7.0).fallback is None
     router.scraped(router.fleet.replicas[2], IDLE, 7.0)
-    strange = router.decide(Arrival(500, -3000.0), everyone(router), 7.0)
-    assert strange.fallback == OUT_OF_RANGE and "the feature 'age' is" in str(strange.explanation)
+    strange = router.decide(Arrival(10**10, 7.0), everyone(router), 7.0)
+    assert strange.fallback == OUT_OF_RANGE and "kv_expected' is +" in str(strange.explanation)
     router.gauges.observe(7.0)[1, 1] = np.nan
     assert router.decide(arrival, everyone(router), 7.0).fallback == NOT_FINITE
     assert {reason: router.guard.counts[reason] for reason in (STALE_GAUGES, OUT_OF_RANGE, NOT_FINITE)} == {
         STALE_GAUGES: 1, OUT_OF_RANGE: 1, NOT_FINITE: 1,
     }  # fmt: skip
+
+
+def test_hardware_unlike_any_in_training_is_told_of_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    begun("--groups", "name=gpu,prefill_seconds=5e-5,decode_seconds=0.01")
+    assert not caplog.records
+    router = begun("--groups", "name=cpu,prefill_seconds=2e-3,decode_seconds=0.01")
+    (record,) = caplog.records
+    assert "'prefill_cost' is +" in record.getMessage() and "train a policy" in record.getMessage()
+    assert route(router, 1.0)[1] == OUT_OF_RANGE
+    begun("--groups", "name=cpu,prefill_seconds=2e-3,decode_seconds=0.01", "--feature_limit", "100")
+    begun("--groups", "name=cpu,prefill_seconds=2e-3,decode_seconds=0.01", "--scheduler", "lor")
+    assert len(caplog.records) == 1
+
+
+def test_a_request_that_has_waited_is_routed_as_any_other() -> None:
+    """Its age did not vary in training, so the policy does not look at it."""
+    fresh, late = (begun().decide(Arrival(500, at), np.ones(3, np.bool_), 3.0) for at in (3.0, -3000.0))
+    assert fresh.scores is not None and late.scores is not None and late.fallback is None
+    assert np.array_equal(fresh.scores, late.scores)
 
 
 def test_schedulers_that_look_at_no_gauges_need_none() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rl.encoder import EncoderSpec
-from rl.policy import Normaliser
+from rl.policy import Normaliser, PolicyWeights
 from rl.scheduler import PPOScheduler
 from rl.vllm.config import RouterConfig
 from vidur.scheduler.global_scheduler import GlobalScheduler
@@ -25,11 +25,15 @@ _READS_GAUGES = frozenset({"ppo", "least_kv_cache"})
 # So many late decisions in a row, and the scheduler is left alone for so many seconds.
 _LATE_IN_A_ROW, _REST_SECONDS = 3, 1.0
 
+# What the fleet alone decides, whatever is asked of it.
+_OF_HARDWARE = ("capacity", "prefill_cost", "mean slowness", "greatest slowness")
+
 
 class FeatureLimits:
-    """The range of what a policy may see: `limit` standard deviations about the mean of what it was trained on."""
+    """The range of what a policy may see: `limit` standard deviations about the mean of what it was trained on. What it
+    does not look at has none."""
 
-    def __init__(self, normaliser: Normaliser, max_queue_requests: int, limit: float) -> None:
+    def __init__(self, weights: PolicyWeights, normaliser: Normaliser, max_queue_requests: int, limit: float) -> None:
         spec = EncoderSpec.of(max_queue_requests)
         features = [feature.name for feature in spec.replica[: len(normaliser.replica_mean)]]
         pooled = [f"{kind} {name}" for kind in ("mean", "least", "greatest") for name in features]
@@ -37,8 +41,16 @@ class FeatureLimits:
         self._mean = np.concatenate([normaliser.context_mean, np.tile(normaliser.replica_mean, 3)])
         self._std = np.concatenate([normaliser.context_std, np.tile(normaliser.replica_std, 3)])
         self._limit = limit
-        self._low, self._high = self._mean - limit * self._std, self._mean + limit * self._std
+        of_replica, of_context = weights.used
+        margin = np.where(np.concatenate([of_context, np.tile(of_replica, 3)]), limit * self._std, np.inf)
+        self._low, self._high = self._mean - margin, self._mean + margin
         self._cut = np.empty(len(self._low))
+
+    def broken_by_hardware(self, seen: Floats) -> str | None:
+        """Why no state of this fleet is within the limits, if that is so."""
+        only = np.array([name in _OF_HARDWARE for name in self._names])
+        broken = self.broken(np.where(only, seen[: len(only)], self._mean))
+        return None if broken is None else broken[1]
 
     def broken(self, seen: Floats) -> tuple[str, str] | None:
         """(reason, explanation) if a number of `seen` (PPOScheduler.seen) is beyond its limits, or not finite."""
@@ -48,7 +60,8 @@ class FeatureLimits:
         # What is within the limits is not changed by them. One that is not a number is not either, but gives no score.
         if self._cut.tobytes() == seen.tobytes():
             return None
-        worst = int(np.argmax(np.nan_to_num(np.abs(seen - self._mean) / self._std, nan=np.inf)))
+        outside = ~((seen >= self._low) & (seen <= self._high))
+        worst = int(np.argmax(np.nan_to_num(outside * np.abs(seen - self._mean) / self._std, nan=np.inf)))
         if not np.isfinite(seen[worst]):
             return NOT_FINITE, f"the feature '{self._names[worst]}' is {seen[worst]}"
         deviation = (seen[worst] - self._mean[worst]) / self._std[worst]
@@ -73,9 +86,19 @@ class Guard:
 
     def watch(self, scheduler: GlobalScheduler) -> None:
         """Look at this scheduler from now on."""
+        self._scheduler = scheduler
         self._limits = None
         if isinstance(scheduler, PPOScheduler) and scheduler.normaliser is not None:
-            self._limits = FeatureLimits(scheduler.normaliser, scheduler.queue_depth, self._feature_limit)
+            self._limits = FeatureLimits(
+                scheduler.weights, scheduler.normaliser, scheduler.queue_depth, self._feature_limit
+            )
+
+    def hardware(self, observation: ClusterObservation) -> str | None:
+        """Why the scheduler will not be asked in any state of this fleet, if that is so."""
+        if self._limits is None or not isinstance(self._scheduler, PPOScheduler):
+            return None
+        self._scheduler.scores(observation)
+        return self._limits.broken_by_hardware(self._scheduler.seen)
 
     def before(self, observation: ClusterObservation, names: Sequence[str]) -> tuple[str, str] | None:
         """Why the scheduler is not asked at all: (reason, explanation)."""

@@ -158,6 +158,7 @@ class Router:
         # What the last decision saw, until it is placed; and the same of the outstanding, by ticket.
         self._seen: _Seen | None = None
         self._pending: dict[int, _Seen] = {}
+        self._warn_of_hardware(started_at)
 
     @property
     def scheduler_name(self) -> str:
@@ -324,6 +325,7 @@ class Router:
         self.ledger.add_replica()
         self.gauges.add_replica(now)
         self._changed()
+        self._warn_of_hardware(now)
         return self.fleet.replicas[number]
 
     def drain(self, name: str) -> Replica:
@@ -353,6 +355,16 @@ class Router:
     def _changed(self) -> None:
         self._make_schedulers()
         self.guard.watch(self.scheduler)
+
+    def _warn_of_hardware(self, now: float) -> None:
+        if not self._names:
+            return
+        everyone = np.ones(len(self._names), np.bool_)
+        broken = self.guard.hardware(self.observe(Arrival(1, now), everyone, now))
+        if broken is not None:
+            _LOGGER.warning("least_tokens decides for every request in place of %s: %s. Check prefill_seconds and "
+                            "decode_seconds of --groups, or train a policy on such hardware",
+                            self.scheduler_name, broken)  # fmt: skip
 
     def _make_schedulers(self) -> None:
         """(Re)make what depends on which replicas there are. The sources of randomness go on."""
