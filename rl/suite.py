@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from rl.rollout import Plans
 from vidur.compare.capacity import middle_rate
 from vidur.config import SimulationConfig
+from vidur.config.document import parse_yaml
 from vidur.data_files import data_path
 from vidur.engine import layout as at
 from vidur.engine.simulation import Simulation
@@ -97,11 +97,7 @@ class TrainingSuite:
         if not path.is_file():
             shipped = [file.stem for file in data_path("training").glob("*.yaml")]
             raise unknown_name("training suite (a name in data/training, or a YAML file)", name, shipped)
-        try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-        return cls.of(document, str(path))
+        return cls.of(parse_yaml(path.read_text(encoding="utf-8"), path), str(path))
 
     @classmethod
     def of(cls, document: Any, where: str) -> TrainingSuite:

@@ -125,7 +125,8 @@ def test_a_suite_says_what_is_wrong_with_it(tmp_path: Path) -> None:
         ("num_replicas: 1}, ", "num_replicas: 0}, ", "num_replicas"),
         ("distribution: azure_conv_2023", "distribution: azure", "azure_conv_2023"),
         ("max_tokens: 16384\n", "", "max_tokens is missing"),
-        ("clusters:", "clusters: [", "not YAML"),
+        ("clusters:", "clusters: [", "line 4: not YAML"),
+        ("requests: 150", "requests: 150\nload: [0.5, 0.9]", "load is given twice"),
     ]
     for before, after, words in cases:
         assert before in good
