@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training import BUSY, ROUTER, router_flags
 
 from rl.checkpoint import Checkpoint, policy_path
 from rl.training_log import read_log
@@ -15,24 +16,11 @@ from vidur import SimulationConfig, Simulator, simulate
 from vidur.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUTER = "--ppo_global_scheduler_config_"
-BUSY = [
-    "--replica_config_model_name", "meta-llama/Meta-Llama-3-8B", "--length_generator_config_type", "quantile",
-    "--quantile_request_length_generator_config_distribution", "azure_conv_2023",
-    "--poisson_request_interval_generator_config_qps", "6", "--no-metrics_config_store_plots",
-    "--global_scheduler_config_type", "ppo",
-]  # fmt: skip
-
-
-def flags(replicas: int, requests: int, **ppo: object) -> list[str]:
-    given = [word for name, value in ppo.items() for word in (f"{ROUTER}{name}", str(value))]
-    count = ["--cluster_config_num_replicas", str(replicas), "--synthetic_request_generator_config_num_requests"]
-    return [*BUSY, *count, str(requests), *given]
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 5, 16])
 def test_the_shipped_policy_routes_any_number_of_replicas(replicas: int) -> None:
-    result = simulate(SimulationConfig.from_cli(flags(replicas, 300)))
+    result = simulate(SimulationConfig.from_cli(router_flags(replicas, 300)))
     placed = np.bincount(result.recording.requests["replica"], minlength=replicas)
     assert placed.sum() == 300 and (placed > 0).all()
 
@@ -49,7 +37,7 @@ MODELS = [
 
 @pytest.mark.parametrize("more", MODELS, ids=[" ".join(more[:2]) for more in MODELS])
 def test_the_shipped_policy_routes_any_cluster(more: list[str]) -> None:
-    words = flags(5, 200) if "replica_groups" not in more[0] else [*BUSY, *flags(1, 200)[-2:]]
+    words = router_flags(5, 200) if "replica_groups" not in more[0] else [*BUSY, *router_flags(1, 200)[-2:]]
     result = simulate(SimulationConfig.from_cli([*words, *more]))
     assert result.summary["requests"]["finished"] == 200
 
@@ -57,7 +45,7 @@ def test_the_shipped_policy_routes_any_cluster(more: list[str]) -> None:
 def test_sampling_differs_from_the_best_choice_and_repeats_with_its_seed() -> None:
     placed = {}
     for name, sample, seed in (("best", "false", 1), ("drawn", "true", 1), ("again", "true", 1), ("other", "true", 2)):
-        words = flags(4, 400)
+        words = router_flags(4, 400)
         words += [f"{ROUTER}sample"] if sample == "true" else []
         placed[name] = simulate(SimulationConfig.from_cli([*words, "--seed", str(seed)])).recording.requests["replica"]
     assert (placed["drawn"] == placed["again"]).all()
@@ -67,7 +55,7 @@ def test_sampling_differs_from_the_best_choice_and_repeats_with_its_seed() -> No
 def test_beta_trades_the_mean_of_e2e_for_the_tail_of_ttft() -> None:
     tails, means = [], []
     for beta in (1, 80):
-        words = [*flags(4, 4000, beta=beta), "--poisson_request_interval_generator_config_qps", "27"]
+        words = [*router_flags(4, 4000, beta=beta), "--poisson_request_interval_generator_config_qps", "27"]
         summary = simulate(SimulationConfig.from_cli(words)).summary["latency"]
         tails.append(summary["ttft"]["p99"])
         means.append(summary["e2e"]["mean"])
@@ -77,7 +65,7 @@ def test_beta_trades_the_mean_of_e2e_for_the_tail_of_ttft() -> None:
 def test_neither_torch_nor_a_trainer_is_loaded_to_route() -> None:
     program = (
         "import sys; from vidur import SimulationConfig, simulate; "
-        f"simulate(SimulationConfig.from_cli({flags(2, 20)!r})); assert 'torch' not in sys.modules"
+        f"simulate(SimulationConfig.from_cli({router_flags(2, 20)!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
     program = "import sys, rl.scheduler; assert not {'torch', 'numba', 'pandas'} & set(sys.modules)"
@@ -90,7 +78,7 @@ def test_it_learns_while_a_simulation_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     output = tmp_path / "mine.safetensors"
-    words = flags(3, 1500, mode="train", output=output, rollout_decisions=256)
+    words = router_flags(3, 1500, mode="train", output=output, rollout_decisions=256)
     words += [] if checkpoint is None else [f"{ROUTER}checkpoint", checkpoint]
     assert main(words) == 0
     captured = capsys.readouterr()
@@ -116,19 +104,19 @@ def test_it_learns_while_a_simulation_runs(
     before = [path.read_bytes() for path in written]
     assert main(words) == 0 and [path.read_bytes() for path in written] == before
     assert len(list((folder / "tensorboard").iterdir())) == 1
-    assert main(flags(3, 200, checkpoint=output)) == 0
+    assert main(router_flags(3, 200, checkpoint=output)) == 0
 
 
 def test_it_learns_with_a_reward_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("terms:\n  - {term: sojourn_time, weight: 1.0}\nclip: {low: -4, high: 8}\n")
-    words = flags(2, 600, mode="train", checkpoint="new", reward=tmp_path / "mine.yaml", rollout_decisions=128)
+    words = router_flags(2, 600, mode="train", checkpoint="new", reward=tmp_path / "mine.yaml", rollout_decisions=128)
     assert main(words) == 0
     assert Path("ppo_policy.safetensors").exists()
 
 
 def test_a_router_in_training_can_be_asked_decision_by_decision() -> None:
-    simulator = Simulator(SimulationConfig.from_cli(flags(3, 30, mode="train", checkpoint="new")))
+    simulator = Simulator(SimulationConfig.from_cli(router_flags(3, 30, mode="train", checkpoint="new")))
     while (observation := simulator.next_decision()) is not None:
         simulator.place(simulator.router.schedule(observation))
     assert simulator.result().summary["requests"]["finished"] == 30
@@ -151,6 +139,6 @@ def test_bad_input_gets_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert main(flags(2, 20, **ppo)) == 2
+    assert main(router_flags(2, 20, **ppo)) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and words in err, err

@@ -1,14 +1,17 @@
-"""A small training run, for tests."""
+"""Command lines of a small training run, and of simulations under the learned router, for tests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-SUITE = """
-base: {cluster_config: {replica_config: {model_name: meta-llama/Meta-Llama-3-8B, device: a100}}}
+REPLICA = "{model_name: meta-llama/Meta-Llama-3-8B, device: a100}"
+CLUSTER = "{replica_groups: [{num_replicas: 1}, {num_replicas: 1, speed: 0.25}]}"
+
+SUITE = f"""
+base: {{cluster_config: {{replica_config: {REPLICA}}}}}
 clusters:
-  - {name: uneven, cluster_config: {replica_groups: [{num_replicas: 1}, {num_replicas: 1, speed: 0.25}]}}
-lengths: [{distribution: azure_conv_2023, prompt_scale: [0.8, 1.2]}]
+  - {{name: one, cluster_config: {CLUSTER}}}
+lengths: [{{distribution: azure_conv_2023, prompt_scale: [0.8, 1.2]}}]
 max_tokens: 16384
 load: [0.75, 0.9]
 poisson_share: 0.5
@@ -27,9 +30,10 @@ SMALL = [
 ]  # fmt: skip
 
 
-def suite_file(folder: Path) -> Path:
+def suite_file(folder: Path, cluster: str = CLUSTER, replica: str = REPLICA) -> Path:
+    """A suite of one cluster: its cluster_config, and the replica_config of its replicas, as YAML in one line."""
     path = folder / "suite.yaml"
-    path.write_text(SUITE)
+    path.write_text(SUITE.replace(CLUSTER, cluster).replace(REPLICA, replica))
     return path
 
 
@@ -37,3 +41,20 @@ def flags(folder: Path, decisions: int, *more: str, suite: Path | None = None) -
     """The command line of a run of `decisions` in `folder`/run."""
     run = ["--folder", str(folder / "run"), "--suite", str(suite or suite_file(folder)), "--decisions", str(decisions)]
     return [*run, *SMALL, *more]
+
+
+ROUTER = "--ppo_global_scheduler_config_"
+# A workload under the learned router.
+BUSY = [
+    "--replica_config_model_name", "meta-llama/Meta-Llama-3-8B", "--length_generator_config_type", "quantile",
+    "--quantile_request_length_generator_config_distribution", "azure_conv_2023",
+    "--poisson_request_interval_generator_config_qps", "6", "--no-metrics_config_store_plots",
+    "--global_scheduler_config_type", "ppo",
+]  # fmt: skip
+
+
+def router_flags(replicas: int, requests: int, **ppo: object) -> list[str]:
+    """The command line of a simulation under the learned router, with these settings of its own."""
+    given = [word for name, value in ppo.items() for word in (f"{ROUTER}{name}", str(value))]
+    count = ["--cluster_config_num_replicas", str(replicas), "--synthetic_request_generator_config_num_requests"]
+    return [*BUSY, *count, str(requests), *given]
