@@ -15,6 +15,16 @@ from vidur.errors import InputError
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 
 
+def words_tokenizer(folder: Path) -> str:
+    """The file of a tokenizer of which each word is a token."""
+    tokenizers = pytest.importorskip("tokenizers")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "?": 1}, "?"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    file = str(folder / "tokenizer.json")
+    made.save(file)
+    return file
+
+
 def test_token_ids_are_counted() -> None:
     length = PromptLength()
     for prompt, tokens in (([1, 2, 3], 3), ([[1, 2], [3, 4, 5]], 5)):
@@ -28,6 +38,13 @@ def test_token_ids_are_counted() -> None:
 )  # fmt: skip
 def test_any_body_has_a_prompt_of_a_token_at_least(body: dict[str, Any]) -> None:
     assert PromptLength().count(COMPLETIONS, body).tokens >= 1
+
+
+def test_of_a_long_text_a_part_is_counted(tmp_path: Path) -> None:
+    counted = PromptLength(words_tokenizer(tmp_path)).count(
+        COMPLETIONS, {"prompt": ["a b c d " * 50_000, "a b " * 100_000]}
+    )
+    assert counted.tokens == pytest.approx(400_000, rel=0.01) and not counted.exact
 
 
 def test_deep_bodies_are_read() -> None:
@@ -81,12 +98,7 @@ def test_what_was_counted_teaches_nothing() -> None:
 
 
 def test_a_tokenizer_counts_text(tmp_path: Path) -> None:
-    tokenizers = pytest.importorskip("tokenizers")
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "?": 1}, "?"))
-    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    file = tmp_path / "tokenizer.json"
-    made.save(str(file))
-    length = PromptLength(str(file))
+    length = PromptLength(words_tokenizer(tmp_path))
     assert length.count(COMPLETIONS, {"prompt": ["a a b", "a"]})[:2] == (4, True)
     chat = {"messages": [{"content": "a " * 50}]}
     for _ in range(200):

@@ -191,6 +191,32 @@ def test_books_are_kept(router: RouterUnderTest, stubs: list[Stub]) -> None:
     assert 0.01 < after["tpot"] < 1.0
 
 
+def test_answers_without_usage_teach_nothing_of_prompts(stubs: list[Stub]) -> None:
+    """Of a text whose tokens the router guesses at a third of what the replica counts."""
+    usage = {"stream_options": {"include_usage": True}}
+    process = RouterUnderTest([stubs[0].url])
+    with running(process):
+        for number in range(64):
+            counted = usage if number in (60, 61, 62) else {}
+            assert ask(process.port, completion(stream=True, max_tokens=1, prompt="é" * 1000, **counted)).status == 200
+        lines = process.end()
+    guesses = [line["prompt_tokens"] for line in lines]
+    assert guesses[:60] == [500] * 60 and guesses[60] > 1400 and 800 < guesses[63] < 1000
+
+
+def test_a_request_arrives_when_it_is_whole(stubs: list[Stub]) -> None:
+    body = completion(prompt=[1, 2, 3], max_tokens=1)
+    process = RouterUnderTest([stubs[0].url])
+    with running(process):
+        with Client(process.port) as client:
+            client.send(body[:-5])
+            time.sleep(0.5)
+            client.send(body[-5:])
+            assert client.read().status == 200
+        (line,) = process.end()
+    assert line["e2e_s"] < 0.4
+
+
 def test_compressed_bodies_are_left_alone(router: RouterUnderTest) -> None:
     packed = gzip.compress(b'{"prompt": "x"}')
     seen = ask(router.port, message("POST", "/v1/echo", packed, ("Content-Encoding: gzip",))).json()

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import NamedTuple
 
 from rl.vllm.prompt_length import PromptCount, PromptLength
 from rl.vllm.routing import Arrival, session_number
 from rl.vllm.wire import Request
 
+# JSON values that a body may have to be read, which holds the router up for 10 ms, or where they are lists and objects
+# for some more.
+MOST_VALUES = 100_000
+CHUNK = 2**16
+STREAMS = re.compile(rb'"stream"\s*:\s*true')
+
 
 class ReadArrival(NamedTuple):
     """streams: whether the answer is asked for as a stream. prompt: how the prompt tokens were found; None for a body
-    that cannot be read, which the replica will refuse."""
+    that was not read, as the replica will refuse it or as it is too long."""
 
     arrival: Arrival
     streams: bool
@@ -27,9 +34,13 @@ class ArrivalReader:
         self._session_header = session_header.lower().encode()
 
     def read(self, request: Request) -> ReadArrival:
-        """Never fails: what cannot be read counts as a prompt of one token."""
+        """Never fails: what cannot be read counts as a prompt of one token, and what would take too long to be read is
+        judged by its size."""
         name = request.header(self._session_header)
         session = -1 if name is None else session_number(name.decode("latin-1"))
+        if _is_long(request.body):
+            arrival = Arrival(_tokens_of_long(request.body), request.received_at, session)
+            return ReadArrival(arrival, _asks_for_stream(request.body), None)
         try:
             body = json.loads(request.body)
         except (ValueError, RecursionError):
@@ -46,7 +57,30 @@ class ArrivalReader:
         )
         return ReadArrival(arrival, body.get("stream") is True, prompt)
 
-    def learn(self, prompt: PromptCount | None, prompt_tokens: int | None) -> None:
+    def learn(self, prompt: PromptCount | None, prompt_tokens: int) -> None:
         """A replica has counted the prompt."""
-        if prompt is not None and prompt_tokens is not None:
+        if prompt is not None:
             self._prompts.learn(prompt, prompt_tokens)
+
+
+def _is_long(body: bytes) -> bool:
+    """Whether there are more than MOST_VALUES values, or as many commas in texts, in the body."""
+    if len(body) <= MOST_VALUES:
+        return False
+    values = 0
+    for begin in range(0, len(body), CHUNK):
+        values += sum(body.count(sign, begin, begin + CHUNK) for sign in (b",", b"[", b"{"))
+        if values > MOST_VALUES:
+            return True
+    return False
+
+
+def _asks_for_stream(body: bytes) -> bool:
+    # Within a JSON text the quotes would be escaped.
+    return any(body[found.start() - 1 : found.start()] != b"\\" for found in STREAMS.finditer(body))
+
+
+def _tokens_of_long(body: bytes) -> int:
+    """Estimated from how it begins: each comma ends a token's number, or else it is text, four bytes to a token."""
+    commas = body.count(b",", 0, CHUNK) / min(len(body), CHUNK)
+    return round(len(body) * (commas if commas > 0.1 else 0.25))

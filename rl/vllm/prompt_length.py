@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ _MEMORY = 0.995
 _OUTLIER = 3.0
 # Bytes to which a prompt's size is added where errors are weighed by size: relative errors are to be small.
 _SCALE = 64.0
+# That the tokenizer counts of one request: some 100 ms.
+MOST_CHARACTERS = 200_000
 
 
 class PromptCount(NamedTuple):
@@ -90,9 +93,10 @@ class PromptLength:
         if not texts:
             return PromptCount(max(ids, 1), ids > 0, route, ids)
         if self._tokenizer is not None:
-            counted = sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(texts)) + ids
+            counted, whole = self._tokens(texts)
+            counted += ids
             if not chat:
-                return PromptCount(max(counted, 1), True, route, counted)
+                return PromptCount(max(counted, 1), whole, route, counted)
             kind, size = f"{route} tokens", counted
         else:
             plain = all(text.isascii() for text in texts)
@@ -103,6 +107,16 @@ class PromptLength:
             self._ratios[kind] = _Ratio(slope, _TEMPLATE_TOKENS if chat else 0.0)
         extra = 0 if self._tokenizer is not None else ids
         return PromptCount(max(round(self._ratios[kind].predict(size)) + extra, 1), False, kind, size)
+
+    def _tokens(self, texts: list[str]) -> tuple[int, bool]:
+        """Of all texts, and whether they were counted whole; of a long one a part is, and stands for the rest."""
+        assert self._tokenizer is not None
+        length = sum(map(len, texts))
+        if length <= MOST_CHARACTERS:
+            return sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(texts)), True
+        share = MOST_CHARACTERS / length
+        parts = [text[: math.ceil(len(text) * share)] for text in texts]
+        return round(sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(parts)) / share), False
 
     def learn(self, count: PromptCount, prompt_tokens: int) -> None:
         """A replica has counted (`usage.prompt_tokens`) the prompt for which `count` was made."""

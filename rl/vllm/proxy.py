@@ -139,12 +139,13 @@ class Exchange:
                 self._router.stream(self.ticket, tokens, now)
         self.client.write(data)
 
-    def read_usage(self) -> None:
-        """Take the tokens that the answer itself tells, if it does."""
+    def read_usage(self) -> int | None:
+        """Take the tokens that the answer itself tells. Returns those of the prompt; None if it does not tell."""
         prompt, output = self._tail.usage()
         if prompt is not None:
             self.prompt_tokens = prompt
         self.output_tokens = self._events.events if output is None and self.is_stream else output
+        return prompt
 
     def refuse(self, status: int, message: str, retry_after: float | None = None) -> None:
         """Answer with an error of the router's own."""
@@ -347,11 +348,11 @@ class Proxy:
         if status != "finished":
             self._router.drop(ticket, now, status)
             return
-        exchange.read_usage()
+        counted = exchange.read_usage()
         served = self._router.finish(ticket, now, exchange.output_tokens)
         backend.served(served, exchange.is_stream)
-        if exchange.read is not None:
-            self._reader.learn(exchange.read.prompt, exchange.prompt_tokens)
+        if exchange.read is not None and counted is not None:
+            self._reader.learn(exchange.read.prompt, counted)
 
     async def _send(self, exchange: Exchange, backend: Backend, connection: ReplicaConnection) -> ResponseHead:
         request = exchange.request

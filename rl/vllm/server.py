@@ -173,7 +173,6 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._reading = "head"
-        self._started = time.monotonic()
         self._url = b""
         self._headers: Headers = []
         self._fields: dict[bytes, bytes] = {}
@@ -242,7 +241,7 @@ class ClientConnection(asyncio.Protocol):
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         path = self._url.partition(b"?")[0]
         method = self._parser.get_method()
-        request = Request(method, self._url, path, self._headers, self._fields, body, self._started, self._peer)
+        request = Request(method, self._url, path, self._headers, self._fields, body, time.monotonic(), self._peer)
         self._body = []
         http_1_1 = self._parser.get_http_version() == "1.1"
         self._waiting.append((request, http_1_1))

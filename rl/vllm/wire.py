@@ -23,8 +23,8 @@ REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 @dataclass(slots=True)
 class Request:
     """One request, whole. target: as sent, percent-encoding untouched; path: of it, what is before a `?`. fields: the
-    first value of each header by its lower-case name. received_at: of its first byte, in seconds of time.monotonic.
-    peer: the client's address."""
+    first value of each header by its lower-case name. received_at: when it was whole, in seconds of
+    time.monotonic. peer: the client's address."""
 
     method: bytes
     target: bytes
