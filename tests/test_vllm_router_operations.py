@@ -126,6 +126,10 @@ def test_replicas_are_added_drained_and_removed(router: RouterUnderTest, stubs: 
         ({"add": "http://127.0.0.1:1"}, "add: give"),
         ({"add": {}}, "url is missing"),
         ({"add": {"url": "ftp://x"}}, "expected http://host:port"),
+        ({"add": {"url": "http://a..b:1", "name": "bad"}}, "'http://a..b:1' has no host:port that can be"),
+        ({"add": {"url": "http://a:0"}}, "port 0"),
+        ({"add": {"url": "http://a:1/b c"}}, "characters that no URL has"),
+        ({"add": {"url": "http://a:1", "name": "\ud800"}}, "expected printable characters"),
         ({"add": {"url": "http://127.0.0.1:1", "nmae": "x"}}, "did you mean name"),
         ({"drain": 3}, "give the replica's name"),
         ({"remove": "nobody"}, "there is no replica 'nobody'"),
@@ -134,6 +138,8 @@ def test_replicas_are_added_drained_and_removed(router: RouterUnderTest, stubs: 
 def test_bad_changes_are_refused(router: RouterUnderTest, change: object, says: str) -> None:
     refused = post(router.port, "/replicas", change, BEARER)
     assert refused.status == 400 and says in refused.json()["error"]["message"]
+    assert ask(router.port, completion()).status == 200
+    assert len(router.replicas()) == 1 and get(router.port, "/metrics").status == 200
 
 
 def test_pushed_gauges_are_seen(router: RouterUnderTest, stubs: list[Stub]) -> None:
@@ -254,6 +260,7 @@ def test_without_a_token_changes_are_off(stubs: list[Stub]) -> None:
     [
         ([], "no replicas: give --replica"),
         (["--replica", "127.0.0.1:1"], "expected"),
+        (["--replica", "http://a..b:1"], "'http://a..b:1' has no host:port that can be"),
         (["--replica", "http://127.0.0.1:1", "--prot", "1"], "did you mean --port"),
         (["--replica", "http://127.0.0.1:1", "--port", "70000"], "--port"),
         (["--replica", "http://127.0.0.1:1", "--scheduler", "lro"], "did you mean lor"),

@@ -17,9 +17,10 @@ from rl.vllm.fleet import ReplicaConfig
 from rl.vllm.gauges import EngineGauges, Push, Scrape
 from rl.vllm.guard import NOT_FINITE, OUT_OF_RANGE, RESTING, STALE_GAUGES, TOO_LATE, UNAVAILABLE
 from rl.vllm.routing import Arrival, Decision, NoReplicaError, Router, session_number
+from rl.vllm.upstream import Address
 from vidur.config import PPOGlobalSchedulerConfig, SizeSplitGlobalSchedulerConfig
 from vidur.errors import InputError
-from vidur.scheduler.global_scheduler import GlobalScheduler
+from vidur.scheduler.global_scheduler import GlobalScheduler, RouterContext
 from vidur.scheduler.observation import AWAITING, KV_TOKENS, OUTSTANDING, SPEED, ClusterObservation
 
 IDLE = Scrape({0: EngineGauges(0, 0, 0, 0)}, 16384)
@@ -216,7 +217,8 @@ def test_draining_and_removal_and_joining() -> None:
     assert 1 in {route(router, 0.4 + 0.01 * step)[0] for step in range(40)}
     gone = router.remove("127.0.0.1:8000")
     assert gone.name == "127.0.0.1:8000" and [r.name[-1] for r in router.fleet.replicas] == ["1", "2"]
-    joined = router.add(ReplicaConfig("http://127.0.0.1:9000", "new"), 1.0)
+    joined = router.fleet.make(ReplicaConfig("http://127.0.0.1:9000", "new"))
+    router.add(joined, 1.0)
     assert not router.pushed(Push("old", 0, EngineGauges(0, 0, 0, 0), 0, 1), 1.0)
     assert router.pushed(Push("new", 0, EngineGauges(0, 0, 0, 0), 0, 1), 1.0)
     assert router.fleet.replicas[2] is joined
@@ -225,7 +227,38 @@ def test_draining_and_removal_and_joining() -> None:
         with pytest.raises(InputError, match=message):
             router.drain(name)
     with pytest.raises(InputError, match="the name is taken"):
-        router.add(ReplicaConfig("http://a:1", "new"), 1.0)
+        router.fleet.make(ReplicaConfig("http://a:1", "new"))
+
+
+class OfThree(GlobalScheduler):
+    def __init__(self, options: object, context: RouterContext) -> None:
+        if context.num_replicas != 3:
+            raise InputError("only three")
+
+    def schedule(self, observation: ClusterObservation) -> int:
+        return 2
+
+
+@pytest.mark.parametrize("role", ["--scheduler", "--shadow"])
+def test_a_change_that_cannot_be_made_changes_nothing(role: str) -> None:
+    words = [] if role == "--scheduler" else ["--scheduler", "lor"]
+    router = begun(*words, role, f"{__file__}:OfThree", "--custom_global_scheduler_config_options", "{}")
+    with pytest.raises(InputError, match="only three"):
+        router.add(router.fleet.make(ReplicaConfig("http://127.0.0.1:9000")), 1.0)
+    with pytest.raises(InputError, match="only three"):
+        router.remove("127.0.0.1:8000")
+    assert [replica.name[-1] for replica in router.fleet.replicas] == ["0", "1", "2"]
+    assert len(router.gauges.observe(1.0)) == router.ledger.num_replicas == 3
+    assert route(router, 1.0)[1] is None
+
+
+def test_a_replica_s_address_names_its_host_as_it_goes_over_the_wire() -> None:
+    name = "a" * 63
+    assert Address.of(f"http://{name}:8000") == (name, 8000, False, f"{name}:8000".encode(), b"")
+    assert Address.of("https://[::1]/base") == ("::1", 443, True, b"[::1]", b"/base")
+    assert Address.of("http://b\xfccher.de:1/\xe9%20") == (
+        "b\xfccher.de", 1, False, b"xn--bcher-kva.de:1", b"/%C3%A9%20",
+    )  # fmt: skip
 
 
 def test_hardware_is_what_is_configured_or_reported() -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rl.vllm.breaker import Breaker, BreakerConfig
 from rl.vllm.fleet import SERVING, Replica
 from rl.vllm.ledger import Served
-from rl.vllm.metrics import RouterMetrics
+from rl.vllm.metrics import ReplicaMetrics, RouterMetrics
 from rl.vllm.routing import Decision
 from rl.vllm.upstream import Address, ReplicaFailure, ReplicaPool
 
@@ -41,7 +41,7 @@ def _smooth(average: float, value: float) -> float:
 class Backend:
     """One replica of the fleet, with its connections and its breaker."""
 
-    def __init__(self, replica: Replica, breaker: Breaker, connect_timeout: float, metrics: RouterMetrics) -> None:
+    def __init__(self, replica: Replica, breaker: Breaker, connect_timeout: float) -> None:
         self.replica = replica
         self.address = Address.of(replica.url)
         self.breaker = breaker
@@ -51,7 +51,7 @@ class Backend:
         self.scrape_error = ""
         self.scrapes_failed = 0
         self.tally = Tally()
-        self.metrics = metrics.of(replica.name)
+        self.metrics = ReplicaMetrics()
 
     @property
     def name(self) -> str:
@@ -128,11 +128,14 @@ class Backends:
     def number(self, backend: Backend) -> int:
         return self._backends.index(backend)
 
-    def add(self, replica: Replica) -> Backend:
-        backend = Backend(replica, Breaker(self._breaker), self._connect_timeout, self._metrics)
+    def make(self, replica: Replica) -> Backend:
+        """A backend that may be added."""
+        return Backend(replica, Breaker(self._breaker), self._connect_timeout)
+
+    def add(self, backend: Backend) -> None:
         self._backends.append(backend)
+        self._metrics.replicas[backend.name] = backend.metrics
         self.names = tuple(each.name for each in self._backends)
-        return backend
 
     def remove(self, number: int) -> Backend:
         """Forget a replica. What it is answering goes on."""

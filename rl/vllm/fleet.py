@@ -74,18 +74,21 @@ class ReplicaConfig(Config):
         try:
             parts = urlsplit(self.url)
             port = parts.port
+            (parts.hostname or "").encode("idna")
         except ValueError as error:
-            raise InputError(f"{self.flag('url')}: {self.url}: {error}") from None
+            raise InputError(f"{self.flag('url')}: {self.url!r} has no host:port that can be: {error}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError(f"{self.flag('url')}: expected http://host:port, not {self.url!r}")
+        if port == 0 or " " in self.url or not self.url.isprintable():
+            raise InputError(f"{self.flag('url')}: {self.url!r} has port 0, or characters that no URL has")
         if parts.query or parts.fragment or parts.username or parts.password:
             raise InputError(f"{self.flag('url')}: {self.url!r} has a query, a fragment or a user: leave it out")
         object.__setattr__(self, "url", self.url.rstrip("/"))
         if self.name is None:
             host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
             object.__setattr__(self, "name", host if port is None else f"{host}:{port}")
-        elif not self.name:
-            raise InputError(f"{self.flag('name')} must not be empty")
+        elif not self.name or not self.name.isprintable():
+            raise InputError(f"{self.flag('name')}: expected printable characters, not {self.name!r}")
 
     @property
     def label(self) -> str:
@@ -119,19 +122,15 @@ class Fleet:
     groups: tuple[HardwareGroupConfig, ...]
     replicas: list[Replica] = field(default_factory=list)
 
-    def add(self, config: ReplicaConfig) -> int:
-        """Append a replica and return its number. Raises InputError for a name or URL that is taken, and for a group
-        that is not there."""
+    def make(self, config: ReplicaConfig) -> Replica:
+        """A replica that may join. Raises InputError for a name or URL that is taken, and for a group that is not
+        there."""
         for replica in self.replicas:
             if replica.name == config.label:
                 raise InputError(f"replica {config.label}: the name is taken by {replica.url}: give it another")
             if replica.url == config.url:
                 raise InputError(f"replica {config.label}: {config.url} is the replica {replica.name} already")
-        self.replicas.append(Replica(config, self._group(config)))
-        return len(self.replicas) - 1
-
-    def remove(self, number: int) -> None:
-        del self.replicas[number]
+        return Replica(config, self._group(config))
 
     def number(self, name: str) -> int:
         """The number of the replica of that name. Raises InputError if there is none."""

@@ -91,11 +91,6 @@ class RouterMetrics(Collector):
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
 
-    def of(self, replica: str) -> ReplicaMetrics:
-        """What happened on the replica of that name, from now on."""
-        self.replicas[replica] = ReplicaMetrics()
-        return self.replicas[replica]
-
     def collect(self) -> Iterator[Metric]:
         yield _counter("requests", "Requests answered", ("replica", "code"), self.requests)
         yield _counter("errors", "Exchanges with a replica that failed", ("replica", "reason"), self.errors)

@@ -83,7 +83,7 @@ class RouterProcess:
         self.router = Router(routing, time.monotonic())
         self.backends = Backends(breaker, proxy.connect_timeout, self.metrics)
         for replica in self.router.fleet.replicas:
-            self.backends.add(replica)
+            self.backends.add(self.backends.make(replica))
         self.admission = Admission(admission)
         reader = ArrivalReader(PromptLength(routing.tokenizer), proxy.session_header)
         self.proxy = Proxy(
@@ -183,10 +183,13 @@ class RouterProcess:
         return self.dashboard.replica_states()
 
     def change_replicas(self, action: str, replica: Any) -> str:
-        """Add, drain, resume or remove a replica. Returns what was done. Raises InputError."""
+        """Add, drain, resume or remove a replica. Returns what was done. Raises InputError and changes nothing then."""
         if action == "add":
-            added = self.router.add(_read_replica(replica), time.monotonic())
-            backend = self.backends.add(added)
+            # All that can fail comes before the first change.
+            added = self.router.fleet.make(_read_replica(replica))
+            backend = self.backends.make(added)
+            self.router.add(added, time.monotonic())
+            self.backends.add(backend)
             self._probes.start(backend)
             done = f"added {added.name}"
         elif not isinstance(replica, str):

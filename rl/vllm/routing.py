@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rl.scheduler import PPOScheduler, make_ppo_scheduler
 from rl.vllm.config import RouterConfig
 from rl.vllm.decision_log import FINISHED, DecisionLog, LoggedDecision, copied
-from rl.vllm.fleet import DRAINING, SERVING, Fleet, Replica, ReplicaConfig
+from rl.vllm.fleet import DRAINING, SERVING, Fleet, Replica, hardware_facts
 from rl.vllm.gauges import Gauges, Push, Scrape
 from rl.vllm.guard import Guard
 from rl.vllm.ledger import Ledger, Served
@@ -83,6 +83,15 @@ class Decision:
         return float(-(some * np.log(some)).sum())
 
 
+class _Made(NamedTuple):
+    """What is made for the replicas that there are. hardware: float64[replicas, HARDWARE_COLUMNS]."""
+
+    hardware: Floats
+    scheduler: GlobalScheduler
+    fallback: GlobalScheduler
+    shadow: GlobalScheduler | None
+
+
 _Seen: TypeAlias = tuple[Decision, ClusterObservation, tuple[str, ...], float]
 _LOGGER = logging.getLogger(__name__)
 # A request that was sent to a replica so long before a push of its came is in the counts of that push.
@@ -136,7 +145,7 @@ class Router:
         self.config = config
         self.fleet = Fleet(config.groups)
         for replica in config.replicas:
-            self.fleet.add(replica)
+            self.fleet.replicas.append(self.fleet.make(replica))
         self.decisions = 0
         self.shadowed = ShadowCounts()
         self._clock = clock
@@ -147,11 +156,14 @@ class Router:
         self._explore_rng = np.random.default_rng([config.seed, 1])
         self._simulator = _read_simulator(config)
         self._arrival = np.zeros(ARRIVAL_COLUMNS)
-        self._make_schedulers()
+        self._samples = isinstance(config.scheduler, PPOGlobalSchedulerConfig) and config.scheduler.sample
+        made = self._made_for(self.fleet.replicas)
+        self.guard = Guard(config, made.scheduler)
+        self._use(made)
         count = len(self.fleet.replicas)
-        self.ledger = Ledger(count, self._queue_depth)
+        schedulers = [made.scheduler, *([made.shadow] if made.shadow is not None else [])]
+        self.ledger = Ledger(count, max(scheduler.queue_depth for scheduler in schedulers))
         self.gauges = Gauges(count, started_at)
-        self.guard = Guard(config, self.scheduler)
         self._decision_log: DecisionLog | None = None
         if config.decision_log is not None:
             self._decision_log = DecisionLog(config.decision_log, config.decision_log_bytes, config.decision_log_files)
@@ -306,8 +318,7 @@ class Router:
         self.ledger.settle(number, int(sum(engine.waiting for engine in scrape.engines.values())), at)
         if scrape.kv_tokens is not None and scrape.kv_tokens != replica.kv_tokens:
             replica.kv_tokens = scrape.kv_tokens
-            self._make_schedulers()
-            self.guard.watch(self.scheduler)
+            self._use(self._made_for(self.fleet.replicas))
 
     def pushed(self, push: Push, at: float) -> bool:
         """A datagram of the stat logger that came at `at`. False: it is of no replica here, or too old."""
@@ -319,14 +330,15 @@ class Router:
         self.ledger.settle(number, self.gauges.waiting(number), at - PUSH_SECONDS)
         return True
 
-    def add(self, replica: ReplicaConfig, now: float) -> Replica:
-        """A replica joins. Raises InputError for a name or URL that is taken."""
-        number = self.fleet.add(replica)
+    def add(self, replica: Replica, now: float) -> None:
+        """A replica of `fleet.make` joins. Raises InputError where no scheduler can be made for it, and changes nothing
+        then."""
+        made = self._made_for([*self.fleet.replicas, replica])
+        self.fleet.replicas.append(replica)
         self.ledger.add_replica()
         self.gauges.add_replica(now)
-        self._changed()
+        self._use(made)
         self._warn_of_hardware(now)
-        return self.fleet.replicas[number]
 
     def drain(self, name: str) -> Replica:
         """The replica gets no more requests. Raises InputError if there is none of that name."""
@@ -337,13 +349,14 @@ class Router:
         return self._set_state(name, SERVING)
 
     def remove(self, name: str) -> Replica:
-        """The replica leaves, and those after it move up. Raises InputError if there is none of that name."""
+        """The replica leaves, and those after it move up. Raises InputError if there is none of that name, or where no
+        scheduler can be made for those that stay, and changes nothing then."""
         number = self.fleet.number(name)
-        replica = self.fleet.replicas[number]
-        self.fleet.remove(number)
+        made = self._made_for([*self.fleet.replicas[:number], *self.fleet.replicas[number + 1 :]])
+        replica = self.fleet.replicas.pop(number)
         self.ledger.remove_replica(number)
         self.gauges.remove_replica(number)
-        self._changed()
+        self._use(made)
         return replica
 
     def _set_state(self, name: str, state: str) -> Replica:
@@ -351,10 +364,6 @@ class Router:
         replica.state = state
         self._serving = np.array([replica.state == SERVING for replica in self.fleet.replicas], np.bool_)
         return replica
-
-    def _changed(self) -> None:
-        self._make_schedulers()
-        self.guard.watch(self.scheduler)
 
     def _warn_of_hardware(self, now: float) -> None:
         if not self._names:
@@ -366,26 +375,29 @@ class Router:
                             "decode_seconds of --groups, or train a policy on such hardware",
                             self.scheduler_name, broken)  # fmt: skip
 
-    def _make_schedulers(self) -> None:
-        """(Re)make what depends on which replicas there are. The sources of randomness go on."""
-        self._hardware = self.fleet.hardware()
+    def _made_for(self, replicas: Sequence[Replica]) -> _Made:
+        """What decides for these replicas. The sources of randomness go on. Raises InputError; changes nothing."""
+        if self._simulator is not None and len(self._simulator.replicas) != len(replicas):
+            raise InputError(f"--simulation describes {len(self._simulator.replicas)} replicas, not {len(replicas)}: "
+                             f"start again with one that does")  # fmt: skip
+        hardware = hardware_facts(self.config.groups, replicas)
+        # An empty fleet keeps schedulers for one replica, so that a wrong checkpoint is refused all the same.
+        known = hardware if len(replicas) else np.ones((1, HARDWARE_COLUMNS))
+        context = RouterContext(known, self._scheduler_rng, simulator=self._simulator)
+        scheduler = make_scheduler(self.config.scheduler, context)
+        fallback = make_scheduler(LeastTokensGlobalSchedulerConfig(), context)
+        shadow: GlobalScheduler | None = None
+        if self.config.shadow is not None:
+            shadow_context = RouterContext(known, self._shadow_rng, simulator=self._simulator)
+            shadow = make_scheduler(self.config.shadow, shadow_context)
+        return _Made(hardware, scheduler, fallback, shadow)
+
+    def _use(self, made: _Made) -> None:
+        """Let it decide for the replicas of the fleet, for which it was made."""
+        self._hardware, self.scheduler, self._fallback, self._shadow = made
         self._names = tuple(replica.name for replica in self.fleet.replicas)
         self._serving = np.array([replica.state == SERVING for replica in self.fleet.replicas], np.bool_)
-        if self._simulator is not None and len(self._simulator.replicas) != len(self._names):
-            raise InputError(f"--simulation describes {len(self._simulator.replicas)} replicas, not {len(self._names)}")
-        # An empty fleet keeps schedulers for one replica, so that a wrong checkpoint is refused all the same.
-        hardware = self._hardware if self._names else np.ones((1, HARDWARE_COLUMNS))
-        context = RouterContext(hardware, self._scheduler_rng, simulator=self._simulator)
-        self.scheduler = make_scheduler(self.config.scheduler, context)
-        config = self.config.scheduler
-        self._samples = isinstance(config, PPOGlobalSchedulerConfig) and config.sample
-        self._fallback = make_scheduler(LeastTokensGlobalSchedulerConfig(), context)
-        self._shadow: GlobalScheduler | None = None
-        if self.config.shadow is not None:
-            shadow_context = RouterContext(hardware, self._shadow_rng, simulator=self._simulator)
-            self._shadow = make_scheduler(self.config.shadow, shadow_context)
-        schedulers = [self.scheduler, *([self._shadow] if self._shadow is not None else [])]
-        self._queue_depth = max(scheduler.queue_depth for scheduler in schedulers)
+        self.guard.watch(made.scheduler)
 
 
 def _read_simulator(config: RouterConfig) -> Any:

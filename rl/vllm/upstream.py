@@ -7,7 +7,7 @@ import ssl
 import time
 from collections import deque
 from typing import NamedTuple, Protocol, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httptools
 
@@ -35,8 +35,11 @@ class Address(NamedTuple):
         parts = urlsplit(url)
         assert parts.hostname is not None
         secure = parts.scheme == "https"
+        host = b"[%b]" % parts.hostname.encode() if ":" in parts.hostname else parts.hostname.encode("idna")
+        authority = host if parts.port is None else b"%b:%d" % (host, parts.port)
         port = parts.port or (443 if secure else 80)
-        return cls(parts.hostname, port, secure, parts.netloc.encode("idna"), parts.path.rstrip("/").encode())
+        path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=")
+        return cls(parts.hostname, port, secure, authority, path.encode())
 
 
 class ReplicaFailure(Exception):
