@@ -70,6 +70,13 @@ BAD = {
     "expectation": (b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nExpect: magic\r\nContent-Length: 1\r\n\r\n", 417),
     "absolute": (b"GET http://127.0.0.1:1/v1/models HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     "connect": (b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "connect to a path": (b"CONNECT /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx", 400),
+    "upgrade of two lengths": (
+        b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: 3\r\n"
+        b"Content-Length: 4\r\n\r\nabc", 400,
+    ),
+    "upgrade without host": (b"GET /v1/echo HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", 400),
+    "upgrade of an odd version": (b"GET / HTTP/2.0\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", 505),
     "asterisk": (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", 400),
 }  # fmt: skip
 

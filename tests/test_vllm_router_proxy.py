@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -90,6 +91,32 @@ def test_chunked_request_arrives_whole(router: RouterUnderTest) -> None:
     assert seen["body"] == "abcdefg"
     assert dict(seen["headers"])["Content-Length"] == "7"
     assert "Transfer-Encoding" not in dict(seen["headers"])
+
+
+@pytest.mark.parametrize("segment", [1, 7, 100_000])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_upgrade_is_not_taken(router: RouterUnderTest, segment: int, chunked: bool) -> None:
+    """The request is served as it is, its body is not taken for another request, and the next one is found."""
+    body = message("GET", "/replicas")
+    upgrade = "Connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"
+    whole = message("POST", "/v1/echo?a=b", body, upgrade)
+    if chunked:
+        head = message("POST", "/v1/echo?a=b", headers=("Transfer-Encoding: chunked", *upgrade))
+        whole = head + b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    data = whole + message("GET", "/v1/echo", headers=upgrade) + whole
+    with Client(router.port) as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(data), segment):
+            client.send(data[start : start + segment])
+        for method, target, expected in (
+            ("POST", "/v1/echo?a=b", body), ("GET", "/v1/echo", b""), ("POST", "/v1/echo?a=b", body),
+        ):  # fmt: skip
+            seen = client.read().json()
+            assert (seen["method"], seen["target"], seen["body"]) == (method, target, expected.decode())
+            assert not {"upgrade", "http2-settings"} & {name.lower() for name, _ in seen["headers"]}
+        client.socket.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.more()
 
 
 def test_expect_continue_is_answered(router: RouterUnderTest) -> None:

@@ -150,13 +150,9 @@ class ClientConnection(asyncio.Protocol):
         before = self._reading
         self._unaccounted += len(data)
         try:
-            self._parser.feed_data(data)
+            self._feed(data)
             if self._reading and self._unaccounted > self._limits.max_header_bytes:
                 raise self._headers_too_large()
-        except httptools.HttpParserUpgrade as upgrade:
-            # An Upgrade may be ignored (RFC 9110, 7.8): the request was read, and what follows it is another.
-            self._later = data[upgrade.args[0] :]
-            self._new_parser()
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, Refusal):
                 raise
@@ -170,6 +166,20 @@ class ClientConnection(asyncio.Protocol):
                 self._set_timer(self._limits.header_timeout, self._header_timeout)
             elif self._reading != before and self._reading == "body":
                 self._set_timer(self._limits.body_timeout, self._body_timeout)
+
+    def _feed(self, data: bytes) -> None:
+        """Parse. An Upgrade is not taken (RFC 9110, 7.8): as httptools counts all that comes after such a head to the
+        other protocol, the head is parsed again without it, and then the body that it announces."""
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                version = self._parser.get_http_version().encode()
+                line = b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, version)
+                kept = [item for item in self._headers if item[0].lower() != b"upgrade"]
+                data = head_bytes(line, kept) + data[upgrade.args[0] :]
+                self._new_parser()
 
     def on_message_begin(self) -> None:
         self._reading = "head"
@@ -196,6 +206,10 @@ class ClientConnection(asyncio.Protocol):
             raise Refusal(400, "exactly one Host header is needed")
 
     def on_headers_complete(self) -> None:
+        if self._parser.should_upgrade():
+            if self._parser.get_method() == b"CONNECT":
+                raise Refusal(400, "CONNECT is not served: this is no forward proxy")
+            return  # it is parsed once more
         fields = self._fields
         version = self._parser.get_http_version()
         if version not in VERSIONS:
@@ -236,6 +250,8 @@ class ClientConnection(asyncio.Protocol):
         self._server.buffered_bytes += size
 
     def on_message_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return
         self._reading = ""
         self._unaccounted = 0
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -247,7 +263,7 @@ class ClientConnection(asyncio.Protocol):
         self._waiting.append((request, http_1_1))
         if len(self._waiting) > MAX_PIPELINED:
             raise Refusal(429, f"more than {MAX_PIPELINED} requests at once on one connection")
-        if not http_1_1 or (not self._parser.should_keep_alive() and not self._parser.should_upgrade()):
+        if not http_1_1 or not self._parser.should_keep_alive():
             self._closes_after = request
         if self.task is None:
             self._next()
