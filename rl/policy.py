@@ -106,8 +106,9 @@ class Normaliser:
 class NumpyPolicy:
     """Scores of replicas from raw features. seen: the row [context, pooled, 1] of the last call.
 
-    The number of NumPy operations is the cost, not that of sums: a bias is a row of weights, and what is written to is
-    kept from call to call.
+    The number of NumPy operations is the cost, not that of sums, and an operation on what lies apart in memory costs
+    twice as much: so replicas are the last axis, a bias is a column of weights, and what is written to is kept from
+    call to call.
     """
 
     def __init__(self, weights: PolicyWeights) -> None:
@@ -115,46 +116,50 @@ class NumpyPolicy:
         features, size = len(weights.replica), len(weights.context)
         # [context, pooled, 1] @ this is what all replicas share.
         self._shared = np.concatenate([weights.context, weights.pooled, weights.bias_1[None]])
-        self._second = np.concatenate([weights.hidden, weights.bias_2[None]])
+        self._first = np.ascontiguousarray(weights.replica.T)
+        self._second = np.concatenate([weights.hidden, weights.bias_2[None]]).T.copy()
         self.seen = np.ones(len(self._shared))
         self._context = self.seen[:size]
         self._mean, self._least, self._greatest = self.seen[size:-1].reshape(3, features)
-        self._base = np.empty(len(weights.bias_1))
+        self._base = np.empty((len(weights.bias_1), 1))
         self._beta = np.nan
         self._products = weights.products
         self._allocate(0)
 
     def _allocate(self, replicas: int) -> None:
-        first, second = self._weights.hidden.shape
+        second, first = self._second.shape
         self._replicas = replicas
-        self._hidden_1, self._hidden_2 = np.ones((replicas, first + 1)), np.empty((replicas, second))
-        self._units = self._hidden_1[:, :first]
+        self._hidden_1, self._hidden_2 = np.ones((first, replicas)), np.empty((second, replicas))
+        self._units = self._hidden_1[:-1]
+        self._plain = np.empty((replicas, len(self._mean)))
 
     def scores(self, x: Floats, context: Floats, available: NDArray[np.bool_]) -> Floats:
         """float64[replicas]: x float64[replicas, F + I], context float64[G]; -inf where a replica is not available."""
-        weights, features = self._weights, len(self._mean)
+        features = len(self._mean)
         if len(x) != self._replicas:
             self._allocate(len(x))
         if context[G_BETA] != self._beta:
             self._beta = float(context[G_BETA])
-            self._products = weights.products + weights.products_by_beta * self._beta
-        plain = x[:, :features]
+            self._products = self._weights.products + self._weights.products_by_beta * self._beta
+        rows, seen = x.T, self._plain
+        seen[:] = x[:, :features]
         everyone = bool(np.logical_and.reduce(available))
-        seen = plain if everyone else plain[available]
+        if not everyone:
+            seen = seen[available]
         self._context[:] = context
         np.add.reduce(seen, out=self._mean)
         np.multiply(self._mean, 1.0 / len(seen), self._mean)
         np.minimum.reduce(seen, out=self._least)
         np.maximum.reduce(seen, out=self._greatest)
         units, second = self._units, self._hidden_2
-        np.matmul(plain, weights.replica, units)
-        np.dot(self.seen, self._shared, self._base)
+        np.dot(self._first, rows[:features], units)
+        np.dot(self.seen, self._shared, self._base[:, 0])
         np.add(units, self._base, units)
         np.maximum(units, 0.0, out=units)
-        np.dot(self._hidden_1, self._second, second)
+        np.dot(self._second, self._hidden_1, second)
         np.maximum(second, 0.0, out=second)
-        scores: Floats = second.dot(weights.score)
-        np.add(scores, x[:, features:].dot(self._products), scores)
+        scores: Floats = np.dot(self._weights.score, second)
+        np.add(scores, np.dot(self._products, rows[features:]), scores)
         if not everyone:
             scores[~available] = -np.inf
         return scores
