@@ -144,6 +144,24 @@ def test_slow_loris(router: RouterUnderTest, start: bytes) -> None:
         assert 0.3 < time.monotonic() - began < 5.0
 
 
+@pytest.mark.parametrize("sent", [20, -5], ids=["head", "body"])
+def test_next_request_has_its_time_from_the_end_of_the_answer_before_it(sent: int) -> None:
+    """A request that is pipelined in two segments does not cut the answer that it waits for."""
+    stub = Stub("slow", token_seconds=0.05)
+    router = RouterUnderTest([stub.url], "--header_timeout", "0.5", "--body_timeout", "0.5")
+    with running(stub, router), Client(router.port) as prompt, Client(router.port) as late:
+        for client in (prompt, late):
+            client.send(completion(stream=True, max_tokens=30) + completion()[:sent])
+        for client in (prompt, late):
+            first = client.read()
+            assert first.whole and first.body.count(b"data: {") == 30
+        prompt.send(completion()[sent:])
+        assert prompt.read().status == 200
+        began = time.monotonic()
+        assert late.read().status == 408
+        assert time.monotonic() - began < 5.0
+
+
 def test_idle_connections_are_closed(router: RouterUnderTest) -> None:
     with Client(router.port) as silent, Client(router.port) as once:
         once.send(message("GET", "/v1/models"))

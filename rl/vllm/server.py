@@ -162,10 +162,8 @@ class ClientConnection(asyncio.Protocol):
         except Refusal as refusal:
             self._refuse(refusal)
         else:
-            if self._reading != before and self._reading == "head":
-                self._set_timer(self._limits.header_timeout, self._header_timeout)
-            elif self._reading != before and self._reading == "body":
-                self._set_timer(self._limits.body_timeout, self._body_timeout)
+            if self._reading != before and self.task is None:
+                self._await_client()
 
     def _feed(self, data: bytes) -> None:
         """Parse. An Upgrade is not taken (RFC 9110, 7.8): as httptools counts all that comes after such a head to the
@@ -299,6 +297,15 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write_eof()
         self._set_timer(LINGER_SECONDS, self.abort)
 
+    def _await_client(self) -> None:
+        """Give the client the time that it may take for what is read next. During an answer it may take any time."""
+        if self._reading == "head":
+            self._set_timer(self._limits.header_timeout, self._header_timeout)
+        elif self._reading == "body":
+            self._set_timer(self._limits.body_timeout, self._body_timeout)
+        else:
+            self._set_timer(self._limits.idle_timeout, self._close)
+
     def _set_timer(self, seconds: float, call: Callable[[], None]) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -338,7 +345,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._waiting:
             self._next()
         else:
-            self._set_timer(self._limits.idle_timeout, self._close)
+            self._await_client()
             if self._later:
                 data, self._later = self._later, b""
                 self._transport.resume_reading()
