@@ -107,6 +107,37 @@ def test_first_byte_timeout_tries_elsewhere() -> None:
         assert router.metric("errors_total", reason="timeout") >= 1
 
 
+def test_slow_answers_eject_no_one_and_leave_other_requests_alone() -> None:
+    """Whole answers take 4 s, of which the router waits 2 on each replica; others are on their way at that moment."""
+    pair = [Stub("a", token_seconds=0.1), Stub("b", token_seconds=0.1)]
+    router = RouterUnderTest([stub.url for stub in pair], "--first_byte_timeout", "2", scheduler="lor")
+    with running(*pair, router):
+        slow, timed_out = answers_at_once(router.port, [completion(max_tokens=40) for _ in range(6)])
+        time.sleep(1.0)
+        quick, answers = answers_at_once(router.port, [completion(max_tokens=15) for _ in range(4)])
+        for thread in slow + quick:
+            thread.join()
+        assert [answer.status for answer in answers] == [200] * 4
+        assert [answer.status for answer in timed_out] == [504] * 6
+        assert [each["ejected"] for each in router.replicas()] == [0, 0]
+
+
+def test_what_a_healthy_replica_is_at_goes_on_when_others_time_out_there() -> None:
+    fast, slow = Stub("fast"), Stub("slow", token_seconds=0.1)
+    router = RouterUnderTest([fast.url, slow.url], "--first_byte_timeout", "2")
+    with running(fast, slow, router):
+        late, tried_elsewhere = answers_at_once(router.port, [completion(max_tokens=40) for _ in range(6)])
+        time.sleep(1.0)
+        in_time, answers = answers_at_once(router.port, [completion(max_tokens=15) for _ in range(2)])
+        for thread in late + in_time:
+            thread.join()
+        assert [answer.status for answer in tried_elsewhere + answers] == [200] * 8
+        assert router.replica(slow)["ejected"] == 1 and router.replica(fast)["ejected"] == 0
+        assert router.metric("errors_total", reason="timeout") == 3
+        assert router.metric("errors_total", reason="ejected") == 0
+        assert slow.state()["served"] == 1
+
+
 def test_all_hang_until_the_deadline() -> None:
     hung = Stub("hung")
     hung.fault(hang=True)

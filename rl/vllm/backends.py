@@ -85,15 +85,18 @@ class Backend:
                 metrics.tpot.observe(served.tpot)
 
     def failed(self, failure: ReplicaFailure) -> None:
-        """Count a failed exchange. If it ejects the replica, what it has not begun to answer goes elsewhere."""
+        """Count a failed exchange, which may eject the replica."""
         self.tally.failed += 1
         if self.breaker.request_failed(failure.reason, time.monotonic()):
             self.eject(failure)
 
     def eject(self, failure: ReplicaFailure) -> None:
+        """It gets no more requests. What it has not begun to answer goes elsewhere, unless it was slow and no worse:
+        what takes its time there would take it elsewhere too."""
         LOG.warning("replica %s is ejected: it %s", self.name, failure)
         self.pool.close_idle()
-        self.give_back(failure)
+        if not (failure.is_late and self.breaker.healthy):
+            self.give_back(failure)
 
     def give_back(self, failure: ReplicaFailure) -> None:
         """Let what it has not begun to answer go elsewhere."""

@@ -45,6 +45,11 @@ class Breaker:
     def admits(self) -> bool:
         return self.state != OPEN
 
+    @property
+    def healthy(self) -> bool:
+        """Whether the last probe, if there was one, succeeded."""
+        return self._failed_probes == 0
+
     def request_succeeded(self) -> None:
         self._failures = 0
         if self.state == HALF_OPEN:

@@ -43,7 +43,11 @@ class ProxyConfig(Config):
     retry_reserve: int = setting(1000, help="retries that may come at once, over all requests", minimum=0)
     retry_ratio: float = setting(0.2, help="by which each request refills the reserve", minimum=0, maximum=1)
     connect_timeout: float = setting(5.0, help="seconds to connect to a replica", above=0)
-    first_byte_timeout: float = setting(300.0, help="seconds that one replica has to begin its answer", above=0)
+    first_byte_timeout: float = setting(
+        300.0,
+        help="seconds that one replica has to begin its answer; one that is not streamed begins at its end",
+        above=0,
+    )
     answer_timeout: float = setting(
         600.0, help="seconds from arrival until the answer begins, retries included", above=0
     )
@@ -257,8 +261,8 @@ class Proxy:
                 await self._exchange(exchange, backend, tried)
             except ReplicaFailure as failure:
                 self._metrics.errors[backend.name, failure.reason] += 1
-                if failure.reason.startswith("status_"):
-                    accused.append((backend, failure))  # unless it is the request's fault
+                if failure.may_be_of_request and backend.breaker.healthy:
+                    accused.append((backend, failure))
                 else:
                     backend.failed(failure)
                 if exchange.client.answered:

@@ -51,6 +51,16 @@ class ReplicaFailure(Exception):
         self.reason = reason
         self.reused = reused
 
+    @property
+    def may_be_of_request(self) -> bool:
+        """Whether another replica may fail on the same request in the same way."""
+        return self.reason == "timeout" or self.reason.startswith("status_")
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a connection that stood brought no bytes in time."""
+        return self.reason in ("timeout", "stream_timeout")
+
 
 class ResponseHead(NamedTuple):
     """sized: the body's length is known, or there is none."""
