@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from mirror import MirroredSimulation, serve
 from rl.checkpoint import Checkpoint, policy_path
 from rl.cost import episode_cost
 from rl.kernels.features import I_BACKLOG
-from rl.vllm.congestion import Congestion
+from rl.vllm.config import RouterConfig
+from rl.vllm.congestion import Congestion, Pace
 from rl.vllm.decision_log import read_log
 from rl.vllm.experience import read_experience
-from rl.vllm.learn import main
+from rl.vllm.fleet import ReplicaConfig
+from rl.vllm.learn import LearnConfig, learn, main
 from rl.vllm.off_policy import compare_policies
-from rl.vllm.routing import Router
+from rl.vllm.routing import Arrival, Router
 from vidur import SimulationConfig, simulate
 from vidur.errors import InputError
 from vidur.scheduler.observation import DECODE_SECONDS
@@ -146,3 +149,112 @@ def test_a_log_without_exploration_is_refused(log: Path, tmp_path: Path, capsys:
     short = tmp_path / "short"
     short.write_bytes(b"".join(log.read_bytes().splitlines(True)[:100]))
     assert main([str(short)]) == 2 and "are too few" in capsys.readouterr().err
+
+
+BASE, PER_KV_TOKEN, PER_PROMPT_TOKEN = 0.01, 2e-6, 3e-5
+
+
+def log_of_two(path: Path, unseen: float, pace: Pace, odd: float = 0.0, failing: float = 0.0) -> Path:
+    """900 requests by a router with exploration in front of two equal replicas, of which an iteration takes BASE
+    seconds, and what `pace` says of the tokens there. unseen: the part that does not stream. odd: of the streams, the
+    part that comes at once at the end. failing: the part that ends in an error."""
+    replicas = tuple(ReplicaConfig(f"http://127.0.0.1:{port}") for port in (1, 2))
+    guard = {"decision_limit_ms": 1e6, "gauge_age_limit": 1e9, "feature_limit": 1e9}
+    router = Router(
+        RouterConfig(replicas, explore="epsilon", explore_fraction=0.3, decision_log=str(path), **guard)  # type: ignore[arg-type]
+    )
+    rng = np.random.default_rng(1)
+    arrivals = np.cumsum(rng.exponential(1 / 24, 900)).tolist()
+    # Of each replica: when its iteration ends; its requests by ticket: prompt, tokens, tokens left, and what is odd.
+    ends = [0.0, 0.0]
+    running: list[dict[int, list[float]]] = [{}, {}]
+    waiting: list[dict[int, list[float]]] = [{}, {}]
+    while arrivals or any(running) or any(waiting):
+        here = int(ends[1] < ends[0])
+        if arrivals and arrivals[0] <= ends[here]:
+            now = arrivals.pop(0)
+            prompt, tokens = int(rng.integers(10, 500)), int(rng.integers(10, 60))
+            kind = rng.random(3) < (unseen, odd, failing)
+            arrival = Arrival(prompt, now)
+            decision = router.decide(arrival, np.ones(2, np.bool_), now)
+            ticket = router.place(decision, arrival, now, not kind[0])
+            waiting[decision.replica][ticket] = [prompt, tokens, tokens, *kind]
+            continue
+        now = ends[here]
+        for ticket, (_, tokens, left, hidden, late, fails) in list(running[here].items()):
+            running[here][ticket][2] = left = left - 1
+            if not hidden and (not late or left == 0):
+                router.stream(ticket, int(tokens) if late else 1, now)
+            if left == 0:
+                del running[here][ticket]
+                if fails:
+                    router.drop(ticket, now)
+                else:
+                    router.finish(ticket, now + (1e-5 if late else 0.0), int(tokens))
+        read = sum(request[0] for request in waiting[here].values())
+        held = sum(prompt + tokens - left for prompt, tokens, left, *_ in running[here].values())
+        running[here] |= waiting[here]
+        waiting[here] = {}
+        ends[here] = now + BASE + pace.per_kv_token * held + pace.per_prompt_token * read
+    router.close()
+    return path
+
+
+FREE = Pace(0.0, 0.0, 0.0)
+BUSY = Pace(PER_KV_TOKEN, PER_PROMPT_TOKEN, 0.0)
+
+
+@pytest.mark.parametrize("unseen", [0.0, 0.05, 0.5])
+@pytest.mark.parametrize("odd", [0.0, 0.03])
+def test_congestion_is_found_however_few_requests_stream(tmp_path: Path, unseen: float, odd: float) -> None:
+    (found,) = Congestion.of(list(read_log([log_of_two(tmp_path / "busy", unseen, BUSY, odd)]))).paces.values()
+    assert found.per_kv_token == pytest.approx(PER_KV_TOKEN, rel=0.15)
+    assert found.per_prompt_token == pytest.approx(PER_PROMPT_TOKEN, rel=0.15)
+    (found,) = Congestion.of(list(read_log([log_of_two(tmp_path / "free", unseen, FREE, odd)]))).paces.values()
+    assert found.share < 0.01
+
+
+def test_without_a_stream_congestion_is_what_the_configuration_says(tmp_path: Path) -> None:
+    ((hardware, found),) = Congestion.of(list(read_log([log_of_two(tmp_path / "log", 1.0, BUSY)]))).paces.items()
+    assert found == Pace(0.0, hardware[1], 0.0)
+
+
+@pytest.mark.parametrize("unseen", [0.0, 0.05, 0.25])
+def test_where_all_choices_are_equal_nothing_is_learned(
+    tmp_path: Path, unseen: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever does not stream has no TTFT, and is no reason to change the policy."""
+    path = log_of_two(tmp_path / "log", unseen, FREE)
+    output = tmp_path / "learned.safetensors"
+    assert main([str(path), "--output", str(output)]) == 1 and not output.exists()
+    printed = capsys.readouterr().out
+    change = float(re.search(r"cost .*?([+-][0-9.]+) %", printed).group(1))  # type: ignore[union-attr]
+    assert abs(change) < 0.5 and ("without TTFT" in printed) == (unseen > 0.0)
+
+
+def test_too_few_streams_are_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for unseen in (0.5, 1.0):
+        path = log_of_two(tmp_path / f"log{unseen}", unseen, FREE)
+        output = tmp_path / "learned.safetensors"
+        assert main([str(path), "--output", str(output), "--force"]) == 2 and not output.exists()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(r": \d+ decisions .* too few, 600 at least .* without TTFT\): .* let clients stream$", line)
+
+
+def test_what_is_no_time_is_refused(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, e2e in enumerate(("NaN", "Infinity", "-1", "1e-9", '"x"')):
+        lines = log.read_bytes().splitlines(True)
+        lines[6] = re.sub(rb'"e2e":[^,}]+', b'"e2e":' + e2e.encode(), lines[6])
+        (tmp_path / str(number)).write_bytes(b"".join(lines))
+        output = tmp_path / "learned.safetensors"
+        assert main([str(tmp_path / str(number)), "--output", str(output), "--force"]) == 2 and not output.exists()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "line 7: " in line
+
+
+def test_estimates_that_are_no_numbers_are_refused(log: Path, poor: Path) -> None:
+    checkpoint = Checkpoint.load(poor)
+    experience = read_experience([log], checkpoint.max_queue_requests, 10.0)
+    broken = dataclasses.replace(experience, interference=np.full_like(experience.interference, np.nan))
+    with pytest.raises(InputError, match="no finite numbers"):
+        learn(checkpoint, broken, LearnConfig(force=True, model_epochs=1, policy_epochs=1))

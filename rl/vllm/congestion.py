@@ -5,17 +5,21 @@ each of their prompt tokens that is read in the meantime adds `per_prompt_token`
 
     seconds after the first token = base * tokens + per_kv_token * tokens * KV tokens + per_prompt_token * prompt tokens
 
-fitted to all requests on one kind of hardware by least squares. A request with p prompt tokens and t output tokens so
-takes (per_prompt_token p + per_kv_token t (p + t / 2)) seconds from each of the others there. They then stay longer and
-meet more of what comes later: with s the share of a stream's time that others account for, all that adds up to
-1 / (1 - s) times as much. Without this a policy learns to crowd the fastest replica, which is best for each request and
-bad for all.
+fitted, divided by the tokens, to all streams on one kind of hardware. A request with p prompt tokens and t output
+tokens so takes (per_prompt_token p + per_kv_token t (p + t / 2)) seconds from each of the others there. They then stay
+longer and meet more of what comes later: with s the share of a stream's time that others account for, all that adds up
+to 1 / (1 - s) times as much. Without this a policy learns to crowd the fastest replica, which is best for each request
+and bad for all.
+
+Of a request whose first token nobody saw, as of an answer of one piece, the pace is unknown. It is company to others
+all the same, from where its first token would have come at the median pace of streams.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TypeAlias
 
 import numpy as np
@@ -29,6 +33,10 @@ _FEWEST_TOKENS = 8
 # Fewer requests than these fit no line; the hardware's facts must do.
 _FEWEST_REQUESTS = 50
 _LARGEST_SHARE = 0.8
+# Residuals count by their size beyond so many standard deviations (Huber), which these need of the median.
+_HUBER = 1.345
+_DEVIATIONS = 1.4826
+_ITERATIONS = 50
 
 Hardware: TypeAlias = tuple[float, float, float]
 
@@ -52,15 +60,14 @@ class Congestion:
     def of(cls, log: Sequence[LoggedDecision]) -> Congestion:
         """From all lines of a log."""
         rows = [row for row in (_Row.of(logged) for logged in log) if row.end > row.placed]
+        usual = {hardware: _usual_pace(rows, hardware) for hardware in {row.hardware for row in rows}}
         streams: dict[Hardware, list[tuple[float, float, float, float]]] = {}
         for name in {row.name for row in rows}:
             here = sorted((row for row in rows if row.name == name), key=lambda row: row.placed)
-            for row, seen in zip(here, _company(here), strict=True):
-                if row.tokens >= _FEWEST_TOKENS:
-                    tokens = float(row.tokens)
-                    streams.setdefault(row.hardware, []).append(
-                        (tokens, tokens * seen[0], seen[1], row.end - row.first)
-                    )
+            for row, (held, read) in zip(here, _company(here, usual), strict=True):
+                pace = row.pace
+                if pace is not None:
+                    streams.setdefault(row.hardware, []).append((held, read / row.tokens, pace, float(row.tokens)))
         found = {row.hardware: _assumed(row.hardware) for row in rows}
         return cls(found | {hardware: _fit(hardware, np.array(items)) for hardware, items in streams.items()})
 
@@ -78,12 +85,13 @@ class Congestion:
 
 @dataclass(frozen=True)
 class _Row:
-    """A request on its replica: when it was placed, streamed first, and ended, on the log's wall clock."""
+    """A request on its replica: when it was placed, streamed first (None: not seen), and ended, on the log's wall
+    clock. tokens: after the first."""
 
     name: str
     hardware: Hardware
     placed: float
-    first: float
+    first: float | None
     end: float
     prompt: int
     tokens: int
@@ -96,11 +104,16 @@ class _Row:
             name=logged.replicas[logged.replica],
             hardware=_kind(logged.observation.hardware[logged.replica]),
             placed=logged.decided_at,
-            first=arrived + (served.e2e if served.ttft is None else served.ttft),
+            first=None if served.ttft is None else arrived + served.ttft,
             end=arrived + served.e2e,
             prompt=served.prompt_tokens,
             tokens=max(served.output_tokens - 1, 0),
         )
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds per token after the first, where they were seen and tell something."""
+        return None if self.first is None or self.tokens < _FEWEST_TOKENS else (self.end - self.first) / self.tokens
 
 
 def _kind(row: Floats) -> Hardware:
@@ -112,12 +125,21 @@ def _assumed(hardware: Hardware) -> Pace:
     return Pace(0.0, hardware[1], 0.0)
 
 
-def _company(rows: Sequence[_Row]) -> list[tuple[float, float]]:
+def _usual_pace(rows: Sequence[_Row], hardware: Hardware) -> float:
+    """The median; that of the configuration where nothing is measured."""
+    paces = [row.pace for row in rows if row.hardware == hardware and row.pace is not None]
+    return float(np.median(paces)) if paces else hardware[2]
+
+
+def _company(rows: Sequence[_Row], usual: dict[Hardware, float]) -> list[tuple[float, float]]:
     """Of each request of one replica, while it streams: how many tokens of others are in the KV-cache, on average, and
     how many prompt tokens of others are read. A prompt is read, and held with half of the output, from the first token
     on."""
     held = np.array([row.prompt + 0.5 * row.tokens for row in rows])
-    first, end = np.array([row.first for row in rows]), np.array([row.end for row in rows])
+    end = np.array([row.end for row in rows])
+    first = np.array([
+        max(row.placed, row.end - row.tokens * usual[row.hardware]) if row.first is None else row.first for row in rows
+    ])  # fmt: skip
     times = np.concatenate([first, end])
     order = np.argsort(times, kind="stable")
     times = times[order]
@@ -135,19 +157,42 @@ def _company(rows: Sequence[_Row]) -> list[tuple[float, float]]:
 
 
 def _fit(hardware: Hardware, items: NDArray[np.float64]) -> Pace:
-    """items: float64[N, 4], the three terms and the seconds."""
+    """items: float64[N, 4], of each stream the KV tokens of others, the prompt tokens of others that were read per
+    token of its own, the seconds per token, and the tokens.
+
+    Of seconds per token, so that long streams do not decide alone; and by Huber's loss, so that a few odd ones, which a
+    proxy held back and sent at once, or which stood still, do not either.
+    """
     if len(items) < _FEWEST_REQUESTS:
         return _assumed(hardware)
-    terms, seconds = items[:, :3], items[:, 3]
-    # A relative error counts: long streams are not to decide alone.
-    weights = 1.0 / np.maximum(seconds, 1e-3)
-    used = [0, 1, 2]
-    while True:
-        slopes = np.linalg.lstsq(terms[:, used] * weights[:, None], seconds * weights, rcond=None)[0]
-        if (slopes >= 0.0).all() or len(used) == 1:
-            break
-        used.pop(int(np.argmin(slopes)))
+    terms, paces = np.column_stack([np.ones(len(items)), items[:, :2]]), items[:, 2]
+    residuals = np.abs(paces - np.median(paces))
     values = np.zeros(3)
-    values[used] = np.maximum(slopes, 0.0)
-    share = float((terms[:, 1:] @ values[1:]).sum() / seconds.sum())
-    return Pace(float(values[1]), float(values[2]), min(share, _LARGEST_SHARE))
+    for _ in range(_ITERATIONS):
+        bound = max(_HUBER * _DEVIATIONS * float(np.median(residuals)), 1e-6)
+        before, values = values, _non_negative(terms, paces, bound / np.maximum(residuals, bound))
+        residuals = np.abs(paces - terms @ values)
+        if np.allclose(before, values, rtol=1e-4, atol=0.0):
+            break
+    parts = items[:, 3] @ terms * values
+    if not parts.any():
+        return _assumed(hardware)
+    return Pace(float(values[1]), float(values[2]), min(float(parts[1:].sum() / parts.sum()), _LARGEST_SHARE))
+
+
+def _non_negative(terms: Floats, values: Floats, weights: Floats) -> Floats:
+    """float64[terms]: the weighted least squares, none below 0: the best of those with some terms only that are so."""
+    # Of one size, for the numerics: a token's seconds are 1e-7 of an iteration's.
+    sizes = np.maximum(np.abs(terms).max(0), 1e-9)
+    scaled = terms / sizes
+    gram, right = (scaled * weights[:, None]).T @ scaled, (scaled * weights[:, None]).T @ values
+    best, least = np.zeros(len(sizes)), 0.0
+    for count in range(1, len(sizes) + 1):
+        for chosen in combinations(range(len(sizes)), count):
+            used = list(chosen)
+            found = np.zeros(len(sizes))
+            found[used] = np.linalg.lstsq(gram[np.ix_(used, used)], right[used], rcond=None)[0]
+            loss = found @ gram @ found - 2.0 * found @ right
+            if (found >= 0.0).all() and loss < least:
+                best, least = found, loss
+    return np.asarray(best / sizes, np.float64)

@@ -172,7 +172,8 @@ def _parse(line: bytes, where: str) -> LoggedDecision:
         if fields["version"] != VERSION:
             raise InputError(f"{where}: version {fields['version']} of the log, not {VERSION}")
         observation = _observation(fields)
-        served = Served(fields["prompt_tokens"], fields["output_tokens"], fields["ttft"], float(fields["e2e"]))
+        ttft = None if fields["ttft"] is None else float(fields["ttft"])
+        served = Served(fields["prompt_tokens"], fields["output_tokens"], ttft, float(fields["e2e"]))
         logged = LoggedDecision(
             observation=observation,
             replicas=tuple(fields["replicas"]),
@@ -191,6 +192,8 @@ def _parse(line: bytes, where: str) -> LoggedDecision:
     count = observation.num_replicas
     if len(logged.probabilities) != count or not 0 <= logged.replica < count:
         raise InputError(f"{where}: its decision does not fit its {count} replicas")
+    if not 0.0 <= (ttft or 0.0) <= served.e2e < math.inf:
+        raise InputError(f"{where}: a TTFT of {ttft} and an E2E of {served.e2e} seconds")
     return logged
 
 

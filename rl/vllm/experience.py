@@ -22,6 +22,17 @@ from vidur.scheduler.observation import (
     Floats,
 )
 
+_FEWEST = 600
+# Lines of no use, and what makes the next ones useful.
+NOT_FINISHED, _FALLBACK, _NO_EXPLORATION, _NO_TTFT = _REASONS = (
+    "not finished", "fallback", "no exploration", "without TTFT"
+)  # fmt: skip
+_REMEDIES = {
+    _NO_EXPLORATION: "choices without chance say nothing of other choices: let the router run with --explore epsilon, "
+    "or --explore sample",
+    _NO_TTFT: "nobody saw their first token: the cost has TTFT in it, so let clients stream",
+}
+
 
 @dataclass(frozen=True)
 class Experience:
@@ -73,34 +84,40 @@ class Experience:
 
 
 def read_experience(paths: Sequence[str | Path], queue_depth: int, beta: float) -> Experience:
-    """The decisions of log files that one can learn from: those that chance had a say in, of requests that finished.
+    """The decisions of log files that one can learn from: those that chance had a say in, of requests that finished and
+    whose TTFT is known. Whether a client streams does not depend on the choice, so that what is found of streams holds
+    for streams; whether a request finishes may, and what is found does not tell.
 
-    beta: of decisions by a scheduler that has none. Raises InputError for a log without exploration, and for one of a
-    router that saw fewer waiting requests than queue_depth.
+    beta: of decisions by a scheduler that has none. Raises InputError for too few of them, and for the log of a router
+    that saw fewer waiting requests than queue_depth.
     """
-    left_out = {"not finished": 0, "fallback": 0, "no exploration": 0}
+    left_out = dict.fromkeys(_REASONS, 0)
     every = list(read_log(paths))
     kept: list[LoggedDecision] = []
     for logged in every:
         if logged.status != FINISHED:
-            left_out["not finished"] += 1
+            left_out[NOT_FINISHED] += 1
         elif logged.fallback is not None:
-            left_out["fallback"] += 1
+            left_out[_FALLBACK] += 1
         elif np.count_nonzero(logged.probabilities) < min(2, int(logged.observation.available.sum())):
-            left_out["no exploration"] += 1
+            left_out[_NO_EXPLORATION] += 1
+        elif logged.served.ttft is None:
+            left_out[_NO_TTFT] += 1
         else:
             kept.append(logged)
-    if not kept:
+    if len(kept) < _FEWEST:
+        most = max(left_out, key=left_out.__getitem__)
+        remedy = _REMEDIES.get(most, "more are needed") if left_out[most] else "more are needed"
         raise InputError(
-            f"{', '.join(map(str, paths))}: nothing to learn from ({_counts(left_out)}): choices without chance say "
-            f"nothing of other choices; let the router run with --explore epsilon, or --explore sample"
+            f"{', '.join(map(str, paths))}: {len(kept)} decisions to learn from are too few, {_FEWEST} at least "
+            f"({_counts(left_out)}): {remedy}"
         )
     kept.sort(key=lambda logged: logged.decided_at)
     return _arrays(kept, Congestion.of(every), queue_depth, beta, left_out)
 
 
 def _counts(left_out: dict[str, int]) -> str:
-    return ", ".join(f"{count} lines {reason}" for reason, count in left_out.items() if count) or "no lines"
+    return ", ".join(f"{count} lines {reason}" for reason, count in left_out.items() if count) or "no other lines"
 
 
 def _arrays(
@@ -134,7 +151,7 @@ def _arrays(
         masks=masks,
         actions=np.array([logged.replica for logged in kept], np.int64),
         probabilities=probabilities,
-        ttft=np.array([item.e2e if item.ttft is None else item.ttft for item in served]),
+        ttft=np.array([item.ttft for item in served], np.float64),
         e2e=np.array([item.e2e for item in served]),
         outputs=np.array([item.output_tokens for item in served], np.int64),
         interference=interference,

@@ -27,7 +27,6 @@ from vidur.errors import InputError
 from vidur.scheduler.observation import Floats
 
 _BLOCKS = 60
-_FEWEST = 600
 # Tokens after the first from which a TPOT counts in full.
 _WELL_KNOWN = 50.0
 # What is estimated: the cost, then these in seconds.
@@ -197,11 +196,9 @@ class Learned:
 
 def learn(checkpoint: Checkpoint, experience: Experience, config: LearnConfig) -> Learned:
     """Learn from three of five blocks of decisions, estimate on the others. Same seed, same bytes. Raises InputError
-    for a checkpoint that cannot be trained on, and for too little experience."""
+    for a checkpoint that cannot be trained on, and if what is found are no numbers."""
     if checkpoint.normaliser is None:
         raise InputError("--checkpoint: it has no statistics of its features, which learning needs: take a newer one")
-    if len(experience) < _FEWEST:
-        raise InputError(f"{len(experience)} decisions to learn from are too few: {_FEWEST} at least")
     blocks = np.arange(len(experience)) * _BLOCKS // len(experience)
     held = blocks % 5 >= 3
     rows = torch.from_numpy(np.flatnonzero(~held))
@@ -218,6 +215,11 @@ def learn(checkpoint: Checkpoint, experience: Experience, config: LearnConfig) -
         experience, predicted, held, held_blocks,
         _probabilities(old, tensors, config.sample), _probabilities(new, tensors, config.sample), config.seed,
     )  # fmt: skip
+    if not np.isfinite([[each.old, each.new, each.low, each.high] for each in estimates.values()]).all():
+        raise InputError(
+            "the estimates are no finite numbers, so neither is the policy: the log has numbers beyond all sense, or "
+            "--learning_rate is too large"
+        )
     facts = {
         **checkpoint.facts,
         "learned_from_log": {
