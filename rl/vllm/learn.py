@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rl.checkpoint import Checkpoint, policy_path
 from rl.network import Actor, ReplicaNetwork
-from rl.vllm.experience import Experience, read_experience
+from rl.vllm.experience import NOT_FINISHED, Experience, read_experience
 from rl.vllm.off_policy import Estimate, compare_policies
 from vidur.config.base import Config, setting
 from vidur.config.tool import parse_tool
@@ -295,6 +295,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print(experience: Experience, learned: Learned) -> None:
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in experience.left_out.items() if count)
     print(f"{len(experience):,} decisions{f' (left out: {left_out})' if left_out else ''}, two in five held out.")
+    if experience.left_out[NOT_FINISHED]:
+        print(
+            "Requests that failed, or whose clients left, count for nothing, nor does the choice that made them fail."
+        )
     print("On these, the old policy and the new, with a 95 % interval of the change:")
     for name, estimate in learned.estimates.items():
         unit = "  " if name == "cost" else " s"
