@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from rl.vllm.config import parse_router
-from rl.vllm.router import CLASSES
+from rl.vllm.router import CLASSES, main
+from rl.vllm.server import LINGER_SECONDS, LimitsConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/deploy-vllm.md").read_text(encoding="utf-8")
@@ -19,6 +21,10 @@ MANIFEST = ROOT / "docs/examples/kubernetes.yaml"
 def documents() -> dict[tuple[str, str], Any]:
     found = yaml.safe_load_all(MANIFEST.read_text(encoding="utf-8"))
     return {(each["kind"], each["metadata"]["name"]): each for each in found}
+
+
+def mebibytes(quantity: str) -> int:
+    return int(quantity[:-2]) * {"Mi": 1, "Gi": 1024}[quantity[-2:]]
 
 
 def test_the_manifests_configuration_is_one_of_the_router(tmp_path: Path) -> None:
@@ -31,9 +37,18 @@ def test_the_manifests_configuration_is_one_of_the_router(tmp_path: Path) -> Non
     gauges = rest[-1]
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
     assert ports == {"http": serve.port, "gauges": gauges.push_port}
-    pod = manifest["Deployment", "vidur-router"]["spec"]["template"]["spec"]
-    assert pod["terminationGracePeriodSeconds"] > serve.grace
-    assert len(manifest["Secret", "vidur-router-admin"]["stringData"]["token"]) >= 16
+    deployment = manifest["Deployment", "vidur-router"]["spec"]
+    pod = deployment["template"]["spec"]
+    # No request is refused by an update: the new router is ready before the old one leaves, and is not asked any more
+    # when it closes its port.
+    assert deployment["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    _, sleep = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert int(sleep) >= 10
+    assert pod["terminationGracePeriodSeconds"] > int(sleep) + serve.grace + LINGER_SECONDS
+    limits = rest[0]
+    assert isinstance(limits, LimitsConfig)
+    most = 1.2 * limits.max_buffered_bytes + limits.max_connections * limits.max_header_bytes + 128 * 2**20
+    assert mebibytes(container["resources"]["limits"]["memory"]) * 2**20 > most
     # A replica's name is its pod's, by which it pushes; its URL is what the headless service makes of that.
     vllm = manifest["StatefulSet", "vllm"]["spec"]
     assert manifest["Service", vllm["serviceName"]]["spec"]["clusterIP"] == "None"
@@ -64,3 +79,29 @@ def test_the_entry_points_are_what_the_page_calls_them() -> None:
     for group, name in (("stat_logger_plugins", "vidur"), ("general_plugins", "vidur_data_parallel")):
         assert re.search(rf'\[project.entry-points."vllm.{group}"\]\n{name} = "rl\.vllm\.plugin\.', text)
     assert "`vidur_data_parallel`" in PAGE
+
+
+def test_the_router_may_do_no_more_than_it_needs() -> None:
+    pod = documents()["Deployment", "vidur-router"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] > 0
+    assert re.search(r"USER (\d+)", PAGE).group(1) == str(pod["securityContext"]["runAsUser"])  # type: ignore[union-attr]
+    (container,) = pod["containers"]
+    own = container["securityContext"]
+    assert own == {
+        "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}
+    }  # fmt: skip
+
+
+def test_the_token_of_the_manifest_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = documents()["Secret", "vidur-router-admin"]["stringData"]["token"]
+    path = tmp_path / "token"
+    path.write_text(token + "\n", encoding="utf-8")
+    flags = ["--replica", "http://127.0.0.1:1", "--port", "0"]
+    assert main([*flags, "--admin_token_file", str(path)]) == 2
+    monkeypatch.setenv("VIDUR_ROUTER_ADMIN_TOKEN", token)
+    assert main(flags) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    for line, where in ((first, f"--admin_token_file {path}"), (second, "VIDUR_ROUTER_ADMIN_TOKEN")):
+        assert line.startswith(f"vidur-router: error: {where}: {token} stands for a token of your own")

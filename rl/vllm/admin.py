@@ -11,6 +11,8 @@ from vidur.errors import InputError
 
 VARIABLE = "VIDUR_ROUTER_ADMIN_TOKEN"
 LEAST_LENGTH = 16
+# In docs/examples/kubernetes.yaml, which everyone can read.
+PLACEHOLDER = "replace-by-32-random-characters"
 
 
 class AdminToken:
@@ -33,6 +35,8 @@ class AdminToken:
                 raise InputError(f"{where}: {getattr(error, 'strerror', None) or 'not text in UTF-8'}") from None
         if token is not None and (len(token) < LEAST_LENGTH or not token.isascii() or not token.isprintable()):
             raise InputError(f"{where}: the token needs at least {LEAST_LENGTH} printable ASCII characters")
+        if token == PLACEHOLDER:
+            raise InputError(f"{where}: {token} stands for a token of your own: make one, as by openssl rand -hex 16")
         return cls(token)
 
     @property
