@@ -238,11 +238,31 @@ def test_long_wait_in_the_queue_is_refused(stub: Stub) -> None:
         assert ask(router.port, completion()).status == 200
 
 
-def test_client_that_reads_too_slowly_is_cut() -> None:
+def test_client_that_reads_nothing_is_cut() -> None:
     stub = Stub("fast")
     router = RouterUnderTest([stub.url], "--write_timeout", "0.3")
     with running(stub, router), Client(router.port) as client:
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.send(completion(stream=True, max_tokens=150_000))  # more than the buffers of the kernel take
-        wait_until(lambda: router.metric("clients_left_total") == 1)
+        wait_until(lambda: router.metric("clients_cut_total") == 1)
         wait_until(lambda: router.replicas()[0]["outstanding"] == 0)
+        assert router.metric("clients_left_total") == 0
+        (line,) = router.end()
+        assert line["status"] == 200 and line["error"] == "cut: it took no byte for 0.3 s (--write_timeout)"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("loop", [(), ("--no-uvloop",)], ids=["uvloop", "asyncio"])
+def test_client_that_reads_slowly_but_steadily_is_not_cut(stream: bool, loop: tuple[str, ...]) -> None:
+    """The buffers before it hold seconds of what it takes."""
+    stub = Stub("fast")
+    router = RouterUnderTest([stub.url], "--write_timeout", "0.5", *loop)
+    with running(stub, router), socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", router.port))
+        client.sendall(completion(stream=stream, max_tokens=150_000 if stream else 3_000_000))
+        began = time.monotonic()
+        while time.monotonic() - began < 4.0:
+            assert client.recv(2048)
+            time.sleep(0.02)
+        assert router.metric("admitted") == 1

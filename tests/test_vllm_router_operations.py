@@ -33,10 +33,10 @@ from rl.vllm.gauges import EngineGauges, Push, format_push
 from rl.vllm.router import main
 
 FAMILIES = (
-    "requests", "errors", "retries", "broken_answers", "overload", "clients_left", "decision_seconds", "ttft_seconds",
-    "tpot_seconds", "e2e_seconds", "queue_seconds", "decisions", "output_tokens", "breaker_state", "breaker_opened",
-    "serving", "in_flight", "gauge_age_seconds", "scrapes_failed", "fallbacks", "shadow_decisions", "queued",
-    "admitted", "connections", "refused", "log_lines_dropped", "pushes_malformed",
+    "requests", "errors", "retries", "broken_answers", "overload", "clients_left", "clients_cut", "decision_seconds",
+    "ttft_seconds", "tpot_seconds", "e2e_seconds", "queue_seconds", "decisions", "output_tokens", "breaker_state",
+    "breaker_opened", "serving", "in_flight", "gauge_age_seconds", "scrapes_failed", "fallbacks", "shadow_decisions",
+    "queued", "admitted", "connections", "refused", "log_lines_dropped", "pushes_malformed",
 )  # fmt: skip
 BEARER = f"Authorization: Bearer {TOKEN}"
 
@@ -239,6 +239,9 @@ def test_grace_has_an_end() -> None:
         assert router.child.wait(timeout=30) == 0
         assert not client._chunks()[1]
         wait_until(lambda: stub.state()["aborted"] == 1)
+        output, _ = router.child.communicate()
+        line = json.loads(output)
+        assert line["status"] == 200 and line["error"] == "cut: the router stopped"
 
 
 def test_without_a_token_changes_are_off(stubs: list[Stub]) -> None:

@@ -85,7 +85,7 @@ class RouterMetrics(Collector):
         self.errors: Counter[tuple[str, ...]] = Counter()  # replica, reason
         self.retries: Counter[tuple[str, ...]] = Counter()  # reason
         self.broken: Counter[tuple[str, ...]] = Counter()  # replica
-        self.overload = self.clients_left = 0
+        self.overload = self.clients_left = self.clients_cut = 0
         self.queue_seconds = Histogram(FIRST_SECONDS)
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -98,6 +98,7 @@ class RouterMetrics(Collector):
         yield _counter("broken_answers", "Answers that broke off after they began", ("replica",), self.broken)
         yield _counter("overload", "Requests refused with 429", (), {(): self.overload})
         yield _counter("clients_left", "Clients that left before their answer's end", (), {(): self.clients_left})
+        yield _counter("clients_cut", "Clients that the router cut before that", (), {(): self.clients_cut})
         for name, text in OF_REPLICAS.items():
             family = HistogramMetricFamily(f"{PREFIX}{name}", text, labels=("replica",))
             for replica, metrics in self.replicas.items():

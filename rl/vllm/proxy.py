@@ -26,6 +26,7 @@ from vidur.config.base import Config, setting
 ROUTED = b"/v1/"
 FAILED_STATUSES = frozenset((500, 502, 503, 504))
 CLIENT_LEFT = 499
+CUT_UNANSWERED = 503
 RECENT = 64  # decisions that the dashboard can show
 # Replaced by the router's own, or settled between the client and the router.
 NOT_FORWARDED = frozenset((b"host", b"content-length", b"expect", b"x-forwarded-for"))
@@ -105,7 +106,8 @@ class Exchange:
     """The state of one request. It is the sink of the answer's body: counts its tokens and passes them on.
 
     Times are of the time.monotonic; None: has not happened. read: None for a request that any replica may have.
-    ticket: in the router's books, while it is on a replica. status: of the answer; 499 where the client left."""
+    ticket: in the router's books, while it is on a replica. status: of the answer; 499 where the client left,
+    503 where the router cut it before any answer."""
 
     def __init__(self, request: Request, client: ClientConnection, router: Router) -> None:
         self.request = request
@@ -226,8 +228,12 @@ class Proxy:
         try:
             await self._admit(exchange)
         except asyncio.CancelledError:
-            exchange.status, exchange.error = CLIENT_LEFT, "the client left"
-            self._metrics.clients_left += 1
+            if client.cut_off:
+                exchange.status, exchange.error = exchange.status or CUT_UNANSWERED, f"cut: {client.cut_off}"
+                self._metrics.clients_cut += 1
+            else:
+                exchange.status, exchange.error = CLIENT_LEFT, "the client left"
+                self._metrics.clients_left += 1
             raise
         finally:
             name = exchange.backend.name if exchange.backend is not None else ""

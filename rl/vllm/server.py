@@ -6,6 +6,10 @@ A handler is a coroutine run as a task for each request; a client that leaves ca
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import struct
+import sys
+import termios
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -82,7 +86,7 @@ class Server:
         cut = list(self.connections)
         handled = [connection.task for connection in cut if connection.task is not None]
         for connection in cut:
-            connection.abort()
+            connection.abort("the router stopped")
         if handled:
             await asyncio.wait(handled, timeout=LINGER_SECONDS)
         return len(cut)
@@ -98,7 +102,8 @@ class ClientConnection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._peer = ""
         self._timer: asyncio.TimerHandle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.Handle | None = None  # while the client reads slower than it is given
+        self.cut_off = ""  # why the router cut this client's answer, if it did
         self.task: asyncio.Task[None] | None = None
         self._closing = False  # after a refusal: what still comes is thrown away
         self._held_bytes = 0  # of the server's buffered bytes
@@ -289,7 +294,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = True
         self._waiting.clear()
         if self.task is not None or self._transport.is_closing():
-            self.abort()
+            self.abort("its next request was refused")
             return
         self._new_answer(b"POST", True, False)
         self.respond(refusal.status, error_body(refusal.status, str(refusal), "invalid_request_error"))
@@ -356,7 +361,8 @@ class ClientConnection(asyncio.Protocol):
         if self.task is None and not self._reading:
             self._close()
 
-    def abort(self) -> None:
+    def abort(self, why: str = "") -> None:
+        self.cut_off = why
         self._transport.abort()
 
     # Writing.
@@ -433,7 +439,8 @@ class ClientConnection(asyncio.Protocol):
         self._source = source
 
     def pause_writing(self) -> None:
-        self._write_timer = self._loop.call_later(self._limits.write_timeout, self.abort)
+        # In the loop's next turn, as more may be written in this one.
+        self._write_timer = self._loop.call_soon(self._watch_reader, sys.maxsize)
         if self._source is not None:
             self._source.pause_reading()
 
@@ -443,3 +450,19 @@ class ClientConnection(asyncio.Protocol):
             self._write_timer = None
         if self._source is not None:
             self._source.resume_reading()
+
+    def _watch_reader(self, before: int) -> None:
+        """Cut a client that has taken nothing since `before` bytes were left for it."""
+        left = self._transport.get_write_buffer_size() + self._bytes_in_kernel()
+        if left >= before:
+            self.abort(f"it took no byte for {self._limits.write_timeout:g} s (--write_timeout)")
+        else:
+            self._write_timer = self._loop.call_later(self._limits.write_timeout, self._watch_reader, left)
+
+    def _bytes_in_kernel(self) -> int:
+        """What the system holds for the client, which can be megabytes: without it, a client that reads steadily seems
+        to rest until a good part of them is taken. Linux alone tells; elsewhere 0."""
+        if sys.platform != "linux" or self._transport.is_closing():
+            return 0
+        held = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
+        return int(struct.unpack("i", held)[0])
