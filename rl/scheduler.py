@@ -5,6 +5,8 @@ Imports neither numba nor torch. The simulator compiles `PPOScheduler.choose`; `
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 
 from rl.checkpoint import Checkpoint, check_queue_requests, policy_path
@@ -73,17 +75,23 @@ class PPOScheduler(KernelScheduler):
 
 def make_ppo_scheduler(config: PPOGlobalSchedulerConfig, context: RouterContext) -> GlobalScheduler:
     """The router that `config` describes. Raises InputError for a checkpoint that cannot be used."""
+    return ppo_maker(config)(context)
+
+
+def ppo_maker(config: PPOGlobalSchedulerConfig) -> Callable[[RouterContext], GlobalScheduler]:
+    """What makes the router that `config` describes for one cluster after the other, by a checkpoint that is read here.
+    Raises InputError for one that cannot be used."""
     if config.mode == "train":
         if find_spec("torch") is None:
             raise InputError(f"{config.flag('mode')} train needs torch: pip install 'vidur[train]', or evaluate")
         from rl.online import OnlineTrainer
 
-        return OnlineTrainer(config, context)
+        return partial(OnlineTrainer, config)
     if config.checkpoint == "new":
         raise InputError(f"{config.flag('checkpoint')} new is no policy to evaluate: add {config.flag('mode')} train")
     path = policy_path(config.checkpoint)
     checkpoint = Checkpoint.load(path)
     check_queue_requests(checkpoint, config.max_queue_requests, path)
-    return PPOScheduler(
+    return lambda context: PPOScheduler(
         context, checkpoint.weights, checkpoint.max_queue_requests, config.beta, config.sample, checkpoint.normaliser
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rl.vllm.config import RouterConfig
 from rl.vllm.fleet import HardwareGroupConfig, ReplicaConfig
 from rl.vllm.gauges import EngineGauges, Scrape
-from rl.vllm.routing import Arrival, Router, make_scheduler
+from rl.vllm.routing import Arrival, Router, scheduler_maker
 from vidur.config import SimulationConfig
 from vidur.engine import layout as at
 from vidur.engine.plans import plan_replicas
@@ -51,7 +51,7 @@ class MirroredSimulation:
         plans = plan_replicas(self.config, self.requests)
         self.hardware = hardware_facts(plans[0])
         context = RouterContext(self.hardware, np.random.default_rng(config.seed), simulator=ReplicaModel(*plans))
-        self.scheduler = make_scheduler(config.cluster_config.global_scheduler_config, context)
+        self.scheduler = scheduler_maker(config.cluster_config.global_scheduler_config)(context)
         # The engine draws for all requests when it is made; the router draws for each.
         context.rng.bit_generator.state = np.random.default_rng(config.seed).bit_generator.state
         self.simulator = Simulator(self.config, self.requests, self.scheduler)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import openai
 import pytest
@@ -256,6 +257,26 @@ def test_malformed_metrics_leave_requests_served(text: str, pair: tuple[Stub, St
     wait_until(lambda: router.replica(bad)["gauge_age"] > age)
     bad.fault(metrics="")
     wait_until(lambda: router.replica(bad)["gauge_error"] is None and router.replica(bad)["gauge_age"] < 5)
+
+
+def test_probes_go_on_after_an_error_that_no_one_foresaw(tmp_path: Path) -> None:
+    """Here a scheduler that cannot be made anew for the KV-cache that the replica reports."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from vidur.scheduler.global_scheduler import GlobalScheduler\n"
+        "from vidur.scheduler.observation import KV_TOKENS\n"
+        "class Mine(GlobalScheduler):\n"
+        "    def __init__(self, options, context):\n"
+        "        assert context.hardware[0, KV_TOKENS] != 65536, 'too small'\n"
+        "    def schedule(self, observation):\n        return 0\n"
+    )
+    stub = Stub("stub")
+    router = RouterUnderTest([stub.url], "--custom_global_scheduler_config_options", "{}", scheduler=f"{file}:Mine")
+    with running(stub, router):
+        router.wait_for(r"(?s)(Traceback.*AssertionError: too small)")
+        time.sleep(1.0)
+        assert router.replica(stub)["gauge_age"] < 0.9
+        assert ask(router.port, completion()).status == 200
 
 
 def test_unhealthy_replica_is_ejected(pair: tuple[Stub, Stub, RouterUnderTest]) -> None:

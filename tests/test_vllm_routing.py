@@ -252,6 +252,27 @@ def test_a_change_that_cannot_be_made_changes_nothing(role: str) -> None:
     assert route(router, 1.0)[1] is None
 
 
+def test_schedulers_are_read_from_disk_once(tmp_path: Path) -> None:
+    """What is there later is not what was started, whether it can be read or not."""
+    checkpoint, file = tmp_path / "policy.safetensors", tmp_path / "mine.py"
+    checkpoint.write_bytes(policy_path(None).read_bytes())
+    file.write_text(
+        "from vidur.scheduler.global_scheduler import GlobalScheduler\n"
+        "class Mine(GlobalScheduler):\n    def __init__(self, options, context): pass\n"
+        "    def schedule(self, observation): return 1\n"
+    )
+    router = begun("--ppo_global_scheduler_config_checkpoint", str(checkpoint), "--shadow", f"{file}:Mine",
+                   "--custom_global_scheduler_config_options", "{}")  # fmt: skip
+    checkpoint.write_text("garbage")
+    file.write_text("class")
+    router.scraped(router.fleet.replicas[0], IDLE._replace(kv_tokens=32768), 0.0)
+    router.add(router.fleet.make(ReplicaConfig("http://127.0.0.1:9000")), 0.0)
+    decision = router.decide(Arrival(500, 0.1), everyone(router), 0.1)
+    assert router.observe(Arrival(1, 0.1), everyone(router), 0.1).hardware[0, KV_TOKENS] == 32768
+    assert decision.scores is not None and len(decision.scores) == 4
+    assert (decision.fallback, decision.shadow) == (None, 1)
+
+
 def test_a_replica_s_address_names_its_host_as_it_goes_over_the_wire() -> None:
     name = "a" * 63
     assert Address.of(f"http://{name}:8000") == (name, 8000, False, f"{name}:8000".encode(), b"")

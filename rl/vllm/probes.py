@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -48,7 +48,12 @@ class Probes:
 
     def start(self, backend: Backend) -> None:
         loop = asyncio.get_running_loop()
-        self._tasks[backend] = [loop.create_task(self._watch_health(backend)), loop.create_task(self._scrape(backend))]
+        self._tasks[backend] = [
+            loop.create_task(self._repeat(probe, backend, interval))
+            for probe, interval in (
+                (self._probe, self._breaker.health_interval), (self._scrape, self._gauges.scrape_interval),
+            )
+        ]  # fmt: skip
 
     def stop(self, backend: Backend) -> None:
         for task in self._tasks.pop(backend):
@@ -58,11 +63,23 @@ class Probes:
         for backend in list(self._tasks):
             self.stop(backend)
 
-    async def _watch_health(self, backend: Backend) -> None:
-        while True:
+    async def _repeat(self, probe: Callable[[Backend], Awaitable[None]], backend: Backend, interval: float) -> None:
+        """Probe a replica every `interval` seconds until `stop`."""
+        told = ""
+        while backend in self._tasks:
             started = time.monotonic()
-            await self._probe(backend)
-            await asyncio.sleep(max(started + self._breaker.health_interval - time.monotonic(), 0.0))
+            try:
+                await probe(backend)
+            except Exception as error:
+                # What no one foresaw must not end the task in silence: the replica would never be looked at again.
+                if repr(error) != told:
+                    LOG.exception(
+                        "replica %s: a probe met an error that is not the replica's; it goes on", backend.name
+                    )
+                told = repr(error)
+            else:
+                told = ""
+            await asyncio.sleep(max(started + interval - time.monotonic(), 0.0))
 
     async def _probe(self, backend: Backend) -> None:
         started = time.monotonic()
@@ -84,18 +101,18 @@ class Probes:
                 LOG.info("replica %s is well again", backend.name)
 
     async def _scrape(self, backend: Backend) -> None:
-        while True:
-            started = time.monotonic()
-            try:
-                status, body = await fetch(backend.pool, b"/metrics", self._gauges.scrape_timeout)
-                if status != 200:
-                    raise ReplicaFailure(f"status_{status}", f"answered {status} to /metrics")
-                self._scraped(backend, parse_metrics(body.decode()), started)
-            except (ReplicaFailure, MetricsError, UnicodeDecodeError) as error:
-                backend.scrape_failed(str(error))
-            else:
-                backend.scrape_error = ""
-            await asyncio.sleep(max(started + self._gauges.scrape_interval - time.monotonic(), 0.0))
+        started = time.monotonic()
+        try:
+            status, body = await fetch(backend.pool, b"/metrics", self._gauges.scrape_timeout)
+            if status != 200:
+                raise ReplicaFailure(f"status_{status}", f"answered {status} to /metrics")
+            scrape = parse_metrics(body.decode())
+        except (ReplicaFailure, MetricsError, UnicodeDecodeError) as error:
+            backend.scrape_failed(str(error))
+            return
+        backend.scrape_error = ""
+        if backend in self._tasks:  # it may have been removed meanwhile
+            self._scraped(backend, scrape, started)
 
 
 class PushListener(asyncio.DatagramProtocol):

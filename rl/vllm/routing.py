@@ -7,13 +7,14 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.scheduler import PPOScheduler, make_ppo_scheduler
+from rl.scheduler import PPOScheduler, ppo_maker
 from rl.vllm.config import RouterConfig
 from rl.vllm.decision_log import FINISHED, DecisionLog, LoggedDecision, copied
 from rl.vllm.fleet import DRAINING, SERVING, Fleet, Replica, hardware_facts
@@ -24,7 +25,7 @@ from vidur.config import BaseGlobalSchedulerConfig, CustomGlobalSchedulerConfig,
 from vidur.config.global_scheduler import LeastTokensGlobalSchedulerConfig
 from vidur.errors import InputError
 from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS, GlobalScheduler, RouterContext
-from vidur.scheduler.global_scheduler.custom import load_custom_scheduler
+from vidur.scheduler.global_scheduler.custom import custom_maker
 from vidur.scheduler.observation import (
     ARRIVAL_AGE,
     ARRIVAL_COLUMNS,
@@ -83,6 +84,9 @@ class Decision:
         return float(-(some * np.log(some)).sum())
 
 
+Maker: TypeAlias = Callable[[RouterContext], GlobalScheduler]
+
+
 class _Made(NamedTuple):
     """What is made for the replicas that there are. hardware: float64[replicas, HARDWARE_COLUMNS]."""
 
@@ -117,19 +121,20 @@ def session_number(text: str) -> int:
     return zlib.crc32(text.encode())
 
 
-def make_scheduler(config: BaseGlobalSchedulerConfig, context: RouterContext) -> GlobalScheduler:
-    """The simulator's scheduler of that configuration. Raises InputError."""
+def scheduler_maker(config: BaseGlobalSchedulerConfig) -> Maker:
+    """What makes the simulator's scheduler of that configuration for one fleet after the other. What it is made of is
+    read from disk here, so that all that is made decides alike. Raises InputError."""
     if isinstance(config, CustomGlobalSchedulerConfig):
-        return load_custom_scheduler(config, context)
+        return custom_maker(config)
     if isinstance(config, PPOGlobalSchedulerConfig):
-        return make_ppo_scheduler(config, context)
+        return ppo_maker(config)
     if config.get_type() == "lookahead":
         # It needs the engine, and so numba: here alone, and only if it is asked for.
         from vidur.scheduler.global_scheduler.lookahead import LookaheadScheduler
 
-        return LookaheadScheduler.from_config(config, context)
-    router: GlobalScheduler = GLOBAL_SCHEDULERS.get(config.get_type()).from_config(config, context)
-    return router
+        return partial(LookaheadScheduler.from_config, config)
+    maker: Maker = partial(GLOBAL_SCHEDULERS.get(config.get_type()).from_config, config)
+    return maker
 
 
 class Router:
@@ -157,6 +162,9 @@ class Router:
         self._simulator = _read_simulator(config)
         self._arrival = np.zeros(ARRIVAL_COLUMNS)
         self._samples = isinstance(config.scheduler, PPOGlobalSchedulerConfig) and config.scheduler.sample
+        self._maker = scheduler_maker(config.scheduler)
+        self._fallback_maker = scheduler_maker(LeastTokensGlobalSchedulerConfig())
+        self._shadow_maker = scheduler_maker(config.shadow) if config.shadow is not None else None
         made = self._made_for(self.fleet.replicas)
         self.guard = Guard(config, made.scheduler)
         self._use(made)
@@ -384,12 +392,9 @@ class Router:
         # An empty fleet keeps schedulers for one replica, so that a wrong checkpoint is refused all the same.
         known = hardware if len(replicas) else np.ones((1, HARDWARE_COLUMNS))
         context = RouterContext(known, self._scheduler_rng, simulator=self._simulator)
-        scheduler = make_scheduler(self.config.scheduler, context)
-        fallback = make_scheduler(LeastTokensGlobalSchedulerConfig(), context)
-        shadow: GlobalScheduler | None = None
-        if self.config.shadow is not None:
-            shadow_context = RouterContext(known, self._shadow_rng, simulator=self._simulator)
-            shadow = make_scheduler(self.config.shadow, shadow_context)
+        shadow_context = RouterContext(known, self._shadow_rng, simulator=self._simulator)
+        scheduler, fallback = self._maker(context), self._fallback_maker(context)
+        shadow = self._shadow_maker(shadow_context) if self._shadow_maker is not None else None
         return _Made(hardware, scheduler, fallback, shadow)
 
     def _use(self, made: _Made) -> None:

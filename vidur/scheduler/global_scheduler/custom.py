@@ -7,6 +7,7 @@ import importlib.util
 import sys
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,11 @@ from vidur.scheduler.global_scheduler.base import GlobalScheduler, RouterContext
 
 def load_custom_scheduler(config: CustomGlobalSchedulerConfig, context: RouterContext) -> GlobalScheduler:
     """Import `module:Class` or `file.py:Class` and make one. Raises InputError if there is no such class."""
+    return custom_maker(config)(context)
+
+
+def custom_maker(config: CustomGlobalSchedulerConfig) -> Callable[[RouterContext], GlobalScheduler]:
+    """What makes schedulers of the class, which is imported here. Raises InputError if there is no such class."""
     where, _, name = config.scheduler.rpartition(":")
     module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
     found = getattr(module, name, None)
@@ -28,7 +34,7 @@ def load_custom_scheduler(config: CustomGlobalSchedulerConfig, context: RouterCo
             raise unknown_name(f"class in {where}", name, routers)
         raise InputError(f"{config.scheduler} is no subclass of vidur.scheduler.global_scheduler.GlobalScheduler")
     make: Callable[..., GlobalScheduler] = found
-    return make(config.parsed_options, context)
+    return partial(make, config.parsed_options)
 
 
 def _load_file(path: Path) -> ModuleType:
