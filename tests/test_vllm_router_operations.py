@@ -18,6 +18,7 @@ from router_processes import (
     ROOT,
     TOKEN,
     Client,
+    Process,
     RouterUnderTest,
     Stub,
     ask,
@@ -197,6 +198,25 @@ def test_access_log_has_a_line_for_each_request(stubs: list[Stub]) -> None:
     assert 0 < stream["ttft_s"] <= stream["e2e_s"] < 60 and stream["fallback"] is None
     assert models["request_id"] == '"a\\b"' and models["method"] == "GET" and models["scheduler"] is None
     assert broken["path"] == "/v1/completions"
+
+
+def test_failure_of_the_router_itself_is_recorded(stubs: list[Stub]) -> None:
+    failing = (
+        "import sys; from rl.vllm import router, routing\n"
+        "def place(*_): raise LookupError('a fault of the router')\n"
+        "routing.Router.place = place; sys.exit(router.main())"
+    )
+    flags = ["--port", "0", "--scheduler", "lor", "--replica", stubs[0].url]
+    router = Process([sys.executable, "-c", failing, *flags], "stderr", r"listening at http://127\.0\.0\.1:(\d+)")
+    with running(router):
+        answer = ask(router.port, completion())
+        assert answer.status == 500 and answer.header("connection") == "close"
+        assert b'vidur_router_requests_total{code="500",' in get(router.port, "/metrics").body
+        router.signal(signal.SIGTERM)
+        output, log = router.child.communicate(timeout=30)
+        line = json.loads(output)
+        assert line["status"] == 500 and line["error"] == "the router failed"
+        assert b"a fault of the router" in log
 
 
 def test_log_that_no_one_reads_holds_up_nothing(stubs: list[Stub]) -> None:

@@ -17,7 +17,7 @@ from rl.vllm.arrivals import ArrivalReader, ReadArrival
 from rl.vllm.backends import Backend, Backends
 from rl.vllm.metrics import RouterMetrics
 from rl.vllm.routing import Arrival, Decision, NoReplicaError, Router
-from rl.vllm.server import ClientConnection
+from rl.vllm.server import ROUTER_FAILED, ClientConnection
 from rl.vllm.sse import EventCounter, ResponseTail
 from rl.vllm.upstream import ReplicaConnection, ReplicaFailure, ResponseHead
 from rl.vllm.wire import BODY_METHODS, JSON_TYPE, Headers, Request, end_to_end, error_body, head_bytes
@@ -222,10 +222,10 @@ class Proxy:
     async def handle(self, request: Request, client: ClientConnection) -> None:
         """Answer one request, whatever happens."""
         exchange = Exchange(request, client, self._router)
-        if request.method == b"POST" and request.body and request.path.startswith(ROUTED):
-            exchange.read = self._reader.read(request)
-            exchange.prompt_tokens = exchange.read.arrival.prompt_tokens
         try:
+            if request.method == b"POST" and request.body and request.path.startswith(ROUTED):
+                exchange.read = self._reader.read(request)
+                exchange.prompt_tokens = exchange.read.arrival.prompt_tokens
             await self._admit(exchange)
         except asyncio.CancelledError:
             if client.cut_off:
@@ -234,6 +234,11 @@ class Proxy:
             else:
                 exchange.status, exchange.error = CLIENT_LEFT, "the client left"
                 self._metrics.clients_left += 1
+            raise
+        except Exception:  # whatever it is: recorded here, told to the client and logged by the server
+            exchange.error = ROUTER_FAILED
+            if not client.answered:
+                exchange.status = 500
             raise
         finally:
             name = exchange.backend.name if exchange.backend is not None else ""

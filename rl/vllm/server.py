@@ -23,6 +23,7 @@ from vidur.config.base import Config, setting
 
 LINGER_SECONDS = 2.0
 MAX_PIPELINED = 64
+ROUTER_FAILED = "the router failed"
 VERSIONS = ("1.0", "1.1")
 
 
@@ -341,7 +342,7 @@ class ClientConnection(asyncio.Protocol):
             self._loop.call_exception_handler({"message": "a request's handler failed", "exception": error})
             if not self.answered and not self._closing:
                 self._keep = False
-                self.respond(500, error_body(500, "the router failed", "internal_error"))
+                self.respond(500, error_body(500, ROUTER_FAILED, "internal_error"))
         if self._closing:
             return
         if not self._ended or not self._keep:
