@@ -15,7 +15,7 @@ from rl.vllm.config import RouterConfig, parse_router
 from rl.vllm.decision_log import read_log
 from rl.vllm.fleet import ReplicaConfig
 from rl.vllm.gauges import EngineGauges, Push, Scrape
-from rl.vllm.guard import NOT_FINITE, OUT_OF_RANGE, RESTING, STALE_GAUGES, TOO_LATE, UNAVAILABLE
+from rl.vllm.guard import FAILED, NOT_FINITE, OUT_OF_RANGE, RESTING, STALE_GAUGES, TOO_LATE, UNAVAILABLE
 from rl.vllm.routing import Arrival, Decision, NoReplicaError, Router, session_number
 from rl.vllm.upstream import Address
 from vidur.config import PPOGlobalSchedulerConfig, SizeSplitGlobalSchedulerConfig
@@ -188,6 +188,39 @@ class Wrong(GlobalScheduler):
 def test_a_choice_that_is_not_there_falls_back(tmp_path: Path) -> None:
     router = begun("--scheduler", f"{__file__}:Wrong", "--custom_global_scheduler_config_options", "{}")
     assert route(router, 0.0) == (0, UNAVAILABLE)
+
+
+class Raising(GlobalScheduler):
+    """Decides twice."""
+
+    def __init__(self, options: object, context: object) -> None:
+        self._left = 2
+
+    def schedule(self, observation: ClusterObservation) -> int:
+        self._left -= 1
+        if self._left < 0:
+            raise KeyError("oops")
+        return 2
+
+
+def test_a_scheduler_that_raises_falls_back_and_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    router = begun("--scheduler", f"{__file__}:Raising", "--custom_global_scheduler_config_options", "{}")
+    assert [route(router, 0.0) for _ in range(5)] == [(2, None), (2, None), (0, FAILED), (1, FAILED), (0, FAILED)]
+    (record,) = caplog.records
+    assert record.exc_info is not None and "--scheduler custom failed" in record.getMessage()
+    assert router.guard.counts[FAILED] == 3
+
+
+@pytest.mark.parametrize("name", ["Raising", "Wrong"])
+def test_a_shadow_that_fails_is_asked_no_more(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    router = begun("--scheduler", "round_robin", "--shadow", f"{__file__}:{name}",
+                   "--custom_global_scheduler_config_options", "{}")  # fmt: skip
+    assert [route(router, 0.0) for _ in range(5)] == [(0, None), (1, None), (2, None), (0, None), (1, None)]
+    router.scraped(router.fleet.replicas[0], IDLE._replace(kv_tokens=32768), 0.0)
+    assert route(router, 0.0)[1] is None
+    (record,) = caplog.records
+    assert record.exc_info is not None and "--shadow failed" in record.getMessage()
+    assert router.shadowed.decisions == (2 if name == "Raising" else 0)
 
 
 def test_no_replica() -> None:

@@ -16,8 +16,8 @@ from vidur.scheduler.observation import GAUGE_AGE, ClusterObservation, Floats
 
 # Reasons, as they are counted.
 STALE_GAUGES, OUT_OF_RANGE, NOT_FINITE = "stale_gauges", "out_of_range", "not_finite"
-TOO_LATE, RESTING, UNAVAILABLE = "too_late", "resting", "unavailable"
-REASONS = (STALE_GAUGES, OUT_OF_RANGE, NOT_FINITE, TOO_LATE, RESTING, UNAVAILABLE)
+TOO_LATE, RESTING, UNAVAILABLE, FAILED = "too_late", "resting", "unavailable", "failed"
+REASONS = (STALE_GAUGES, OUT_OF_RANGE, NOT_FINITE, TOO_LATE, RESTING, UNAVAILABLE, FAILED)
 
 # Schedulers that look at gauges.
 _READS_GAUGES = frozenset({"ppo", "least_kv_cache"})

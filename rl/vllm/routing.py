@@ -19,7 +19,7 @@ from rl.vllm.config import RouterConfig
 from rl.vllm.decision_log import FINISHED, DecisionLog, LoggedDecision, copied
 from rl.vllm.fleet import DRAINING, SERVING, Fleet, Replica, hardware_facts
 from rl.vllm.gauges import Gauges, Push, Scrape
-from rl.vllm.guard import Guard
+from rl.vllm.guard import FAILED, Guard
 from rl.vllm.ledger import Ledger, Served
 from vidur.config import BaseGlobalSchedulerConfig, CustomGlobalSchedulerConfig, PPOGlobalSchedulerConfig
 from vidur.config.global_scheduler import LeastTokensGlobalSchedulerConfig
@@ -153,6 +153,7 @@ class Router:
             self.fleet.replicas.append(self.fleet.make(replica))
         self.decisions = 0
         self.shadowed = ShadowCounts()
+        self._errors_told: set[type[Exception]] = set()
         self._clock = clock
         # To log times that mean something elsewhere, by the caller's clock, so that differences are exact.
         self._wall_offset = time.time() - started_at
@@ -165,6 +166,7 @@ class Router:
         self._maker = scheduler_maker(config.scheduler)
         self._fallback_maker = scheduler_maker(LeastTokensGlobalSchedulerConfig())
         self._shadow_maker = scheduler_maker(config.shadow) if config.shadow is not None else None
+        self._shadow: GlobalScheduler | None = None
         made = self._made_for(self.fleet.replicas)
         self.guard = Guard(config, made.scheduler)
         self._use(made)
@@ -193,9 +195,7 @@ class Router:
         decision = self._ask(observation, started)
         decision.ordinal = self.decisions
         if self._shadow is not None:
-            decision.shadow = int(self._shadow.schedule(observation))
-            self.shadowed.decisions += 1
-            self.shadowed.agreements += decision.shadow == decision.replica
+            self._ask_shadow(self._shadow, decision, observation)
         self.decisions += 1
         if self._decision_log is not None:
             self._seen = (decision, copied(observation), self._names, self._wall_offset + now)
@@ -225,14 +225,22 @@ class Router:
         if broken is not None:
             return self._fall_back(broken, observation, started)
         scheduler, scores = self.scheduler, None
-        if isinstance(scheduler, PPOScheduler):
-            scores = scheduler.scores(observation)
-            broken = self.guard.scored(scheduler.seen, scores)
-            if broken is not None:
-                return self._fall_back(broken, observation, started)
-            chosen = scheduler.choose_by(scores)
-        else:
-            chosen = int(scheduler.schedule(observation))
+        try:
+            if isinstance(scheduler, PPOScheduler):
+                scores = scheduler.scores(observation)
+                broken = self.guard.scored(scheduler.seen, scores)
+                if broken is not None:
+                    return self._fall_back(broken, observation, started)
+                chosen = scheduler.choose_by(scores)
+            else:
+                chosen = int(scheduler.schedule(observation))
+        except Exception as error:
+            # It may be code of the user's, of which any error can come, and a request can be decided without it.
+            if type(error) not in self._errors_told:
+                self._errors_told.add(type(error))
+                _LOGGER.exception("--scheduler %s failed, and least_tokens decides: further errors of the kind are "
+                                  "counted, not told", self.scheduler_name)  # fmt: skip
+            return self._fall_back((FAILED, f"the scheduler raised {error!r}"), observation, started)
         seconds = self._clock() - started
         broken = self.guard.chosen(chosen, observation, seconds)
         if broken is not None:
@@ -240,6 +248,21 @@ class Router:
         decision = Decision(chosen, self.scheduler_name, seconds=seconds, scores=scores)
         self._explore(decision, observation.available)
         return decision
+
+    def _ask_shadow(self, shadow: GlobalScheduler, decision: Decision, observation: ClusterObservation) -> None:
+        """Tell the decision what the shadow would have chosen, and count whether the two agree."""
+        try:
+            chosen = int(shadow.schedule(observation))
+            if not 0 <= chosen < observation.num_replicas:
+                raise IndexError(f"it chose replica {chosen} of {observation.num_replicas}")
+        except Exception:
+            # It may be code of the user's, of which any error can come, and no request needs it.
+            _LOGGER.exception("--shadow failed, and is asked no more")
+            self._shadow = self._shadow_maker = None
+            return
+        decision.shadow = chosen
+        self.shadowed.decisions += 1
+        self.shadowed.agreements += chosen == decision.replica
 
     def _explore(self, decision: Decision, available: NDArray[np.bool_]) -> None:
         """Let chance choose, as the configuration says."""
