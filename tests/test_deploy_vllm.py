@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +108,29 @@ def test_the_token_of_the_manifest_is_refused(
     first, second = capsys.readouterr().err.splitlines()
     for line, where in ((first, f"--admin_token_file {path}"), (second, "VIDUR_ROUTER_ADMIN_TOKEN")):
         assert line.startswith(f"vidur-router: error: {where}: {token} stands for a token of your own")
+
+
+def test_the_router_imports_the_packages_that_the_page_lists_and_no_others(tmp_path: Path) -> None:
+    """With a configuration from a file, a policy, a shadow and exploration. Compared are distributions, by where each
+    module comes from."""
+    page = (ROOT / "docs/vllm-router.md").read_text(encoding="utf-8")
+    listed = re.search(r"pip install (numpy .*)\n +pip install --no-deps vidur\n", page)
+    assert listed is not None
+    config = tmp_path / "router.yaml"
+    config.write_text(
+        "replicas: ['http://127.0.0.1:1']\nport: 0\nscheduler: ppo\nshadow: least_tokens\nexplore: epsilon\n"
+        f"decision_log: {tmp_path / 'log'}\n"
+    )
+    program = (
+        "import asyncio, os, signal, sys, threading\n"
+        "from rl.vllm.router import main\n"
+        "threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "status = main(['--config', sys.argv[1]])\n"
+        "print(*{name.partition('.')[0] for name, module in sys.modules.items() if module is not None})\n"
+        "sys.exit(status)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program, str(config)], capture_output=True, text=True, cwd=ROOT)
+    assert ran.returncode == 0, ran.stderr
+    owners = packages_distributions()
+    found = {owner.lower() for name in ran.stdout.split() for owner in owners.get(name, [])} - {"vidur", "setuptools"}
+    assert {name.replace("_", "-") for name in found} == {name.lower() for name in listed.group(1).split()}

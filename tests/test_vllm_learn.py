@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +20,15 @@ from rl.vllm.congestion import Congestion, Pace
 from rl.vllm.decision_log import read_log
 from rl.vllm.experience import read_experience
 from rl.vllm.fleet import ReplicaConfig
-from rl.vllm.learn import LearnConfig, learn, main
+from rl.vllm.improvement import learn
+from rl.vllm.learn import LearnConfig, main
 from rl.vllm.off_policy import compare_policies
 from rl.vllm.routing import Arrival, Router
 from vidur import SimulationConfig, simulate
 from vidur.errors import InputError
 from vidur.scheduler.observation import DECODE_SECONDS
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_estimate_finds_the_values_of_policies_that_were_not_run() -> None:
@@ -264,3 +269,11 @@ def test_estimates_that_are_no_numbers_are_refused(log: Path, poor: Path) -> Non
     broken = dataclasses.replace(experience, interference=np.full_like(experience.interference, np.nan))
     with pytest.raises(InputError, match="no finite numbers"):
         learn(checkpoint, broken, LearnConfig(force=True, model_epochs=1, policy_epochs=1))
+
+
+def test_without_torch_it_says_what_to_install(log: Path) -> None:
+    program = "import sys; sys.modules['torch'] = None; from rl.vllm.learn import main; sys.exit(main(sys.argv[1:]))"
+    ran = subprocess.run([sys.executable, "-c", program, str(log)], capture_output=True, text=True, cwd=ROOT)
+    assert (ran.returncode, ran.stderr) == (
+        2, "rl.vllm.learn: error: learning needs torch: pip install 'vidur[train]'\n"
+    )  # fmt: skip

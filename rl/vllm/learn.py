@@ -9,28 +9,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import ClassVar
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, ClassVar
 
 from rl.checkpoint import Checkpoint, policy_path
-from rl.network import Actor, ReplicaNetwork
 from rl.vllm.experience import NOT_FINISHED, Experience, read_experience
-from rl.vllm.off_policy import Estimate, compare_policies
 from vidur.config.base import Config, setting
 from vidur.config.tool import parse_tool
 from vidur.errors import InputError
-from vidur.scheduler.observation import Floats
 
-_BLOCKS = 60
-# Tokens after the first from which a TPOT counts in full.
-_WELL_KNOWN = 50.0
-# What is estimated: the cost, then these in seconds.
-_OUTCOMES = ("cost", "E2E", "TTFT")
+if TYPE_CHECKING:
+    from rl.vllm.improvement import Learned
 
 
 @dataclass(frozen=True)
@@ -59,214 +49,6 @@ class LearnConfig(Config):
     minibatch: int = setting(512, help="decisions of one gradient step", minimum=2)
 
 
-@dataclass(frozen=True)
-class Tensors:
-    """What networks take of an Experience. outcomes [N, 2]: TTFT and TPOT in seconds; known [N, 2]: how much they tell,
-    0 for the TPOT of an output of one token."""
-
-    features: Tensor
-    contexts: Tensor
-    masks: Tensor
-    actions: Tensor
-    outcomes: Tensor
-    known: Tensor
-
-    @classmethod
-    def of(cls, experience: Experience) -> Tensors:
-        after_first = np.maximum(experience.outputs - 1, 0)
-        tpot = (experience.e2e - experience.ttft) / np.maximum(after_first, 1)
-        known = np.stack([np.ones(len(tpot)), np.minimum(after_first / _WELL_KNOWN, 1.0)], axis=1)
-        return cls(
-            torch.from_numpy(experience.features),
-            torch.from_numpy(experience.contexts),
-            torch.from_numpy(experience.masks),
-            torch.from_numpy(experience.actions),
-            torch.from_numpy(np.stack([experience.ttft, tpot], axis=1)).float(),
-            torch.from_numpy(known).float(),
-        )
-
-
-class OutcomeModel(nn.Module):
-    """Expected TTFT and TPOT [N, R, 2] of every choice, in units of their deviations about their means."""
-
-    def __init__(self, tensors: Tensors, rows: Tensor) -> None:
-        super().__init__()
-        seen = tensors.features[rows][tensors.masks[rows]]
-        self._feature_mean, self._feature_std = seen.mean(0), seen.std(0).clamp_min(0.05)
-        contexts, outcomes, known = tensors.contexts[rows], tensors.outcomes[rows], tensors.known[rows]
-        self._context_mean, self._context_std = contexts.mean(0), contexts.std(0).clamp_min(0.05)
-        self._mean = (known * outcomes).sum(0) / known.sum(0).clamp_min(1e-6)
-        self._std = outcomes.std(0).clamp_min(1e-6)
-        self.network = ReplicaNetwork(seen.shape[1], contexts.shape[1], 32, 16)
-        self.head = nn.Linear(16, 2)
-
-    def forward(self, features: Tensor, contexts: Tensor, masks: Tensor) -> Tensor:
-        x = (features - self._feature_mean) / self._feature_std
-        context = (contexts - self._context_mean) / self._context_std
-        found: Tensor = self.head(self.network(x, context, masks))
-        return found
-
-    def scaled(self, outcomes: Tensor) -> Tensor:
-        return (outcomes - self._mean) / self._std
-
-    @torch.no_grad()
-    def predict(self, tensors: Tensors, experience: Experience) -> dict[str, Floats]:
-        """float64[N, R] for each of _OUTCOMES. Output lengths do not depend on the choice, so the known ones are used:
-        what the model cannot explain is then far less."""
-        found = self(tensors.features, tensors.contexts, tensors.masks) * self._std + self._mean
-        ttft, tpot = np.moveaxis(found.double().numpy(), 2, 0)
-        e2e = ttft + np.maximum(experience.outputs - 1, 0)[:, None] * tpot
-        cost = Experience.cost(ttft, e2e, experience.interference, experience.prices[:, None, :])
-        return {
-            name: np.where(experience.masks, values, 0.0)
-            for name, values in zip(_OUTCOMES, (cost, e2e, ttft), strict=True)
-        }
-
-
-def fit_model(tensors: Tensors, rows: Tensor, config: LearnConfig, generator: torch.Generator) -> OutcomeModel:
-    """The model of outcomes, on the decisions `rows`: least squares for what was chosen."""
-    model = OutcomeModel(tensors, rows)
-    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=1e-2)
-    for epoch in range(config.model_epochs):
-        _set_rate(optimizer, config.learning_rate * (1 - epoch / config.model_epochs))
-        for some in torch.split(rows[torch.randperm(len(rows), generator=generator)], config.minibatch):
-            found = model(tensors.features[some], tensors.contexts[some], tensors.masks[some])
-            chosen = found[torch.arange(len(some)), tensors.actions[some]]
-            loss = (tensors.known[some] * (chosen - model.scaled(tensors.outcomes[some])) ** 2).mean()
-            _descend(optimizer, loss, model)
-    return model
-
-
-def improve(
-    actor: Actor, tensors: Tensors, rows: Tensor, advantages: Tensor, config: LearnConfig, generator: torch.Generator
-) -> None:
-    """Lower the expected cost of `actor` on the decisions `rows`. advantages [N, R]: estimated costs of all choices, in
-    deviations. The penalty is the KL divergence of the actor as it was from what it becomes."""
-    with torch.no_grad():
-        before = actor(tensors.features, tensors.contexts, tensors.masks)
-    optimizer = torch.optim.Adam(actor.parameters(), config.learning_rate)
-    for epoch in range(config.policy_epochs):
-        _set_rate(optimizer, config.learning_rate * (1 - epoch / config.policy_epochs))
-        for some in torch.split(rows[torch.randperm(len(rows), generator=generator)], config.minibatch):
-            masks = tensors.masks[some]
-            after = actor(tensors.features[some], tensors.contexts[some], masks)
-            was = before[some].exp()
-            cost = (after.exp() * advantages[some]).sum(1)
-            divergence = (was * (before[some] - after).masked_fill(~masks, 0.0)).sum(1)
-            _descend(optimizer, (cost + config.kl_weight * divergence).mean(), actor)
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module) -> None:
-    optimizer.zero_grad()
-    torch.autograd.backward(loss)
-    nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-    optimizer.step()
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
-@torch.no_grad()
-def _probabilities(actor: Actor, tensors: Tensors, sample: bool) -> Floats:
-    """float64[N, R]: with which the policy chooses; of equal best ones, which take turns, each has its part."""
-    distribution = actor(tensors.features, tensors.contexts, tensors.masks).double()
-    if not sample:
-        best = (distribution >= distribution.amax(1, keepdim=True) - 1e-9).double()
-        return _array(best / best.sum(1, keepdim=True))
-    return _array(distribution.exp())
-
-
-def _array(tensor: Tensor) -> Floats:
-    return np.asarray(tensor.numpy(), np.float64)
-
-
-@dataclass(frozen=True)
-class Learned:
-    """The new policy, and what it changes, by outcome, on decisions that it was not made on."""
-
-    checkpoint: Checkpoint
-    estimates: dict[str, Estimate]
-
-    @property
-    def is_better(self) -> bool:
-        return self.estimates["cost"].high < 0.0
-
-
-def learn(checkpoint: Checkpoint, experience: Experience, config: LearnConfig) -> Learned:
-    """Learn from three of five blocks of decisions, estimate on the others. Same seed, same bytes. Raises InputError
-    for a checkpoint that cannot be trained on, and if what is found are no numbers."""
-    if checkpoint.normaliser is None:
-        raise InputError("--checkpoint: it has no statistics of its features, which learning needs: take a newer one")
-    blocks = np.arange(len(experience)) * _BLOCKS // len(experience)
-    held = blocks % 5 >= 3
-    rows = torch.from_numpy(np.flatnonzero(~held))
-    tensors = Tensors.of(experience)
-    generator = torch.Generator().manual_seed(config.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = fit_model(tensors, rows, config, generator)
-        old, new = _actor(checkpoint), _actor(checkpoint)
-    predicted = model.predict(tensors, experience)
-    improve(new, tensors, rows, _advantages(experience, predicted["cost"], config), config, generator)
-    _, held_blocks = np.unique(blocks[held], return_inverse=True)
-    estimates = _estimates(
-        experience, predicted, held, held_blocks,
-        _probabilities(old, tensors, config.sample), _probabilities(new, tensors, config.sample), config.seed,
-    )  # fmt: skip
-    if not np.isfinite([[each.old, each.new, each.low, each.high] for each in estimates.values()]).all():
-        raise InputError(
-            "the estimates are no finite numbers, so neither is the policy: the log has numbers beyond all sense, or "
-            "--learning_rate is too large"
-        )
-    facts = {
-        **checkpoint.facts,
-        "learned_from_log": {
-            "decisions": len(experience),
-            "config": {name: value for name, value in asdict(config).items() if name not in ("output", "checkpoint")},
-            "estimates": {name: asdict(estimate) for name, estimate in estimates.items()},
-        },
-    }
-    made = Checkpoint(new.weights(), checkpoint.max_queue_requests, facts, normaliser=new.normaliser())
-    return Learned(made, estimates)
-
-
-def _actor(checkpoint: Checkpoint) -> Actor:
-    assert checkpoint.normaliser is not None
-    first, second = checkpoint.weights.hidden.shape
-    actor = Actor(checkpoint.max_queue_requests, first, second)
-    actor.set_weights(checkpoint.weights, checkpoint.normaliser)
-    return actor
-
-
-def _advantages(experience: Experience, predicted: Floats, config: LearnConfig) -> Tensor:
-    """[N, R]: the model's costs, mended for what was chosen by what it cost, less their mean over the choices."""
-    rows = np.arange(len(experience))
-    weights = np.minimum(1.0 / experience.propensities, config.largest_weight)
-    mended = predicted.copy()
-    mended[rows, experience.actions] += weights * (experience.costs - predicted[rows, experience.actions])
-    there = experience.masks
-    mended -= (predicted * there).sum(1, keepdims=True) / there.sum(1, keepdims=True)
-    return torch.from_numpy(np.where(there, mended / experience.costs.std(), 0.0)).float()
-
-
-def _estimates(
-    experience: Experience,
-    predicted: dict[str, Floats],
-    held: NDArray[np.bool_], blocks: NDArray[np.int64], old: Floats,
-    new: Floats, seed: int,
-) -> dict[str, Estimate]:  # fmt: skip
-    outcomes = (experience.costs, experience.e2e, experience.ttft)
-    return {
-        name: compare_policies(
-            old[held], new[held], experience.actions[held], experience.propensities[held], outcome[held],
-            predicted[name][held], blocks, np.random.default_rng(seed),
-        )
-        for name, outcome in zip(_OUTCOMES, outcomes, strict=True)
-    }  # fmt: skip
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns 0 if the policy was written, 1 if it may be no better and was not, 2 for bad input."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -276,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         (config,) = parse_tool("python -m rl.vllm.learn LOG [LOG ...]", __doc__ or "", (LearnConfig,), words)
         if not logs:
             raise InputError("give the files of the decision log before the flags, the oldest first")
+        if find_spec("torch") is None:
+            raise InputError("learning needs torch: pip install 'vidur[train]'")
+        import torch
+
+        from rl.vllm.improvement import learn
+
         torch.set_num_threads(1)
         checkpoint = Checkpoint.load(policy_path(config.checkpoint))
         experience = read_experience(logs, checkpoint.max_queue_requests, config.beta)
