@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import rl.vllm.plugin.pusher as pusher_module
 from rl.vllm.plugin.data_parallel import DataParallelRouting
 from rl.vllm.plugin.pusher import Pusher, parse_address
 from rl.vllm.steps import Step, format_step, read_steps
@@ -101,6 +104,103 @@ def test_a_pusher_repeats_what_it_sent_last() -> None:
         pusher.send(b"two")
         assert [listener.recv(100) for _ in range(3)][-2:] == [b"two"] * 2
         pusher.close()
+
+
+class Names:
+    """The network's names: their addresses change; `known` is cleared while the server of names does not answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.addresses: list[str] = []
+        self.known = threading.Event()
+        self.known.set()
+        self.asked = 0
+        self._look_up = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self.getaddrinfo)
+        monkeypatch.setattr(pusher_module, "RESOLVE_AGAIN_SECONDS", 0.02)
+        monkeypatch.setattr(pusher_module, "REPEAT_SECONDS", 0.05)
+
+    def getaddrinfo(self, host: str, port: int, **options: Any) -> list[Any]:
+        assert host == "router.example"
+        self.asked += 1
+        self.known.wait()
+        if not self.addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [each for address in self.addresses for each in self._look_up(address, port, **options)]
+
+    def wait(self) -> None:
+        """Until the name has been looked up twice from now: what is known now has been acted on."""
+        asked, deadline = self.asked, time.monotonic() + 10
+        while self.asked < asked + 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+
+def listeners(port: int = 0) -> tuple[socket.socket, socket.socket]:
+    first, second = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    first.bind(("127.0.0.1", port))
+    second.bind(("127.0.0.2", first.getsockname()[1]))
+    for listener in (first, second):
+        listener.settimeout(10)
+    return first, second
+
+
+def test_a_pusher_follows_its_router_to_another_address(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = Names(monkeypatch)
+    first, second = listeners()
+    with first, second:
+        pusher = Pusher("router.example", first.getsockname()[1])
+        names.wait()
+        assert [record.message.partition(" until")[0] for record in caplog.records] == ["vidur: no gauges are pushed"]
+        names.addresses = ["127.0.0.1"]
+        wait_for_socket(pusher)
+        pusher.send(b"one")
+        assert first.recv(100) == b"one"
+        # Of several addresses it keeps the one that it has, in whichever order they come.
+        names.addresses = ["127.0.0.2", "127.0.0.1"]
+        names.wait()
+        pusher.send(b"two")
+        while first.recv(100) != b"two":
+            pass
+        names.addresses = ["127.0.0.2"]
+        names.wait()
+        pusher.send(b"three")
+        assert second.recv(100) == b"three"
+        # While the name is not known it goes on, and says so once.
+        names.addresses = []
+        names.wait()
+        pusher.send(b"four")
+        while second.recv(100) != b"four":
+            pass
+        names.wait()
+        assert [record.message.partition(" until")[0] for record in caplog.records[1:]] == [
+            "vidur: gauges go to 127.0.0.2"
+        ]
+        first.setblocking(False)
+        left = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                left.append(first.recv(100))
+        assert b"three" not in left and b"four" not in left
+        pusher.close()
+
+
+def test_a_lookup_that_takes_long_holds_up_no_gauges(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(monkeypatch)
+    names.addresses = ["127.0.0.1"]
+    first, second = listeners()
+    with first, second:
+        pusher = Pusher("router.example", first.getsockname()[1])
+        wait_for_socket(pusher)
+        names.known.clear()
+        pusher.send(b"one")
+        assert [first.recv(100) for _ in range(3)] == [b"one"] * 3
+        pusher.send(b"two")
+        while first.recv(100) != b"two":
+            pass
+        pusher.close()
+        names.known.set()
 
 
 class Engines:

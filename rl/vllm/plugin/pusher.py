@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from typing import Any
 
 LOG = logging.getLogger("vllm.vidur")
 RESOLVE_AGAIN_SECONDS = 10.0
@@ -23,9 +24,9 @@ def parse_address(text: str) -> tuple[str, int]:
 class Pusher:
     """Sends to one address. A datagram that cannot be sent at once is lost, and counted in `lost`.
 
-    A thread looks the name up, again and again until it is known, as a router may be started later; then it repeats the
-    last datagram whenever REPEAT_SECONDS pass without another: an idle engine, which takes no steps, is heard of all
-    the same, and a datagram that was lost on its way matters no longer.
+    One thread looks the name up again and again: a router may be started later, or move. Another repeats the last
+    datagram whenever REPEAT_SECONDS pass without one: an idle engine, which takes no steps, is heard of all the same,
+    and a datagram that was lost on its way matters no longer.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -33,7 +34,8 @@ class Pusher:
         self._last = b""
         self._socket: socket.socket | None = None
         self._closed = threading.Event()
-        threading.Thread(target=self._run, args=(host, port), name="vidur-gauges", daemon=True).start()
+        threading.Thread(target=self._follow, args=(host, port), name="vidur-address", daemon=True).start()
+        threading.Thread(target=self._repeat, name="vidur-gauges", daemon=True).start()
 
     def send(self, datagram: bytes) -> None:
         self._last = datagram
@@ -44,16 +46,16 @@ class Pusher:
         self._closed.set()
 
     def _transmit(self, datagram: bytes) -> None:
-        if self._socket is None:
+        connection = self._socket
+        if connection is None:
             self.lost += 1
             return
         try:
-            self._socket.send(datagram)
+            connection.send(datagram)
         except OSError:  # nobody listens, or the buffer is full: the next one may get through
             self.lost += 1
 
-    def _run(self, host: str, port: int) -> None:
-        self._connect(host, port)
+    def _repeat(self) -> None:
         seen = b""
         while not self._closed.wait(REPEAT_SECONDS):
             last = self._last
@@ -61,22 +63,39 @@ class Pusher:
             if last and last is seen:
                 self._transmit(last)
             seen = last
-        if self._socket is not None:
-            self._socket.close()
 
-    def _connect(self, host: str, port: int) -> None:
-        complained = False
+    def _follow(self, host: str, port: int) -> None:
+        """Keep the socket connected to an address of the name; to the last one while the name is not known."""
+        current, retired, complained = None, None, False
         while not self._closed.is_set():
+            if retired is not None:
+                # So long after it was replaced, nobody is sending by it any more.
+                retired.close()
+                retired = None
             try:
-                family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-                connection = socket.socket(family, kind, protocol)
-                connection.setblocking(False)
-                connection.connect(address)
+                found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+                if current not in found:
+                    connection = _connect(*found[0])
+                    retired, self._socket, current = self._socket, connection, found[0]
+                complained = False
             except OSError as error:
                 if not complained:
-                    LOG.warning("vidur: no gauges are pushed until %s:%d is known: %s", host, port, error)
+                    kept = "no gauges are pushed" if current is None else f"gauges go to {current[4][0]}"
+                    LOG.warning("vidur: %s until the address of %s:%d is known: %s", kept, host, port, error)
                 complained = True
-                self._closed.wait(RESOLVE_AGAIN_SECONDS)
-            else:
-                self._socket = connection
-                return
+            self._closed.wait(RESOLVE_AGAIN_SECONDS)
+        for last in (retired, self._socket):
+            if last is not None:
+                last.close()
+
+
+def _connect(family: int, kind: int, protocol: int, _: str, address: Any) -> socket.socket:
+    """A socket that does not block and sends to `address`. Raises OSError."""
+    connection = socket.socket(family, kind, protocol)
+    try:
+        connection.setblocking(False)
+        connection.connect(address)
+    except OSError:
+        connection.close()
+        raise
+    return connection
