@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -369,6 +370,33 @@ def test_decisions_are_logged_when_requests_have_ended(tmp_path: Path) -> None:
         np.testing.assert_array_equal(line.probabilities, decision.probabilities)
         assert (line.replica, line.shadow, line.fallback) == (decision.replica, decision.shadow, None)
         assert line.served.ttft == pytest.approx(0.05) and line.beta == 10
+
+
+def test_a_log_that_cannot_be_rotated_or_written_ends_and_requests_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "decisions.jsonl"
+    router = begun("--scheduler", "lor", "--decision_log", str(file), "--decision_log_bytes", "4096")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # no file can be opened
+    try:
+        for step in range(40):
+            arrival = Arrival(100, 0.1 * step)
+            router.finish(router.place(router.decide(arrival, everyone(router), 0.1 * step), arrival, 0.0), 0.1 * step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    router.close()
+    (record,) = caplog.records
+    assert record.getMessage() == f"the decision log ends here: {file}: Too many open files"
+    assert 0 < len(list(read_log([f"{file}.1"]))) < 40
+
+
+def test_a_log_on_a_full_disk_ends_when_it_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    router = begun("--scheduler", "lor", "--decision_log", "/dev/full")
+    router.finish(router.place(router.decide(Arrival(1, 0.0), everyone(router), 0.0), Arrival(1, 0.0), 0.0), 0.1)
+    router.close()
+    (record,) = caplog.records
+    assert record.getMessage() == "the decision log ends here: /dev/full: No space left on device"
 
 
 def test_a_damaged_log_is_refused_and_an_unfinished_line_left_out(tmp_path: Path) -> None:

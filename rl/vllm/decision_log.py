@@ -57,15 +57,19 @@ class LoggedDecision:
 class DecisionLog:
     """Appends to a file; at `most_bytes` it becomes FILE.1, that FILE.2, and so on; `files` of these are kept.
 
-    Written through every second and at `close`. Raises InputError if the file cannot be opened, OSError if it cannot be
-    written.
+    Written through every second and at `close`. Raises InputError if the file cannot be opened at first; `write` and
+    `close` raise OSError, after which the log is of no more use.
     """
 
     def __init__(self, path: str | Path, most_bytes: int, files: int) -> None:
         self.path = Path(path)
         self._most_bytes = most_bytes
         self._files = files
-        self._file: IO[bytes] = self._open()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[bytes] = self.path.open("ab")
+        except OSError as error:
+            raise InputError(f"--decision_log {self.path}: {error.strerror}") from None
         self._flushed_at = time.monotonic()
 
     def write(self, logged: LoggedDecision) -> None:
@@ -81,13 +85,6 @@ class DecisionLog:
     def close(self) -> None:
         self._file.close()
 
-    def _open(self) -> IO[bytes]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            return self.path.open("ab")
-        except OSError as error:
-            raise InputError(f"--decision_log {self.path}: {error.strerror}") from None
-
     def _rotate(self) -> None:
         self._file.close()
         for number in range(self._files - 1, 0, -1):
@@ -95,7 +92,7 @@ class DecisionLog:
             if older.exists():
                 older.replace(f"{self.path}.{number + 1}")
         self.path.replace(f"{self.path}.1")
-        self._file = self._open()
+        self._file = self.path.open("ab")
 
 
 def copied(observation: ClusterObservation) -> ClusterObservation:

@@ -6,6 +6,7 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -319,7 +320,10 @@ class Router:
     def close(self) -> None:
         """Write the decision log to its end."""
         if self._decision_log is not None:
-            self._decision_log.close()
+            try:
+                self._decision_log.close()
+            except OSError as error:
+                self._end_log(self._decision_log, error)
 
     def _log(self, ticket: int, status: str, served: Served) -> None:
         pending = self._pending.pop(ticket, None)
@@ -338,9 +342,16 @@ class Router:
         try:
             self._decision_log.write(logged)
         except OSError as error:
-            # Requests go on where the disk is full.
-            _LOGGER.error("the decision log ends here: %s: %s", self._decision_log.path, error.strerror)
-            self._decision_log = None
+            self._end_log(self._decision_log, error)
+
+    def _end_log(self, log: DecisionLog, error: OSError) -> None:
+        """Requests go on without it where a disk is full or files cannot be opened."""
+        _LOGGER.error("the decision log ends here: %s: %s", log.path, error.strerror or error)
+        self._decision_log = None
+        self._seen = None
+        self._pending.clear()
+        with suppress(OSError):  # what could not be written is told of
+            log.close()
 
     def scraped(self, replica: Replica, scrape: Scrape, at: float) -> None:
         """The replica's /metrics, asked for at `at`."""
