@@ -101,6 +101,28 @@ def test_only_configured_replicas_are_called(router: RouterUnderTest, stub: Stub
             other.accept()
 
 
+@pytest.mark.parametrize("name", ["null", "two lengths", "connect", "odd coding"])
+def test_bad_bytes_behind_a_request_leave_its_answer_whole(router: RouterUnderTest, name: str) -> None:
+    data, status = BAD[name]
+    with Client(router.port) as client:
+        client.send(completion() + completion(stream=True, max_tokens=9) + data)
+        assert client.read().json()["usage"]["completion_tokens"] == 4
+        second = client.read()
+        assert second.whole and second.body.count(b"data: {") == 9
+        refused = client.read()
+        assert refused.status == status and refused.header("connection") == "close"
+        assert not client.more()
+
+
+def test_too_many_pipelined_requests(router: RouterUnderTest) -> None:
+    with Client(router.port) as client:
+        client.send(message("GET", "/v1/models") * 100)
+        statuses = []
+        while client.buffer or client.more():
+            statuses.append(client.read().status)
+        assert statuses == [200] * 65 + [429]
+
+
 def test_giant_headers(router: RouterUnderTest) -> None:
     assert refusal(router.port, message("GET", "/v1/models", headers=("A: " + "x" * 3000,))).status == 431
     assert refusal(router.port, message("GET", "/v1/" + "x" * 3000)).status == 431

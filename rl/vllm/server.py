@@ -107,6 +107,7 @@ class ClientConnection(asyncio.Protocol):
         self.cut_off = ""  # why the router cut this client's answer, if it did
         self.task: asyncio.Task[None] | None = None
         self._closing = False  # after a refusal: what still comes is thrown away
+        self._refusal: Refusal | None = None  # of what came behind a request that is still being answered
         self._held_bytes = 0  # of the server's buffered bytes
         self._later = b""  # what came while a request was being answered
         self._waiting: deque[tuple[Request, bool]] = deque()
@@ -146,7 +147,7 @@ class ClientConnection(asyncio.Protocol):
         self._waiting.clear()
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
+        if self._closing or self._refusal is not None:
             return
         if self.task is not None:
             self._later += data
@@ -264,9 +265,9 @@ class ClientConnection(asyncio.Protocol):
         request = Request(method, self._url, path, self._headers, self._fields, body, time.monotonic(), self._peer)
         self._body = []
         http_1_1 = self._parser.get_http_version() == "1.1"
-        self._waiting.append((request, http_1_1))
-        if len(self._waiting) > MAX_PIPELINED:
+        if len(self._waiting) == MAX_PIPELINED:
             raise Refusal(429, f"more than {MAX_PIPELINED} requests at once on one connection")
+        self._waiting.append((request, http_1_1))
         if not http_1_1 or not self._parser.should_keep_alive():
             self._closes_after = request
         if self.task is None:
@@ -288,15 +289,14 @@ class ClientConnection(asyncio.Protocol):
         self._refuse(Refusal(408, f"the body took more than {self._limits.body_timeout:g} seconds"))
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer, unless an earlier request is still being answered, and close; but read on for a while, since closing
-        on unread data would destroy the answer on its way."""
+        """Answer, once the requests before it are answered, and close; but read on for a while, since closing on unread
+        data would destroy the answer on its way."""
+        if self.task is not None:
+            self._refusal = refusal
+            return
         refused = self._server.refused
         refused[refusal.status] = refused.get(refusal.status, 0) + 1
         self._closing = True
-        self._waiting.clear()
-        if self.task is not None or self._transport.is_closing():
-            self.abort("its next request was refused")
-            return
         self._new_answer(b"POST", True, False)
         self.respond(refusal.status, error_body(refusal.status, str(refusal), "invalid_request_error"))
         if self._transport.can_write_eof():
@@ -350,6 +350,8 @@ class ClientConnection(asyncio.Protocol):
             (self._close if self._ended else self.abort)()
         elif self._waiting:
             self._next()
+        elif self._refusal is not None:
+            self._refuse(self._refusal)
         else:
             self._await_client()
             if self._later:
