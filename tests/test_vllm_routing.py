@@ -243,6 +243,18 @@ def test_a_shadow_decides_on_the_same_state_and_changes_nothing() -> None:
     assert (shadowed.shadowed.decisions, shadowed.shadowed.agreements) == (30, same)
 
 
+def test_a_shadow_agrees_with_the_scheduler_not_with_chance_or_a_fallback() -> None:
+    itself = begun("--scheduler", "lor", "--shadow", "lor", "--explore", "epsilon", "--explore_fraction", "1")
+    for step in range(30):
+        route(itself, 0.1 * step)
+    assert (itself.shadowed.decisions, itself.shadowed.agreements) == (30, 30)
+    stale = begun("--scheduler", "ppo", "--shadow", "round_robin", "--gauge_age_limit", "5")
+    decisions = [stale.decide(Arrival(500, now), everyone(stale), now) for now in (1.0, 7.0)]
+    assert [decision.fallback for decision in decisions] == [None, STALE_GAUGES]
+    assert [decision.shadow for decision in decisions] == [0, 1] and decisions[1].shadow_agrees is None
+    assert stale.shadowed.decisions == 1
+
+
 def test_draining_and_removal_and_joining() -> None:
     router = begun("--scheduler", "ppo")
     router.drain("127.0.0.1:8001")

@@ -157,4 +157,5 @@ def _decision(recent: Recent) -> dict[str, Any]:
         "seconds": decision.seconds,
         "probabilities": probabilities,
         "shadow": recent.names[decision.shadow] if decision.shadow is not None else None,
+        "shadow_agrees": decision.shadow_agrees,
     }

@@ -60,7 +60,7 @@ class Decision:
 
     seconds: what the decision took, without the shadow's. scores: float64[replicas] of a scheduler that has some, the
     logarithms of its probabilities but for a constant; -inf: not available. probabilities: float64[replicas], by which
-    chance chose; None where it had no say. explored: whether chance took another replica than the scheduler would have.
+    chance chose; None where it had no say. own: what the scheduler itself chose, before chance; None at a fallback.
     shadow: what the shadow would have chosen.
     """
 
@@ -71,9 +71,19 @@ class Decision:
     seconds: float = 0.0
     scores: Floats | None = None
     probabilities: Floats | None = None
-    explored: bool = False
+    own: int | None = None
     shadow: int | None = None
     ordinal: int = 0
+
+    @property
+    def explored(self) -> bool:
+        """Whether chance took another replica than the scheduler would have."""
+        return self.own is not None and self.own != self.replica
+
+    @property
+    def shadow_agrees(self) -> bool | None:
+        """Whether the scheduler and the shadow chose the same; None where one of them did not choose."""
+        return None if self.own is None or self.shadow is None else self.own == self.shadow
 
     @property
     def entropy(self) -> float | None:
@@ -246,12 +256,12 @@ class Router:
         broken = self.guard.chosen(chosen, observation, seconds)
         if broken is not None:
             return self._fall_back(broken, observation, started)
-        decision = Decision(chosen, self.scheduler_name, seconds=seconds, scores=scores)
+        decision = Decision(chosen, self.scheduler_name, seconds=seconds, scores=scores, own=chosen)
         self._explore(decision, observation.available)
         return decision
 
     def _ask_shadow(self, shadow: GlobalScheduler, decision: Decision, observation: ClusterObservation) -> None:
-        """Tell the decision what the shadow would have chosen, and count whether the two agree."""
+        """Tell the decision what the shadow would have chosen, and count whether it agrees with the scheduler."""
         try:
             chosen = int(shadow.schedule(observation))
             if not 0 <= chosen < observation.num_replicas:
@@ -262,8 +272,9 @@ class Router:
             self._shadow = self._shadow_maker = None
             return
         decision.shadow = chosen
-        self.shadowed.decisions += 1
-        self.shadowed.agreements += chosen == decision.replica
+        if decision.own is not None:
+            self.shadowed.decisions += 1
+            self.shadowed.agreements += chosen == decision.own
 
     def _explore(self, decision: Decision, available: NDArray[np.bool_]) -> None:
         """Let chance choose, as the configuration says."""
@@ -280,11 +291,10 @@ class Router:
         else:
             probabilities = available * (self.config.explore_fraction / available.sum())
             probabilities[decision.replica] += 1.0 - self.config.explore_fraction
-        best = decision.replica
         edges = np.cumsum(probabilities)
         drawn = int(np.searchsorted(edges, self._explore_rng.random() * edges[-1], side="right"))
         decision.replica = min(drawn, int(np.flatnonzero(probabilities)[-1]))
-        decision.probabilities, decision.explored = probabilities, decision.replica != best
+        decision.probabilities = probabilities
 
     def _fall_back(self, broken: tuple[str, str], observation: ClusterObservation, started: float) -> Decision:
         reason, explanation = broken
