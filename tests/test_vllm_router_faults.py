@@ -149,6 +149,19 @@ def test_all_hang_until_the_deadline() -> None:
         assert time.monotonic() - started < 5.0
 
 
+def test_a_request_without_another_replica_is_not_tried_again() -> None:
+    hung = Stub("hung")
+    hung.fault(hang=True)
+    router = RouterUnderTest([hung.url], "--first_byte_timeout", "0.3", "--health_interval", "60", ready=False)
+    with running(hung, router):
+        assert ask(router.port, completion()).status == 504
+        assert get(router.port, "/v1/models").status == 504
+        assert router.metric("retries_total") == 0
+        scheduled, plain = (line for line in router.end() if line["path"].startswith("/v1/"))
+    name = hung.url.removeprefix("http://")
+    assert [(line["retries"], line["replica"]) for line in (scheduled, plain)] == [(0, name), (0, name)]
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_server_errors_are_tried_elsewhere(status: int, pair: tuple[Stub, Stub, RouterUnderTest]) -> None:
     _, bad, router = pair

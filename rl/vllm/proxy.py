@@ -268,6 +268,8 @@ class Proxy:
         last: ReplicaFailure | None = None
         while (backend := self._choose(exchange, tried)) is not None:
             tried.append(backend)
+            if last is not None:
+                self._count_retry(exchange, last)
             try:
                 await self._exchange(exchange, backend, tried)
             except ReplicaFailure as failure:
@@ -283,10 +285,6 @@ class Proxy:
                 last = failure
                 if not self._may_retry(exchange):
                     break
-                self._budget.take()
-                exchange.retries += 1
-                self.retries += 1
-                self._metrics.retries[failure.reason,] += 1
             else:
                 if exchange.status < 500:
                     backend.breaker.request_succeeded()
@@ -304,7 +302,9 @@ class Proxy:
         now = time.monotonic()
         if exchange.read is None:
             left = [backend for backend, may in zip(self._backends, available, strict=True) if may]
-            exchange.backend = min(left, key=lambda backend: backend.in_flight, default=None)
+            if not left:
+                return None
+            exchange.backend = min(left, key=lambda backend: backend.in_flight)
             return exchange.backend
         try:
             decision = self._router.decide(exchange.read.arrival, available, now)
@@ -316,6 +316,12 @@ class Proxy:
         backend.decided(decision)
         self.recent.append(Recent(time.time(), backend.name, self._backends.names, exchange.read.arrival, decision))
         return backend
+
+    def _count_retry(self, exchange: Exchange, failure: ReplicaFailure) -> None:
+        self._budget.take()
+        exchange.retries += 1
+        self.retries += 1
+        self._metrics.retries[failure.reason,] += 1
 
     def _may_retry(self, exchange: Exchange) -> bool:
         in_time = time.monotonic() < exchange.request.received_at + self._config.answer_timeout
