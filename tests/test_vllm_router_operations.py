@@ -201,6 +201,34 @@ def test_access_log_has_a_line_for_each_request(stubs: list[Stub]) -> None:
     assert broken["path"] == "/v1/completions"
 
 
+def test_refusals_are_logged_and_counted(stubs: list[Stub]) -> None:
+    """Those that no replica sees; pages that are served leave no line."""
+    router = RouterUnderTest([stubs[0].url], "--max_connections", "3", "--header_timeout", "0.5")
+    with running(router):
+        get(router.port, "/metrics")
+        assert get(router.port, "/collective_rpc?x=y", "X-Request-Id: lost").status == 404
+        assert post(router.port, "/health", {}).status == 405
+        assert post(router.port, "/replicas", {}).status == 401
+        assert post(router.port, "/replicas", {}, BEARER).status == 400
+        assert ask(router.port, b"\x00\x00").status == 400
+        assert ask(router.port, message("PUT", "/v1/models", headers=("Expect: magic",))).status == 417
+        assert ask(router.port, b"GET /v1/slow HTTP/1.1\r\nHost: x\r\n").status == 408
+        statuses = [404, 405, 401, 400, 400, 417, 408]
+        for status in statuses:
+            assert router.metric("refused_total", code=str(status)) == statuses.count(status)
+        with Client(router.port), Client(router.port), Client(router.port), Client(router.port) as fourth:
+            assert fourth.read().status == 503
+        lines = router.end()
+    assert [line["status"] for line in lines] == [*statuses, 503]
+    seen = [(line["method"], line["path"]) for line in lines]
+    assert seen == [
+        ("GET", "/collective_rpc"), ("POST", "/health"), ("POST", "/replicas"), ("POST", "/replicas"), (None, None),
+        ("PUT", "/v1/models"), ("GET", "/v1/slow"), (None, None),
+    ]  # fmt: skip
+    assert all(line["client"] == "127.0.0.1" and line["replica"] is None and line["error"] for line in lines)
+    assert lines[0]["request_id"] == "lost"
+
+
 def test_failure_of_the_router_itself_is_recorded(stubs: list[Stub]) -> None:
     failing = (
         "import sys; from rl.vllm import router, routing\n"

@@ -10,8 +10,10 @@ import queue
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
+from rl.vllm.wire import Request
 from vidur.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +22,23 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("vidur-router")
 CHUNK_LINES, MOST_CHUNKS = 1000, 64
 CLOSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Unrouted:
+    """A request that was answered with an error before it was routed: an Exchange, as far as the log looks at it."""
+
+    request: Request
+    status: int
+    error: str
+    decision: ClassVar[None] = None
+    backend: ClassVar[None] = None
+    first_at: ClassVar[None] = None
+    prompt_tokens: ClassVar[None] = None
+    output_tokens: ClassVar[None] = None
+    is_stream: ClassVar[bool] = False
+    queue_seconds: ClassVar[float] = 0.0
+    retries: ClassVar[int] = 0
 
 
 class AccessLog:
@@ -37,7 +56,7 @@ class AccessLog:
         if self._file is not None:
             self._thread.start()
 
-    def write(self, exchange: Exchange) -> None:
+    def write(self, exchange: Exchange | Unrouted) -> None:
         """Add a line. It is written by the next `flush`, or when many have gathered."""
         if self._file is None:
             return
@@ -47,7 +66,8 @@ class AccessLog:
         # Written by hand, as it is on the path of each request; names and texts by the JSON encoder.
         self._lines.append(
             f'{{"time": {time.time() - seconds:.6f}, "client": {_text(request.peer)}, '
-            f'"method": {_text(request.method.decode("latin-1"))}, "path": {_text(request.path.decode("latin-1"))}, '
+            f'"method": {_text(request.method.decode("latin-1") or None)}, '
+            f'"path": {_text(request.path.decode("latin-1") or None)}, '
             f'"status": {exchange.status}, "replica": {_text(backend.name if backend is not None else None)}, '
             f'"scheduler": {_text(decision.scheduler if decision is not None else None)}, '
             f'"fallback": {_text(decision.fallback if decision is not None else None)}, '

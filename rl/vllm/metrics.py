@@ -82,6 +82,7 @@ class RouterMetrics(Collector):
         self._states = states
         self.replicas: dict[str, ReplicaMetrics] = {}
         self.requests: Counter[tuple[str, ...]] = Counter()  # replica, status
+        self.refused: Counter[tuple[str, ...]] = Counter()  # status
         self.errors: Counter[tuple[str, ...]] = Counter()  # replica, reason
         self.retries: Counter[tuple[str, ...]] = Counter()  # reason
         self.broken: Counter[tuple[str, ...]] = Counter()  # replica
@@ -93,6 +94,7 @@ class RouterMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield _counter("requests", "Requests answered", ("replica", "code"), self.requests)
+        yield _counter("refused", "Requests refused before routing, by status", ("code",), self.refused)
         yield _counter("errors", "Exchanges with a replica that failed", ("replica", "reason"), self.errors)
         yield _counter("retries", "Requests sent to another replica", ("reason",), self.retries)
         yield _counter("broken_answers", "Answers that broke off after they began", ("replica",), self.broken)

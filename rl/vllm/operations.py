@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from rl.vllm.admin import AdminToken
 from rl.vllm.dashboard import PAGE
 from rl.vllm.metrics import CONTENT_TYPE
-from rl.vllm.server import ClientConnection
-from rl.vllm.wire import JSON_TYPE, Request, error_body
+from rl.vllm.server import ClientConnection, Refused
+from rl.vllm.wire import JSON_TYPE, Headers, Request, error_body
 from vidur.errors import InputError
 
 HTML_HEADERS = [
@@ -36,11 +36,13 @@ class Operated(Protocol):
 
 
 class Operations:
-    """Answers the paths of `paths`."""
+    """Answers the paths that it `has`."""
 
-    def __init__(self, operated: Operated, token: AdminToken) -> None:
+    def __init__(self, operated: Operated, token: AdminToken, refused: Refused) -> None:
+        """refused: is told of what is answered with an error of the client's."""
         self._operated = operated
         self._token = token
+        self._refused = refused
         self._pages: dict[bytes, Callable[[Request, ClientConnection], Awaitable[None]]] = {
             b"/health": self._health,
             b"/ready": self._ready,
@@ -57,8 +59,7 @@ class Operations:
         allowed = (b"GET", b"HEAD", b"POST") if request.path == b"/replicas" else (b"GET", b"HEAD")
         if request.method not in allowed:
             message = f"{request.path.decode('latin-1')} takes {b', '.join(allowed).decode()}"
-            headers = [JSON_TYPE, (b"Allow", b", ".join(allowed))]
-            client.respond(405, error_body(405, message, "invalid_request_error"), headers)
+            self._refuse(request, client, 405, message, [(b"Allow", b", ".join(allowed))])
             return
         await self._pages[request.path](request, client)
 
@@ -81,16 +82,23 @@ class Operations:
             _answer(client, 200, {"replicas": self._operated.replicas_state()})
             return
         if not self._token.is_set:
-            _refuse(client, 403, "the router was started without an admin token: changes are off")
+            self._refuse(request, client, 403, "the router was started without an admin token: changes are off")
         elif not self._token.admits(request.header(b"authorization")):
-            _refuse(client, 401, "the admin token is missing or wrong: Authorization: Bearer TOKEN")
+            message = "the admin token is missing or wrong: Authorization: Bearer TOKEN"
+            self._refuse(request, client, 401, message, [(b"WWW-Authenticate", b"Bearer")])
         else:
             try:
                 done = self._change(request.body)
             except InputError as error:
-                _refuse(client, 400, str(error))
+                self._refuse(request, client, 400, str(error))
             else:
                 _answer(client, 200, {"done": done, "replicas": self._operated.replicas_state()})
+
+    def _refuse(
+        self, request: Request, client: ClientConnection, status: int, message: str, headers: Headers | None = None
+    ) -> None:
+        self._refused(request, status, message)
+        client.respond(status, error_body(status, message, "invalid_request_error"), [JSON_TYPE, *(headers or [])])
 
     def _change(self, body: bytes) -> str:
         """Carry out {"add": {"url": ...}}, {"drain": NAME}, {"resume": NAME} or {"remove": NAME}. Raises InputError."""
@@ -123,8 +131,3 @@ class Operations:
 
 def _answer(client: ClientConnection, status: int, value: Any) -> None:
     client.respond(status, json.dumps(value).encode())
-
-
-def _refuse(client: ClientConnection, status: int, message: str) -> None:
-    headers = [JSON_TYPE, *([(b"WWW-Authenticate", b"Bearer")] if status == 401 else [])]
-    client.respond(status, error_body(status, message, "invalid_request_error"), headers)

@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rl.vllm.access_log import AccessLog
+from rl.vllm.access_log import AccessLog, Unrouted
 from rl.vllm.admin import AdminToken
 from rl.vllm.admission import Admission, AdmissionConfig
 from rl.vllm.arrivals import ArrivalReader
@@ -89,9 +89,9 @@ class RouterProcess:
         self.proxy = Proxy(
             proxy, self.backends, self.router, self.admission, self.metrics, reader, token, self.log.write
         )
-        self.server = Server(limits, self._handle)
+        self.server = Server(limits, self._handle, self._refused)
         self.dashboard = Dashboard(self)
-        self._operations = Operations(self, token)
+        self._operations = Operations(self, token, self._refused)
         self._probes = Probes(breaker, gauges, self._scraped)
         self.pushes = PushListener(self._pushed)
 
@@ -152,7 +152,16 @@ class RouterProcess:
             return self._operations.handle(request, client)
         if self._proxy_config.passes(path.decode("latin-1")):
             return self.proxy.handle(request, client)
-        return _not_found(request, client)
+        return self._not_found(request, client)
+
+    async def _not_found(self, request: Request, client: ClientConnection) -> None:
+        message = f"{request.path.decode('latin-1')} is not passed to replicas: add it to --pass_paths"
+        self._refused(request, 404, message)
+        client.respond(404, error_body(404, message, "not_found_error"))
+
+    def _refused(self, request: Request, status: int, reason: str) -> None:
+        self.metrics.refused[str(status),] += 1
+        self.log.write(Unrouted(request, status, reason))
 
     def _scraped(self, backend: Backend, scrape: Scrape, at: float) -> None:
         self.router.scraped(backend.replica, scrape, at)
@@ -207,11 +216,6 @@ class RouterProcess:
             done = f"resumed {replica}"
         LOG.info("replicas: %s", done)
         return done
-
-
-async def _not_found(request: Request, client: ClientConnection) -> None:
-    message = f"{request.path.decode('latin-1')} is not passed to replicas: add it to --pass_paths"
-    client.respond(404, error_body(404, message, "not_found_error"))
 
 
 def _read_replica(document: Any) -> ReplicaConfig:

@@ -46,6 +46,7 @@ class LimitsConfig(Config):
 
 
 Handler: TypeAlias = Callable[[Request, "ClientConnection"], Coroutine[Any, Any, None]]
+Refused: TypeAlias = Callable[[Request, int, str], None]  # the request, the status, the reason
 
 
 class Refusal(Exception):
@@ -59,11 +60,12 @@ class Refusal(Exception):
 class Server:
     """Listens, and knows its connections."""
 
-    def __init__(self, limits: LimitsConfig, handler: Handler) -> None:
+    def __init__(self, limits: LimitsConfig, handler: Handler, refused: Refused) -> None:
+        """refused: is told of what no handler sees; of its request, what was read of it."""
         self.limits = limits
         self.handler = handler
+        self.refused = refused
         self.connections: set[ClientConnection] = set()
-        self.refused: dict[int, int] = {}  # by status
         self.buffered_bytes = 0  # of bodies that are being read or answered
         self.draining = False
         self._listener: asyncio.Server | None = None
@@ -259,10 +261,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._reading = ""
         self._unaccounted = 0
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        path = self._url.partition(b"?")[0]
-        method = self._parser.get_method()
-        request = Request(method, self._url, path, self._headers, self._fields, body, time.monotonic(), self._peer)
+        request = self._request(self._body[0] if len(self._body) == 1 else b"".join(self._body))
         self._body = []
         http_1_1 = self._parser.get_http_version() == "1.1"
         if len(self._waiting) == MAX_PIPELINED:
@@ -272,6 +271,12 @@ class ClientConnection(asyncio.Protocol):
             self._closes_after = request
         if self.task is None:
             self._next()
+
+    def _request(self, body: bytes) -> Request:
+        """What was read last. Before its target has come, the method is not known either."""
+        method = self._parser.get_method() if self._url else b""
+        path = self._url.partition(b"?")[0]
+        return Request(method, self._url, path, self._headers, self._fields, body, time.monotonic(), self._peer)
 
     def eof_received(self) -> None:
         """A client that closes its side has left: one that only half-closes cannot be told from it."""
@@ -294,8 +299,10 @@ class ClientConnection(asyncio.Protocol):
         if self.task is not None:
             self._refusal = refusal
             return
-        refused = self._server.refused
-        refused[refusal.status] = refused.get(refusal.status, 0) + 1
+        request = (
+            self._request(b"") if self._reading else Request(b"", b"", b"", [], {}, b"", time.monotonic(), self._peer)
+        )
+        self._server.refused(request, refusal.status, str(refusal))
         self._closing = True
         self._new_answer(b"POST", True, False)
         self.respond(refusal.status, error_body(refusal.status, str(refusal), "invalid_request_error"))

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 def router_states(process: RouterProcess) -> Iterator[State]:
     yield from _of_replicas(process)
     yield from _of_decisions(process)
-    refused: Samples = {(str(status),): count for status, count in process.server.refused.items()}
-    yield State("refused", "Requests refused before routing, by status", "counter", ("code",), refused)
     for name, text, kind, value in (
         ("queued", "Requests that wait in the router", "gauge", process.admission.queued),
         ("admitted", "Requests under way", "gauge", process.admission.in_flight),
