@@ -248,6 +248,21 @@ def test_failure_of_the_router_itself_is_recorded(stubs: list[Stub]) -> None:
         assert b"a fault of the router" in log
 
 
+def test_what_generates_is_scheduled_and_nothing_else(stubs: list[Stub]) -> None:
+    """Renders and counts would be in the books, and learned from, as generations of no tokens."""
+    paths = ["/v1/messages/count_tokens", "/v1/chat/completions/render", "/v1/responses/x/cancel", "/tokenize"]
+    generating = ["/v1/messages", "/inference/v1/generate"]
+    router = RouterUnderTest([stub.url for stub in stubs])
+    with running(router):
+        for path in paths + generating:
+            post(router.port, path, {"token_ids": [1, 2, 3]})
+        assert router.metric("decisions_total") == len(generating)
+        lines = [line for line in router.end() if line["path"] in paths + generating]
+    assert [line["scheduler"] for line in lines] == [None] * len(paths) + ["round_robin"] * len(generating)
+    assert [line["prompt_tokens"] for line in lines] == [None] * len(paths) + [3] * len(generating)
+    assert all(line["replica"] for line in lines)
+
+
 def test_log_that_no_one_reads_holds_up_nothing(stubs: list[Stub]) -> None:
     """Its pipe holds 64 KiB, which is some two hundred lines."""
     router = RouterUnderTest([stubs[0].url])

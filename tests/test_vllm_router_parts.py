@@ -16,6 +16,7 @@ from rl.vllm.metrics import Histogram
 from rl.vllm.proxy import ProxyConfig, RetryBudget
 from rl.vllm.sse import EventCounter, ResponseTail
 from rl.vllm.wire import end_to_end
+from vidur.errors import InputError
 
 CONTENTS = st.lists(
     st.one_of(st.text(max_size=20), st.sampled_from(["\ndata: x", "data: [DONE]", "[DONE]", '"usage"']))
@@ -123,6 +124,21 @@ def test_hop_by_hop_headers() -> None:
     headers = [(b"A", b"1"), (b"CONNECTION", b"close, B"), (b"b", b"2"), (b"Connection", b"c"), (b"C", b"3"),
                (b"a", b"4"), (b"Transfer-Encoding", b"chunked"), (b"Host", b"x")]  # fmt: skip
     assert end_to_end(headers, frozenset((b"host",))) == [(b"A", b"1"), (b"a", b"4")]
+
+
+def test_every_inference_path_of_vllm_passes() -> None:
+    config = ProxyConfig()
+    for path in (
+        "/inference/v1/generate",
+        "/generative_scoring",
+        "/v2/embed",
+        "/cohere/v2/chat",
+        "/v1/audio/translations",
+    ):
+        assert config.passes(path)
+    assert not any(config.passes(path) for path in ("/inference/v1/abort_requests", "/collective_rpc", "/sleep"))
+    with pytest.raises(InputError, match="--pass_paths: 'v1/' matches no path: begin it with /"):
+        ProxyConfig(pass_paths=("/tokenize", "v1/"))
 
 
 def test_paths_that_pass() -> None:

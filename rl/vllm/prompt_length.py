@@ -12,7 +12,8 @@ from vidur.errors import InputError
 
 # Where requests of the OpenAI API, and of vLLM's additions to it, carry what the model reads.
 _TEXTS = (
-    "prompt", "messages", "input", "instructions", "tools", "query", "documents", "text_1", "text_2", "suffix",
+    "prompt", "messages", "input", "token_ids", "instructions", "tools", "query", "documents", "text_1", "text_2",
+    "suffix",
 )  # fmt: skip
 # What stands for something else than text: its length says nothing.
 _NOT_TEXT = frozenset({"image_url", "input_audio", "audio_url", "video_url", "image_embeds", "file"})

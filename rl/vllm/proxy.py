@@ -22,8 +22,13 @@ from rl.vllm.sse import EventCounter, ResponseTail
 from rl.vllm.upstream import ReplicaConnection, ReplicaFailure, ResponseHead
 from rl.vllm.wire import BODY_METHODS, JSON_TYPE, Headers, Request, end_to_end, error_body, head_bytes
 from vidur.config.base import Config, setting
+from vidur.errors import InputError
 
-ROUTED = b"/v1/"
+# Where vLLM generates: what the schedulers' books and what is learned from them are of.
+SCHEDULED = frozenset((
+    b"/v1/completions", b"/v1/chat/completions", b"/v1/chat/completions/batch", b"/v1/responses", b"/v1/messages",
+    b"/v1/audio/transcriptions", b"/v1/audio/translations", b"/inference/v1/generate", b"/cohere/v2/chat",
+))  # fmt: skip
 FAILED_STATUSES = frozenset((500, 502, 503, 504))
 CLIENT_LEFT = 499
 CUT_UNANSWERED = 503
@@ -55,13 +60,19 @@ class ProxyConfig(Config):
     stream_timeout: float = setting(120.0, help="seconds that an answer may pause once begun", above=0)
     pass_paths: tuple[str, ...] = setting(
         (
-            "/v1/", "/v2/rerank", "/tokenize", "/detokenize", "/version", "/ping", "/pooling", "/classify", "/score",
-            "/rerank", "/invocations",
+            "/v1/", "/v2/rerank", "/v2/embed", "/cohere/v2/", "/inference/v1/generate", "/generative_scoring",
+            "/pooling", "/classify", "/score", "/rerank", "/tokenize", "/detokenize", "/version", "/ping",
+            "/invocations",
         ),
         help="paths that go to the replicas: whole ones, or beginnings that end with /",
     )  # fmt: skip
 
     session_header: str = setting("x-session-id", help="header that names a session, for session_hash")
+
+    def check(self) -> None:
+        for path in self.pass_paths:
+            if not path.startswith("/"):
+                raise InputError(f"{self.flag('pass_paths')}: {path!r} matches no path: begin it with /")
 
     def passes(self, path: str) -> bool:
         """Whether a path goes to the replicas. One with dot segments does not, as a replica may be behind a server that
@@ -223,7 +234,7 @@ class Proxy:
         """Answer one request, whatever happens."""
         exchange = Exchange(request, client, self._router)
         try:
-            if request.method == b"POST" and request.body and request.path.startswith(ROUTED):
+            if request.method == b"POST" and request.body and request.path in SCHEDULED:
                 exchange.read = self._reader.read(request)
                 exchange.prompt_tokens = exchange.read.arrival.prompt_tokens
             await self._admit(exchange)
