@@ -64,6 +64,27 @@ def test_health_and_ready(router: RouterUnderTest) -> None:
         assert post(router.port, target, {}).status == 405
 
 
+@pytest.mark.parametrize("target", ["/metrics", "/replicas", "/dashboard", "/dashboard/events"])
+def test_head_of_a_page_is_answered_whole(router: RouterUnderTest, target: str) -> None:
+    with Client(router.port) as client:
+        client.socket.settimeout(5)
+        for _ in range(2):
+            client.send(message("HEAD", target))
+            assert client.read("HEAD").status == 200
+
+
+def test_address_of_ipv6_is_told_as_a_url(stubs: list[Stub]) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    flags = ["--host", "::1", "--port", "0", "--push_host", "::1", "--push_port", "0", "--scheduler", "lor"]
+    command = [sys.executable, "-m", "rl.vllm.router", *flags, "--replica", stubs[0].url, "--access_log", ""]
+    router = Process(command, "stderr", r"listening at http://\[::1\]:(\d+) ")
+    with running(router):
+        router.wait_for(r"taking pushed gauges at udp \[::1\]:(\d+)")
+
+
 def test_metrics_are_prometheus_text(router: RouterUnderTest, stubs: list[Stub]) -> None:
     for _ in range(3):
         assert ask(router.port, completion(stream=True, max_tokens=5)).status == 200

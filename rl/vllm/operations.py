@@ -120,6 +120,9 @@ class Operations:
         client.begin(
             200, b"OK", [(b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-store")], sized=False
         )
+        if request.method == b"HEAD":
+            client.finish()
+            return
         whole = True
         while not self._operated.draining:
             state = self._operated.dashboard_state(whole)

@@ -132,12 +132,12 @@ class RouterProcess:
             except OSError as error:
                 raise InputError(f"--push_port {gauges.push_port}: {error.strerror or error}") from None
             address = transport.get_extra_info("sockname")
-            LOG.info("taking pushed gauges at udp %s:%d", *address[:2])
+            LOG.info("taking pushed gauges at udp %s:%d", _in_url(address[0]), address[1])
         try:
             port = await self.server.listen(serve.host, serve.port)
         except OSError as error:
             raise InputError(f"--host {serve.host} --port {serve.port}: {error.strerror or error}") from None
-        LOG.info("listening at http://%s:%d for %d replicas by %s", serve.host, port, len(self.backends),
+        LOG.info("listening at http://%s:%d for %d replicas by %s", _in_url(serve.host), port, len(self.backends),
                  self.router.scheduler_name)  # fmt: skip
 
     async def _tick(self) -> None:
@@ -216,6 +216,10 @@ class RouterProcess:
             done = f"resumed {replica}"
         LOG.info("replicas: %s", done)
         return done
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _read_replica(document: Any) -> ReplicaConfig:
