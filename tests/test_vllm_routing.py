@@ -85,6 +85,8 @@ def test_flags_and_a_file_say_the_same(tmp_path: Path) -> None:
         (["--shadow", "lookahead"], "--shadow lookahead simulates the replicas: give --simulation"),
         (["--scheduler", "lor", "--explore", "sample"], "take --explore epsilon"),
         (["--shcheduler", "lor"], "did you mean --scheduler"),
+        (["--replcia", "http://a:1"], r"did you mean --replica\?"),
+        (["--replica", "url=ftp://a"], "^--replica: url: expected http"),
         (["--gauge_age_limit", "0"], "--gauge_age_limit must be above 0"),
         (["--ppo_global_scheduler_config_beta", "-1"], "must be at least 0"),
     ],
@@ -99,6 +101,10 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     for text, message in (
         ("replica: [http://a:1]", "did you mean replicas"),
         ("scheduler: {type: ppo, betta: 4}", "did you mean beta"),
+        (
+            "scheduler: {type: ppo, bta: 4}",
+            "'bta': did you mean beta.? valid: beta, checkpoint, max_queue_requests, sample$",
+        ),
         ("scheduler: [ppo]", "expected the name of a scheduler"),
         ("seed: x", "seed: expected an integer"),
         ("- a", "expected a mapping"),

@@ -17,7 +17,7 @@ from vidur.config import (
     PPOGlobalSchedulerConfig,
     SizeSplitGlobalSchedulerConfig,
 )
-from vidur.config.base import Config, Setting, setting, settings_of
+from vidur.config.base import Config, PolyConfig, Setting, setting, settings_of
 from vidur.config.command_line import FlagParser, add_flag, read_flag
 from vidur.config.document import parse_yaml, read_value
 from vidur.config.flag import Flag
@@ -122,14 +122,15 @@ def parse_router(
 
     A flag is `--field`; options of schedulers have the simulator's flags (`--ppo_global_scheduler_config_beta 40`).
     `--config FILE` names a YAML file: the same names as keys; `replicas` and `groups` are lists; `scheduler` and
-    `shadow` are a name, or a mapping of `type` and options. Flags go before the file. No two classes share a field.
+    `shadow` are a name, or a mapping of `type` and options. Flags override the file. No two classes share a field.
     Raises InputError, or SystemExit(0) after --help.
     """
     flags, options = _flags(classes), _option_flags()
     parser = _parser(prog, description, flags, options)
     values, extras = parser.parse_known_args(argv)
     if extras:
-        near = difflib.get_close_matches(extras[0].lstrip("-").partition("=")[0], [*flags, *options], n=2, cutoff=0.6)
+        names = ["replica" if name == "replicas" else name for name in ("config", *flags, *options)]
+        near = difflib.get_close_matches(extras[0].lstrip("-").partition("=")[0], names, n=2, cutoff=0.6)
         hint = f"did you mean {' or '.join('--' + name for name in near)}?" if near else "see --help"
         raise InputError(f"unknown argument {extras[0]}: {hint}")
     texts = vars(values)
@@ -170,16 +171,21 @@ def _option_flags() -> dict[str, Flag]:
     """The flags of schedulers' own settings, by name."""
     flags = {}
     for member in BaseGlobalSchedulerConfig.family.values():
-        for item in settings_of(member):
-            if member is not PPOGlobalSchedulerConfig or item.name in _SERVED:
-                name = member.flag(item.name).lstrip("-")
-                flags[name] = Flag(name, member, item)
+        for item in _options_of(member):
+            name = member.flag(item.name).lstrip("-")
+            flags[name] = Flag(name, member, item)
     return flags
+
+
+def _options_of(scheduler: type[PolyConfig]) -> list[Setting]:
+    return [
+        item for item in settings_of(scheduler) if scheduler is not PPOGlobalSchedulerConfig or item.name in _SERVED
+    ]
 
 
 def _parser(prog: str, description: str, flags: Mapping[str, Flag], options: Mapping[str, Flag]) -> FlagParser:
     parser = FlagParser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    parser.add_argument("--config", metavar="FILE", help="YAML file with these settings; flags go before it")
+    parser.add_argument("--config", metavar="FILE", help="YAML file with these settings; flags override it")
     groups: dict[str, Any] = {}
     for flag in (*flags.values(), *options.values()):
         title = flag.owner.help_title
@@ -246,7 +252,7 @@ def _read_scheduler(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(named, Mapping) or not isinstance(named.get("type"), str):
         raise InputError(f"{where}: expected the name of a scheduler, or a mapping with its `type`")
     family = BaseGlobalSchedulerConfig.from_type(named["type"], where)
-    items = {item.name: item for item in settings_of(family)}
+    items = {item.name: item for item in _options_of(family)}
     read: dict[str, Any] = {"type": named["type"]}
     for key, option in named.items():
         if key == "type":

@@ -63,7 +63,7 @@ class HardwareGroupConfig(Config):
 class ReplicaConfig(Config):
     """One vLLM server."""
 
-    flag_prefix: ClassVar[str | None] = "replicas"
+    flag_prefix: ClassVar[str | None] = "replica"
     flag_separator: ClassVar[str] = ": "
 
     url: str = setting(help="where it listens: http://host:port, with the path before /v1 if there is one")

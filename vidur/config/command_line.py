@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--version", action="version", version=f"vidur {vidur.__version__}")
-    parser.add_argument("--config", metavar="FILE", help="YAML file, or config.json of a run; flags go before it")
+    parser.add_argument("--config", metavar="FILE", help="YAML file, or config.json of a run; flags override it")
     groups: dict[str, Any] = {}
     for flag in all_flags().values():
         title, description = _group_of(flag)
