@@ -329,6 +329,20 @@ def test_grace_has_an_end() -> None:
         assert line["status"] == 200 and line["error"] == "cut: the router stopped"
 
 
+def test_second_signal_cuts_what_is_under_way() -> None:
+    stub = Stub("slow", token_seconds=0.05)
+    router = RouterUnderTest([stub.url], "--grace", "1000")
+    with running(stub, router), Client(router.port) as client:
+        client.send(completion(stream=True, max_tokens=100_000))
+        client.until(b"\r\n\r\n")
+        router.signal(signal.SIGTERM)
+        router.wait_for(r"(stopping)")
+        router.signal(signal.SIGINT)
+        assert router.child.wait(timeout=30) == 0
+        assert not client._chunks()[1]
+        wait_until(lambda: stub.state()["aborted"] == 1)
+
+
 def test_without_a_token_changes_are_off(stubs: list[Stub]) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "VIDUR_ROUTER_ADMIN_TOKEN"}
     command = [sys.executable, "-m", "rl.vllm.router", "--port", "0", "--replica", stubs[0].url, "--scheduler", "lor"]

@@ -55,7 +55,9 @@ class ServeConfig(Config):
         help="file with the token that POST /replicas needs; VIDUR_ROUTER_ADMIN_TOKEN if none; without either, off",
     )
     access_log: str | None = setting("-", help="file for a JSON line per request; -: standard output; '': none")
-    grace: float = setting(30.0, help="seconds that SIGTERM leaves to answers under way", minimum=0)
+    grace: float = setting(
+        30.0, help="seconds that SIGTERM leaves to answers under way; a second one cuts them", minimum=0
+    )
     uvloop: bool = setting(True, help="use uvloop where it is installed: twice as fast as asyncio's own loop")
 
 
@@ -96,10 +98,11 @@ class RouterProcess:
         self.pushes = PushListener(self._pushed)
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then let what is under way end. Raises InputError if it cannot listen."""
-        stop = asyncio.Event()
+        """Serve until SIGTERM or SIGINT, then let what is under way end, or cut it at a second one. Raises InputError if
+        it cannot listen."""
+        stop, hurry = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, stop.set)
+            self._loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
         await self._listen()
         for backend in self.backends:
             self._probes.start(backend)
@@ -110,9 +113,10 @@ class RouterProcess:
         try:
             await stop.wait()
             LOG.info("stopping: %d requests are under way", self.admission.in_flight)
-            cut = await self.server.drain(self._serve.grace)
+            cut = await self.server.drain(self._serve.grace, hurry)
             if cut:
-                LOG.warning("%d connections had to be cut after %g s", cut, self._serve.grace)
+                when = "at the second signal" if hurry.is_set() else f"after {self._serve.grace:g} s"
+                LOG.warning("%d connections had to be cut %s", cut, when)
         finally:
             ticking.cancel()
             self._probes.stop_all()

@@ -76,15 +76,16 @@ class Server:
         self._listener = await loop.create_server(lambda: ClientConnection(self), host, port, backlog=4096)
         return int(self._listener.sockets[0].getsockname()[1])
 
-    async def drain(self, grace: float) -> int:
-        """Accept nothing more, let what is under way end within `grace` seconds, then cut the rest: their number."""
+    async def drain(self, grace: float, hurry: asyncio.Event) -> int:
+        """Accept nothing more, let what is under way end within `grace` seconds or until `hurry`, then cut the rest:
+        their number."""
         self.draining = True
         if self._listener is not None:
             self._listener.close()
         for connection in list(self.connections):
             connection.close_when_idle()
         deadline = time.monotonic() + grace
-        while self.connections and time.monotonic() < deadline:
+        while self.connections and time.monotonic() < deadline and not hurry.is_set():
             await asyncio.sleep(0.02)
         cut = list(self.connections)
         handled = [connection.task for connection in cut if connection.task is not None]
