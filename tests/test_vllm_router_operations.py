@@ -284,6 +284,44 @@ def test_what_generates_is_scheduled_and_nothing_else(stubs: list[Stub]) -> None
     assert all(line["replica"] for line in lines)
 
 
+def test_sighup_opens_the_access_log_again(tmp_path: Path) -> None:
+    stub = Stub("slow", token_seconds=0.02)
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    log = folder / "access.log"
+    router = RouterUnderTest([stub.url], "--access_log", str(log))
+    with running(stub, router), Client(router.port) as client:
+        client.send(completion(stream=True, max_tokens=50))
+        client.until(b"\r\n\r\n")
+        get(router.port, "/v1/models")
+        wait_until(lambda: log.read_text().count("\n") == 1)
+        log.rename(folder / "access.log.1")
+        router.signal(signal.SIGHUP)
+        wait_until(log.exists)
+        body, whole = client._chunks()
+        assert whole and body.count(b"data: {") == 50
+        wait_until(lambda: log.read_text().count("\n") == 1)
+        # Where it cannot be opened, no line is lost.
+        moved = folder.rename(tmp_path / "moved")
+        router.signal(signal.SIGHUP)
+        router.wait_for(r"(the file that is open is kept)")
+        get(router.port, "/v1/models")
+        router.end()
+        paths = [
+            [json.loads(line)["path"] for line in file.read_text().splitlines()] for file in sorted(moved.iterdir())
+        ]
+        assert paths == [["/v1/completions", "/v1/models"], ["/v1/models"]]
+
+
+def test_sighup_without_a_file_changes_nothing(stubs: list[Stub]) -> None:
+    router = RouterUnderTest([stubs[0].url])
+    with running(router):
+        router.signal(signal.SIGHUP)
+        router.wait_for(r"(nothing to open again)")
+        assert get(router.port, "/v1/models").status == 200
+        assert len(router.end()) == 1
+
+
 def test_log_that_no_one_reads_holds_up_nothing(stubs: list[Stub]) -> None:
     """Its pipe holds 64 KiB, which is some two hundred lines."""
     router = RouterUnderTest([stubs[0].url])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("vidur-router")
 CHUNK_LINES, MOST_CHUNKS = 1000, 64
 CLOSE_SECONDS = 5.0
+STANDARD_OUTPUT = "-"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class AccessLog:
 
     def __init__(self, path: str | None) -> None:
         self.dropped = 0
+        self._path = path
         self._file = None if path is None else _open(path)
+        self._moved = False  # the writing thread is to open the file again
         self._lines: list[str] = []
         self._chunks: queue.Queue[str | None] = queue.Queue(MOST_CHUNKS)
         self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
@@ -89,6 +93,17 @@ class AccessLog:
             self.dropped += len(self._lines)
         self._lines = []
 
+    def reopen(self) -> None:
+        """Write to the file of that name from now on, after the one that is open was renamed; lines that still wait go
+        there too. If it cannot be opened, the one that is open is kept."""
+        if self._path in (None, STANDARD_OUTPUT):
+            LOG.info("the access log is no file: there is nothing to open again")
+            return
+        self._moved = True
+        self.flush()
+        with contextlib.suppress(queue.Full):  # then the thread has chunks to come by anyway
+            self._chunks.put_nowait("")
+
     def close(self) -> None:
         """Write what is left, if that is possible within some seconds."""
         if self._file is None:
@@ -103,6 +118,9 @@ class AccessLog:
     def _write(self) -> None:
         assert self._file is not None
         while (chunk := self._chunks.get()) is not None:
+            if self._moved:
+                self._moved = False
+                self._open_again()
             left = memoryview(chunk.encode())
             try:
                 while left:
@@ -111,10 +129,21 @@ class AccessLog:
                 self.dropped += chunk.count("\n")
                 LOG.warning("the access log cannot be written: %s", error.strerror)
 
+    def _open_again(self) -> None:
+        assert self._path is not None and self._file is not None
+        try:
+            fresh = _open(self._path)
+        except InputError as error:
+            LOG.warning("%s: the file that is open is kept", error)
+            return
+        os.close(self._file)
+        self._file = fresh
+        LOG.info("opened %s again", self._path)
+
 
 def _open(path: str) -> int:
     """A file descriptor: Python's own buffers have locks, on which a thread that is stuck would hang the exit."""
-    if path == "-":
+    if path == STANDARD_OUTPUT:
         return sys.stdout.fileno()
     try:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -98,11 +98,13 @@ class RouterProcess:
         self.pushes = PushListener(self._pushed)
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then let what is under way end, or cut it at a second one. Raises InputError if
-        it cannot listen."""
+        """Serve until SIGTERM or SIGINT, then let what is under way end, or cut it at a second one.
+
+        Raises InputError if it cannot listen."""
         stop, hurry = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
+        self._loop.add_signal_handler(signal.SIGHUP, self.log.reopen)
         await self._listen()
         for backend in self.backends:
             self._probes.start(backend)
