@@ -173,7 +173,7 @@ def test_a_request_that_has_waited_is_routed_as_any_other() -> None:
 
 
 def test_schedulers_that_look_at_no_gauges_need_none() -> None:
-    router = Router(configured("--scheduler", "least_tokens"))
+    router = Router(configured("--scheduler", "least_tokens"), clock=lambda: 0.0)
     assert router.decide(Arrival(5, 1e6), everyone(router), 1e6).fallback is None
 
 
@@ -443,7 +443,7 @@ def test_size_split_divides_by_its_thresholds() -> None:
     config = configured("--scheduler", "size_split", "--size_split_global_scheduler_config_thresholds", "1000",
                         replicas=4)  # fmt: skip
     assert config.scheduler == SizeSplitGlobalSchedulerConfig(thresholds=(1000.0,))
-    router = Router(config)
+    router = Router(config, clock=lambda: 0.0)
     short = {route(router, 0.0, 10)[0] for _ in range(20)}
     long = {route(router, 0.0, 5000)[0] for _ in range(20)}
     assert short == {0, 1} and long == {2, 3}
