@@ -473,7 +473,7 @@ class ClientConnection(asyncio.Protocol):
     def _bytes_in_kernel(self) -> int:
         """What the system holds for the client, which can be megabytes: without it, a client that reads steadily seems
         to rest until a good part of them is taken. Linux alone tells; elsewhere 0."""
-        if sys.platform != "linux" or self._transport.is_closing():
+        if sys.platform != "linux":
             return 0
         held = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
         return int(struct.unpack("i", held)[0])
