@@ -65,7 +65,8 @@ def config(checkpoint: Path, requests: int, seed: int) -> SimulationConfig:
         --replica_config_model_name meta-llama/Meta-Llama-3-8B --no-metrics_config_write_metrics --seed {seed}
         --length_generator_config_type quantile --poisson_request_interval_generator_config_qps 30
         --quantile_request_length_generator_config_distribution azure_conv_2023
-        --synthetic_request_generator_config_num_requests {requests} --global_scheduler_config_type ppo
+        --synthetic_request_generator_config_num_requests {requests} --synthetic_request_generator_config_seed {seed}
+        --quantile_request_length_generator_config_seed {seed} --global_scheduler_config_type ppo
         --ppo_global_scheduler_config_checkpoint {checkpoint}
     """
     return SimulationConfig.from_cli(words.split())
