@@ -269,18 +269,18 @@ def test_failure_of_the_router_itself_is_recorded(stubs: list[Stub]) -> None:
         assert b"a fault of the router" in log
 
 
-def test_what_generates_is_scheduled_and_nothing_else(stubs: list[Stub]) -> None:
-    """Renders and counts would be in the books, and learned from, as generations of no tokens."""
+def test_what_the_model_does_is_scheduled_and_nothing_else(stubs: list[Stub]) -> None:
+    """Renders and counts would be in the books as work of the model."""
     paths = ["/v1/messages/count_tokens", "/v1/chat/completions/render", "/v1/responses/x/cancel", "/tokenize"]
-    generating = ["/v1/messages", "/inference/v1/generate"]
+    scheduled = ["/v1/messages", "/inference/v1/generate", "/v1/embeddings", "/rerank"]
     router = RouterUnderTest([stub.url for stub in stubs])
     with running(router):
-        for path in paths + generating:
+        for path in paths + scheduled:
             post(router.port, path, {"token_ids": [1, 2, 3]})
-        assert router.metric("decisions_total") == len(generating)
-        lines = [line for line in router.end() if line["path"] in paths + generating]
-    assert [line["scheduler"] for line in lines] == [None] * len(paths) + ["round_robin"] * len(generating)
-    assert [line["prompt_tokens"] for line in lines] == [None] * len(paths) + [3] * len(generating)
+        assert router.metric("decisions_total") == len(scheduled)
+        lines = [line for line in router.end() if line["path"] in paths + scheduled]
+    assert [line["scheduler"] for line in lines] == [None] * len(paths) + ["round_robin"] * len(scheduled)
+    assert [line["prompt_tokens"] for line in lines] == [None] * len(paths) + [3] * len(scheduled)
     assert all(line["replica"] for line in lines)
 
 

@@ -24,10 +24,12 @@ from rl.vllm.wire import BODY_METHODS, JSON_TYPE, Headers, Request, end_to_end, 
 from vidur.config.base import Config, setting
 from vidur.errors import InputError
 
-# Where vLLM generates: what the schedulers' books and what is learned from them are of.
+# Where vLLM runs the model: what the schedulers' books are of.
 SCHEDULED = frozenset((
     b"/v1/completions", b"/v1/chat/completions", b"/v1/chat/completions/batch", b"/v1/responses", b"/v1/messages",
     b"/v1/audio/transcriptions", b"/v1/audio/translations", b"/inference/v1/generate", b"/cohere/v2/chat",
+    b"/v1/embeddings", b"/v2/embed", b"/pooling", b"/classify", b"/score", b"/v1/score", b"/generative_scoring",
+    b"/rerank", b"/v1/rerank", b"/v2/rerank",
 ))  # fmt: skip
 FAILED_STATUSES = frozenset((500, 502, 503, 504))
 CLIENT_LEFT = 499
