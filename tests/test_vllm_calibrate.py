@@ -19,8 +19,9 @@ from scipy.optimize import nnls
 import rl.vllm.calibrate
 import rl.vllm.load
 import rl.vllm.replay
-from rl.vllm.calibrate import TERMS, CalibrateConfig, fit_steps, least_squares, make_tables, terms
+from rl.vllm.calibrate import TERMS, CalibrateConfig, fit_steps, make_tables, terms
 from rl.vllm.config import parse_router
+from rl.vllm.least_squares import least_squares
 from rl.vllm.measured import Measured, as_workload, read_measured, write_measured
 from rl.vllm.steps import Step, format_step
 from vidur import SimulationConfig, simulate

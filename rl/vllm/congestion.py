@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rl.vllm.decision_log import LoggedDecision
+from rl.vllm.least_squares import least_squares
 from vidur.scheduler.observation import ARRIVAL_AGE, DECODE_SECONDS, OUTSTANDING, PREFILL_SECONDS, SPEED, Floats
 
 # Streams of fewer tokens say little of their pace.
@@ -170,7 +170,8 @@ def _fit(hardware: Hardware, items: NDArray[np.float64]) -> Pace:
     values = np.zeros(3)
     for _ in range(_ITERATIONS):
         bound = max(_HUBER * _DEVIATIONS * float(np.median(residuals)), 1e-6)
-        before, values = values, _non_negative(terms, paces, bound / np.maximum(residuals, bound))
+        weights = np.sqrt(bound / np.maximum(residuals, bound))
+        before, values = values, least_squares(terms * weights[:, None], paces * weights)
         residuals = np.abs(paces - terms @ values)
         if np.allclose(before, values, rtol=1e-4, atol=0.0):
             break
@@ -178,21 +179,3 @@ def _fit(hardware: Hardware, items: NDArray[np.float64]) -> Pace:
     if not parts.any():
         return _assumed(hardware)
     return Pace(float(values[1]), float(values[2]), min(float(parts[1:].sum() / parts.sum()), _LARGEST_SHARE))
-
-
-def _non_negative(terms: Floats, values: Floats, weights: Floats) -> Floats:
-    """float64[terms]: the weighted least squares, none below 0: the best of those with some terms only that are so."""
-    # Of one size, for the numerics: a token's seconds are 1e-7 of an iteration's.
-    sizes = np.maximum(np.abs(terms).max(0), 1e-9)
-    scaled = terms / sizes
-    gram, right = (scaled * weights[:, None]).T @ scaled, (scaled * weights[:, None]).T @ values
-    best, least = np.zeros(len(sizes)), 0.0
-    for count in range(1, len(sizes) + 1):
-        for chosen in combinations(range(len(sizes)), count):
-            used = list(chosen)
-            found = np.zeros(len(sizes))
-            found[used] = np.linalg.lstsq(gram[np.ix_(used, used)], right[used], rcond=None)[0]
-            loss = found @ gram @ found - 2.0 * found @ right
-            if (found >= 0.0).all() and loss < least:
-                best, least = found, loss
-    return np.asarray(best / sizes, np.float64)
