@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    if __name__ != "__main__" or error.name != "torch":
+        raise
+    print("rl.train: error: training needs torch: pip install 'vidur[train]'", file=sys.stderr)
+    sys.exit(2)
 
 import vidur
 from rl.checkpoint import Checkpoint

@@ -19,8 +19,15 @@ from dataclasses import asdict, dataclass
 from typing import IO, Any, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
+
+try:
+    import torch
+    from torch import Tensor
+except ModuleNotFoundError as error:
+    if __name__ != "__main__" or error.name != "torch":
+        raise
+    print("rl.warm_start: error: training needs torch: pip install 'vidur[train]'", file=sys.stderr)
+    sys.exit(2)
 
 from rl.checkpoint import Checkpoint
 from rl.collector import Collector

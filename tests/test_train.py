@@ -139,3 +139,11 @@ def test_the_search_finds_weights_that_cost_less_than_least_tokens(tmp_path: Pat
     assert found[2] == again[2] and (found[0] == again[0]).all() and (found[1] == again[1]).all()
     assert np.mean(found[2][-3:]) < 1.0
     assert np.isfinite(linear_policy(found[0], found[1], 2).memory(5.0, False)).all()
+
+
+@pytest.mark.parametrize("module", ["rl.train", "rl.warm_start"])
+def test_without_torch_it_says_what_to_install(module: str) -> None:
+    code = f"import runpy, sys; sys.modules['torch'] = None; runpy.run_module('{module}', run_name='__main__')"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr == f"{module}: error: training needs torch: pip install 'vidur[train]'\n"
