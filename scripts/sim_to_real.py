@@ -42,10 +42,12 @@ def serve(folder: Path, qps: float, num_requests: int) -> None:
         # A core for each, as a simulated replica has hardware of its own: the processes of vLLM wait for each other by
         # spinning, and would hold each other up.
         cores = sorted(os.sched_getaffinity(0))
-        for name, core in zip(("a", "b"), cores, strict=False):
+        for number, name in enumerate(("a", "b")):
             variables = {"VIDUR_REPLICA_NAME": name, "VIDUR_STEP_LOG": str(folder / f"steps-{name}.jsonl")}
             flags = ["--enable-logging-iteration-details", "--no-enable-prefix-caching"]
-            replicas[name] = environment.serve(free_port(), folder / f"{name}.log", variables, flags, core)
+            replicas[name] = environment.serve(
+                free_port(), folder / f"{name}.log", variables, flags, cores[number % len(cores)]
+            )
         for replica in replicas.values():
             replica.healthy()
         runs = [("calibration", CALIBRATES), *((scheduler, scheduler) for scheduler in SCHEDULERS)]
