@@ -235,7 +235,7 @@ def _timed(command: list[str], folder: Path, environment: dict[str, str], what: 
         )
         try:
             _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
+        except BaseException:  # Ctrl-C too leaves no process behind; whatever it is goes on up.
             process.kill()
             process.wait()
             raise

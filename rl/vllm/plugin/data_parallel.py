@@ -132,7 +132,7 @@ class DataParallelRouting:
                 ticket = self._tickets.pop(request_id, None)
                 if ticket is not None:
                     self._router.drop(ticket, now, "cancelled")
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # vLLM must serve, whatever is wrong here
             self._stop(error)
 
     def _decide(self, client: DPLBAsyncMPClient, request: EngineCoreRequest) -> Decision | None:
@@ -144,7 +144,7 @@ class DataParallelRouting:
                 raise RuntimeError(f"the number of engines has changed to {len(client.core_engines)}")
             self._read_gauges(client, now)
             decision = self._router.decide(_arrival(request, now), np.ones(self._count, np.bool_), now)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # vLLM must serve, whatever is wrong here
             self._stop(error)
             return None
         self._decided[decision.replica] += 1
@@ -170,7 +170,7 @@ class DataParallelRouting:
             if chosen is None:
                 chosen = Decision(client.core_engines.index(engine), "vllm")
             self._tickets[request.request_id] = self._router.place(chosen, _arrival(request, now), now)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # vLLM must serve, whatever is wrong here
             self._stop(error)
 
     def _read_gauges(self, client: DPLBAsyncMPClient, now: float) -> None:
