@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -352,12 +353,19 @@ def test_streams_end_before_the_process_does(number: int) -> None:
         assert router.child.wait(timeout=30) == 0
 
 
-def test_grace_has_an_end() -> None:
+@contextmanager
+def streaming(grace: float) -> Iterator[tuple[Stub, RouterUnderTest, Client]]:
+    """A stub and a router amid an answer that takes longer than any test."""
     stub = Stub("slow", token_seconds=0.05)
-    router = RouterUnderTest([stub.url], "--grace", "0.3")
+    router = RouterUnderTest([stub.url], "--grace", str(grace))
     with running(stub, router), Client(router.port) as client:
-        client.send(completion(stream=True, max_tokens=10_000))
+        client.send(completion(stream=True, max_tokens=100_000))
         client.until(b"\r\n\r\n")
+        yield stub, router, client
+
+
+def test_grace_has_an_end() -> None:
+    with streaming(grace=0.3) as (stub, router, client):
         router.signal(signal.SIGTERM)
         assert router.child.wait(timeout=30) == 0
         assert not client._chunks()[1]
@@ -368,11 +376,7 @@ def test_grace_has_an_end() -> None:
 
 
 def test_second_signal_cuts_what_is_under_way() -> None:
-    stub = Stub("slow", token_seconds=0.05)
-    router = RouterUnderTest([stub.url], "--grace", "1000")
-    with running(stub, router), Client(router.port) as client:
-        client.send(completion(stream=True, max_tokens=100_000))
-        client.until(b"\r\n\r\n")
+    with streaming(grace=1000) as (stub, router, client):
         router.signal(signal.SIGTERM)
         router.wait_for(r"(stopping)")
         router.signal(signal.SIGINT)

@@ -6,7 +6,7 @@ import json
 import re
 from typing import NamedTuple
 
-from rl.vllm.prompt_length import PromptCount, PromptLength
+from rl.vllm.prompt_length import TOKENS_OF_A_BYTE, PromptCount, PromptLength
 from rl.vllm.routing import Arrival, session_number
 from rl.vllm.wire import Request
 
@@ -14,6 +14,8 @@ from rl.vllm.wire import Request
 # for some more.
 MOST_VALUES = 100_000
 CHUNK = 2**16
+# Of a byte, at least: the number of a token has seven digits at most, with a comma and a space.
+COMMAS_OF_NUMBERS = 0.1
 STREAMS = re.compile(rb'"stream"\s*:\s*true')
 
 
@@ -81,6 +83,6 @@ def _asks_for_stream(body: bytes) -> bool:
 
 
 def _tokens_of_long(body: bytes) -> int:
-    """Estimated from how it begins: each comma ends a token's number, or else it is text, four bytes to a token."""
+    """Estimated from how it begins: each comma ends a token's number, or else it is text."""
     commas = body.count(b",", 0, CHUNK) / min(len(body), CHUNK)
-    return round(len(body) * (commas if commas > 0.1 else 0.25))
+    return round(len(body) * (commas if commas > COMMAS_OF_NUMBERS else TOKENS_OF_A_BYTE))

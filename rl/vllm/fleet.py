@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from rl.vllm.wire import authority
 from vidur.config.base import Config, setting
 from vidur.errors import InputError
 from vidur.scheduler.observation import (
@@ -85,8 +86,7 @@ class ReplicaConfig(Config):
             raise InputError(f"{self.flag('url')}: {self.url!r} has a query, a fragment or a user: leave it out")
         object.__setattr__(self, "url", self.url.rstrip("/"))
         if self.name is None:
-            host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-            object.__setattr__(self, "name", host if port is None else f"{host}:{port}")
+            object.__setattr__(self, "name", authority(parts.hostname, port))
         elif not self.name or not self.name.isprintable():
             raise InputError(f"{self.flag('name')}: expected printable characters, not {self.name!r}")
 

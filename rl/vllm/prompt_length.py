@@ -19,7 +19,7 @@ _TEXTS = (
 _NOT_TEXT = frozenset({"image_url", "input_audio", "audio_url", "video_url", "image_embeds", "file"})
 
 # Before anything is learned: tokens of a byte, tokens of a chat template, and as how many requests that counts.
-_TOKENS_OF_A_BYTE, _TEMPLATE_TOKENS, _PRIOR_COUNT = 0.25, 8.0, 5.0
+TOKENS_OF_A_BYTE, _TEMPLATE_TOKENS, _PRIOR_COUNT = 0.25, 8.0, 5.0
 # An observation's weight fades by this factor with each that follows it.
 _MEMORY = 0.995
 # An observation this many times off the estimate counts as no more than that.
@@ -67,7 +67,7 @@ class _Ratio:
     def _fit(self) -> tuple[float, float]:
         one, size, tokens, square, product = self._sums
         spread = one * square - size * size
-        through_zero = 0.0, product / square if square > 0.0 else _TOKENS_OF_A_BYTE
+        through_zero = 0.0, product / square if square > 0.0 else TOKENS_OF_A_BYTE
         if spread <= 1e-9 * one * square:
             return through_zero
         slope = (one * product - size * tokens) / spread
@@ -104,7 +104,7 @@ class PromptLength:
             kind = f"{route} {'ascii' if plain else 'unicode'}"
             size = sum(len(text) if plain else len(text.encode("utf-8", "replace")) for text in texts)
         if kind not in self._ratios:
-            slope = 1.0 if self._tokenizer is not None else _TOKENS_OF_A_BYTE
+            slope = 1.0 if self._tokenizer is not None else TOKENS_OF_A_BYTE
             self._ratios[kind] = _Ratio(slope, _TEMPLATE_TOKENS if chat else 0.0)
         extra = 0 if self._tokenizer is not None else ids
         return PromptCount(max(round(self._ratios[kind].predict(size)) + extra, 1), False, kind, size)

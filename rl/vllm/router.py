@@ -31,7 +31,7 @@ from rl.vllm.proxy import Proxy, ProxyConfig
 from rl.vllm.routing import Router
 from rl.vllm.server import ClientConnection, LimitsConfig, Server
 from rl.vllm.states import router_states
-from rl.vllm.wire import Request, error_body
+from rl.vllm.wire import Request, authority, error_body
 from vidur.config.base import Config, setting, settings_of
 from vidur.config.document import make_record, read_value
 from vidur.errors import InputError, unknown_name
@@ -138,12 +138,12 @@ class RouterProcess:
             except OSError as error:
                 raise InputError(f"--push_port {gauges.push_port}: {error.strerror or error}") from None
             address = transport.get_extra_info("sockname")
-            LOG.info("taking pushed gauges at udp %s:%d", _in_url(address[0]), address[1])
+            LOG.info("taking pushed gauges at udp %s", authority(address[0], address[1]))
         try:
             port = await self.server.listen(serve.host, serve.port)
         except OSError as error:
             raise InputError(f"--host {serve.host} --port {serve.port}: {error.strerror or error}") from None
-        LOG.info("listening at http://%s:%d for %d replicas by %s", _in_url(serve.host), port, len(self.backends),
+        LOG.info("listening at http://%s for %d replicas by %s", authority(serve.host, port), len(self.backends),
                  self.router.scheduler_name)  # fmt: skip
 
     async def _tick(self) -> None:
@@ -222,10 +222,6 @@ class RouterProcess:
             done = f"resumed {replica}"
         LOG.info("replicas: %s", done)
         return done
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _read_replica(document: Any) -> ReplicaConfig:

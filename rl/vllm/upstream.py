@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import httptools
 
-from rl.vllm.wire import Headers, head_bytes
+from rl.vllm.wire import Headers, authority, head_bytes
 
 MAX_IDLE = 512
 LATE_SECONDS = 0.05
@@ -35,11 +35,10 @@ class Address(NamedTuple):
         parts = urlsplit(url)
         assert parts.hostname is not None
         secure = parts.scheme == "https"
-        host = b"[%b]" % parts.hostname.encode() if ":" in parts.hostname else parts.hostname.encode("idna")
-        authority = host if parts.port is None else b"%b:%d" % (host, parts.port)
+        name = parts.hostname if ":" in parts.hostname else parts.hostname.encode("idna").decode()
         port = parts.port or (443 if secure else 80)
         path = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=")
-        return cls(parts.hostname, port, secure, authority, path.encode())
+        return cls(parts.hostname, port, secure, authority(name, parts.port).encode(), path.encode())
 
 
 class ReplicaFailure(Exception):

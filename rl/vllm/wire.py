@@ -40,6 +40,12 @@ class Request:
         return self.fields.get(name)
 
 
+def authority(host: str, port: int | None) -> str:
+    """As in a URL and in a Host header: an IPv6 address in brackets."""
+    name = f"[{host}]" if ":" in host else host
+    return name if port is None else f"{name}:{port}"
+
+
 def end_to_end(headers: Headers, leave_out: Collection[bytes] = ()) -> Headers:
     """The headers that go on to the other side: all but the hop-by-hop ones, those that a Connection header names, and
     `leave_out` (lower case)."""
