@@ -84,6 +84,22 @@ def test_a_baseline_of_zero_leaves_the_unit() -> None:
     assert paired_difference(np.zeros(3), np.zeros(3)).verdict == TIE
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.0 + 2**-52, 1.0 - 2**-50])
+@pytest.mark.parametrize("count", [2, 4, 9])
+def test_rounding_is_no_difference(factor: float, count: int) -> None:
+    theirs = np.linspace(0.1, 7.3, count)
+    found = paired_difference(factor * theirs, theirs, bootstrap=True)
+    assert (found.mean, found.half, found.verdict, found.p_value) == (0.0, 0.0, TIE, 1.0)
+
+
+@pytest.mark.parametrize("count", [2, 4, 9])
+def test_the_same_difference_at_every_seed_is_sure(count: int) -> None:
+    theirs = np.linspace(0.1, 7.3, count)
+    found = paired_difference(1.1 * theirs, theirs, bootstrap=True)
+    assert found.mean == pytest.approx(10.0)
+    assert (found.half, found.verdict, found.p_value) == (0.0, LOSS, 0.0)
+
+
 values = st.lists(st.tuples(st.floats(0.1, 100), st.floats(0.1, 100)), min_size=2, max_size=12)
 
 

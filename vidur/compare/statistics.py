@@ -18,6 +18,8 @@ WIN, TIE, LOSS = "win", "tie", "loss"
 CONFIDENCE = 0.95
 # Fewer seeds than this cannot be resampled: too many of their resamples are one seed over and over.
 BOOTSTRAP_SEEDS = 4
+# A part of the values that is nothing: times of a long simulation are rounded by as much.
+_ROUNDING = 1e-10
 # Resamples: all of them up to so many seeds, so many drawn at random above.
 _ALL_RESAMPLES, _RESAMPLES = 5, 2000
 
@@ -85,6 +87,8 @@ def paired_difference(
     scale = 100.0 / base if relative else 1.0
     mean = 100.0 * (ratio - 1.0) if relative else float(residuals.mean())
     error = scale * float(residuals.std(ddof=1)) / math.sqrt(count)
+    least = _ROUNDING * scale * max(float(ours.mean()), base)
+    mean, error = 0.0 if abs(mean) <= least else mean, 0.0 if error <= least else error
     student = factor = t_quantile(0.5 + CONFIDENCE / 2.0, count - 1)
     if bootstrap and count >= BOOTSTRAP_SEEDS:
         factor = _bootstrap_quantile(ours, theirs, relative)
@@ -128,9 +132,8 @@ def _bootstrap_quantile(ours: Floats, theirs: Floats, relative: bool) -> float:
             deviations = residuals.mean(axis=1) - (ours - theirs).mean()
         errors = residuals.std(axis=1, ddof=1) / math.sqrt(len(ours)) / base
         t = np.abs(deviations) / errors
-    # Rounding leaves a little where there is nothing.
-    t[~(errors > 1e-12 * (np.abs(deviations) + abs(ratio)))] = np.inf
-    t[np.abs(deviations) <= 1e-12 * abs(ratio)] = 0.0
+    t[~(errors > _ROUNDING * (np.abs(deviations) + abs(ratio)))] = np.inf
+    t[np.abs(deviations) <= _ROUNDING * abs(ratio)] = 0.0
     return float(np.quantile(t, CONFIDENCE, method="inverted_cdf"))
 
 
