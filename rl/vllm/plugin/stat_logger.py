@@ -73,7 +73,9 @@ class VidurStatLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not here
     def _record(self, scheduler_stats: SchedulerStats, iteration_stats: IterationStats | None) -> None:
         now = time.time()
         waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
-        prompts, prompt_tokens, decodes = _work(scheduler_stats, iteration_stats)
+        # Versions of vLLM before its flag --enable-logging-iteration-details reached the API server have none, as 0.23.
+        details = getattr(scheduler_stats, "iteration_details", None)
+        prompts, prompt_tokens, decodes = _work(details, iteration_stats)
         if iteration_stats is not None:
             self._preemptions += iteration_stats.num_preempted_reqs
         if self._pusher is not None:
@@ -82,7 +84,6 @@ class VidurStatLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not here
             self._number += 1
             self._pusher.send(format_push(Push(self._replica, self._engine, gauges, self._run, self._number)))
         if self._log is not None and prompt_tokens + decodes > 0:
-            details = scheduler_stats.iteration_details
             between = iteration_stats.inter_token_latencies_iter if iteration_stats is not None else []
             step = Step(
                 at=now,
@@ -108,12 +109,11 @@ class VidurStatLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not here
         self._pusher = self._log = None
 
 
-def _work(scheduler_stats: SchedulerStats, iteration_stats: IterationStats | None) -> tuple[int, int, int]:
+def _work(details: Any, iteration_stats: IterationStats | None) -> tuple[int, int, int]:
     """What a step processed: requests with a part of their prompt, the tokens of these, requests in decode.
 
-    Without --enable-logging-iteration-details the tokens of a prompt count in the step that ends it.
+    details: of --enable-logging-iteration-details; without them the tokens of a prompt count in the step that ends it.
     """
-    details = scheduler_stats.iteration_details
     if details is not None:
         if details.is_dummy:
             return 0, 0, 0
