@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.kernels import features as kernel
-from vidur.scheduler.observation import LEDGER_COLUMNS, QUEUE_COLUMNS, ClusterObservation, Floats
+from vidur.scheduler.observation import (
+    LEDGER_COLUMNS,
+    OUTSTANDING,
+    PROMPT_TOKENS,
+    QUEUE_COLUMNS,
+    ClusterObservation,
+    Floats,
+)
 
 DEFAULT_QUEUE_REQUESTS = 4
 
@@ -38,7 +45,7 @@ _AGGREGATES = (
     Feature("backlog", "decode iterations", "time to read the prompts of those without a first token"),
     Feature("arrival", "decode iterations", "time to read the prompt of the arrival here"),
     Feature("context_tokens", "tokens", "prompts read and tokens streamed of the outstanding"),
-    Feature("mean_prompt", "tokens", "mean prompt of the outstanding"),
+    Feature("mean_prompt", "tokens", "mean prompt of the outstanding; of all, where there are none"),
     Feature("kv_expected", "tenths of the KV-cache", "outstanding and arrival with the expected outputs"),
     Feature("waiting", "requests", "gauge: waiting"),
     Feature("kv_usage", "tenths of the KV-cache", "gauge: KV-cache in use"),
@@ -69,7 +76,7 @@ _CONTEXT = (
     Feature("age", "decode iterations", "time since it arrived"),
     Feature("beta", "1", "weight of TTFT beside E2E: 10 (beta / 10)^1.4"),
     Feature("expected_output", "tokens", "mean output of what has completed"),
-    Feature("expected_prompt", "tokens", "mean prompt of what has completed"),
+    Feature("all_prompts", "tokens", "mean prompt of all: completed, outstanding, arriving"),
     Feature("replicas", "replicas", "available"),
     Feature("capacity", "of the fastest replica", "sum of the relative speeds"),
     Feature("prefill_cost", "decode iterations", "time to read 1,000 tokens on the fastest replica"),
@@ -152,12 +159,18 @@ class StateEncoder:
         if observation.ledger is not self._ledger:
             self._ledger = observation.ledger
             self._columns = list(observation.ledger.T)
+        sums: list[float] = np.add.reduce(observation.ledger).tolist()
+        mean_prompt = float(
+            kernel.mean_prompt_of_all(
+                sums[OUTSTANDING], sums[PROMPT_TOKENS], observation.arrival, observation.completions
+            )
+        )
         kernel.encode_rows(
-            observation.ledger, observation.gauges, self._facts, observation.arrival, observation.completions, self._x,
-            self._columns, self._constants, self._rows,
+            observation.ledger, observation.gauges, self._facts, observation.arrival, observation.completions,
+            mean_prompt, self._x, self._columns, self._constants, self._rows,
         )  # fmt: skip
         kernel.encode_context(
-            observation.gauges, self._facts, observation.arrival, observation.completions, beta,
+            observation.gauges, self._facts, observation.arrival, observation.completions, mean_prompt, beta,
             int(np.count_nonzero(observation.available)), self._context,
         )  # fmt: skip
         return self._x.T, self._context

@@ -45,8 +45,9 @@ def a_cluster(depth: int = 2) -> ClusterObservation:
     return replace(blank, ledger=ledger, gauges=gauges, hardware=hardware, arrival=arrival, completions=completions)
 
 
-# Of a_cluster: mean prompt and output with 20 requests of 1,024 and 256 added; the log-ratio of the arrival's prompt.
-MEAN_PROMPT, MEAN_OUTPUT = (20 * 1024 + 40_000) / 100, (20 * 256 + 24_000) / 100
+# Of a_cluster: the mean prompt of 80 completed, 9 outstanding and the arrival; the mean output with 20 of 256 added;
+# the log-ratio of the arrival's prompt.
+MEAN_PROMPT, MEAN_OUTPUT = (40_000 + 3900 + 400) / 90, (20 * 256 + 24_000) / 100
 SIZE = log(450 / (MEAN_PROMPT + 50))
 
 
@@ -67,7 +68,7 @@ def expected(replica: int) -> dict[str, float]:
         "backlog": unread * rate,
         "arrival": 400 * rate,
         "context_tokens": prompts - unread + streamed,
-        "mean_prompt": (prompts + 200) / (outstanding + 0.2),
+        "mean_prompt": (prompts + 0.2 * MEAN_PROMPT) / (outstanding + 0.2),
         "kv_expected": 10 * (prompts + 400 + (outstanding + 1) * MEAN_OUTPUT) / kv,
         "waiting": [2, 0][replica],
         "kv_usage": [2.5, 0.0][replica],
@@ -128,13 +129,40 @@ def test_the_context_in_closed_form() -> None:
         "age": 0.1 / 0.020,
         "beta": 10 * 0.7**1.4,
         "expected_output": MEAN_OUTPUT,
-        "expected_prompt": MEAN_PROMPT,
+        "all_prompts": MEAN_PROMPT,
         "replicas": 2,
         "capacity": 2.3,
         "prefill_cost": 1000 * 1e-4 / 0.020,
         "gauge_age": 0.6,
     }
     assert found == pytest.approx({name: log1p(value) for name, value in wanted.items()}, rel=1e-12)
+
+
+@given(
+    prompt=st.integers(1, 100_000),
+    outstanding=st.lists(st.integers(0, 200), min_size=1, max_size=6),
+    completed=st.integers(0, 10_000),
+)
+def test_where_all_prompts_are_equal_none_is_short(prompt: int, outstanding: list[int], completed: int) -> None:
+    """From the first request on, and whatever the load: what a policy does by size must not tell replicas apart."""
+    tokens = [prompt * count for count in outstanding]
+    cluster = observe(
+        len(outstanding), prompt=prompt, outstanding=outstanding, prompt_tokens=tokens, completed=(completed, 0)
+    )
+    cluster.completions[seen.COMPLETED_PROMPT] = completed * prompt
+    encoder = StateEncoder(len(outstanding), 0)
+    x, _ = encoder.encode(cluster, beta=10.0)
+    names = encoder.spec.names()["replica"]
+    for name in ("mean", "size_load", "size_mean", "load_mean", "load_larger"):
+        assert x[:, names.index(name)] == pytest.approx(0.0, abs=1e-9), name
+
+
+def test_an_idle_replica_is_of_the_mean_size() -> None:
+    encoder = StateEncoder(3, 2)
+    x, context = encoder.encode(a_cluster(), beta=7.0)
+    names = encoder.spec.names()
+    assert x[2, names["replica"].index("mean")] == pytest.approx(0.0, abs=1e-12)
+    assert x[2, names["replica"].index("mean_prompt")] == pytest.approx(context[names["context"].index("all_prompts")])
 
 
 def test_without_a_queue_nothing_is_oldest() -> None:

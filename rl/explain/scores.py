@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 import rl.kernels.compiled  # noqa: F401
 from rl.explain.states import LEAST_TOKENS_PRIOR, States
 from rl.kernels.features import CONTEXT as CONTEXT_SIZE
-from rl.kernels.features import FACTS, derive_facts, encode_context, encode_replicas, feature_count
+from rl.kernels.features import FACTS, derive_facts, encode_state, feature_count
 from rl.kernels.scores import score
 from rl.policy import PolicyWeights
 from vidur.engine.compile import allocating_kernel
@@ -104,8 +104,8 @@ def _encode(
         arrival[:] = requests[state, :ARRIVAL_COLUMNS]
         completions[:] = requests[state, ARRIVAL_COLUMNS:]
         derive_facts(hardware, facts)
-        encode_replicas(ledger, gauges, facts, arrival, completions, features[state])
-        encode_context(gauges, facts, arrival, completions, beta, available[state].sum(), contexts[state])
+        here = available[state].sum()
+        encode_state(ledger, gauges, facts, arrival, completions, beta, here, features[state], contexts[state])
 
 
 @allocating_kernel

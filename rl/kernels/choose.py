@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels.features import CONTEXT, FACTS, derive_facts, encode_context, encode_replicas
+from rl.kernels.features import CONTEXT, FACTS, derive_facts, encode_state
 from rl.kernels.scores import BETA, FEATURES, LAST, PRODUCTS, SAMPLES, sample, score
 from vidur.scheduler.global_scheduler.choice import least
 from vidur.scheduler.observation import Floats
@@ -31,8 +31,7 @@ def choose_ppo(
     context = np.empty(CONTEXT)
     scores = np.empty(len(available))
     derive_facts(hardware, facts)
-    encode_replicas(ledger, gauges, facts, arrival, completions, x)
-    encode_context(gauges, facts, arrival, completions, memory[BETA], available.sum(), context)
+    encode_state(ledger, gauges, facts, arrival, completions, memory[BETA], available.sum(), x, context)
     score(x, context, available, memory, scores)
     if memory[SAMPLES] > 0.0:
         return sample(scores, draws[0])

@@ -10,8 +10,8 @@ from vidur.engine.compile import COMPILED
 
 if COMPILED:
     for helper in (
-        features.derive_facts, features.expected_prompt, features.ttft_weight,
-        features.encode_rows, features.encode_replicas, features.encode_context,
+        features.derive_facts, features.mean_prompt_of_all, features.ttft_weight,
+        features.encode_rows, features.encode_context, features.encode_state,
         scores.pool, scores.score, scores.sample,
         scores.log_probability,
     ):  # fmt: skip

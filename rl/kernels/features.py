@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from vidur.scheduler.global_scheduler.choice import PRIOR_WEIGHT, expected_output
+from vidur.scheduler.global_scheduler.choice import expected_output
 from vidur.scheduler.observation import (
     ARRIVAL_AGE,
     ARRIVAL_PROMPT,
@@ -62,11 +62,11 @@ INTERACTIONS = 16
 G_PROMPT, G_AGE, G_BETA, G_OUTPUT, G_MEAN_PROMPT, G_REPLICAS, G_CAPACITY, G_PREFILL, G_GAUGE_AGE = range(9)
 CONTEXT = 9
 
-# What a request's expected lengths are before completions are seen.
-PRIOR_OUTPUT, PRIOR_PROMPT = 256.0, 1024.0
+# What a request's expected output is before completions are seen.
+PRIOR_OUTPUT = 256.0
 
 # Of interactions: iterations of backlog, of interference, requests, tokens.
-_BACKLOG, _INTERFERENCE, _LOAD, _SHORT, _FEW_TOKENS, _FEW = 50.0, 2000.0, 30.0, 50.0, 200.0, 0.2
+_BACKLOG, _INTERFERENCE, _LOAD, _SHORT, _FEW = 50.0, 2000.0, 30.0, 50.0, 0.2
 _KV_FULL = 0.7
 
 
@@ -94,17 +94,30 @@ def derive_facts(hardware: Floats, out: Floats) -> None:
     out[PREFILL_COST] = math.log1p(1000.0 * hardware[:, PREFILL_SECONDS].min() / unit)
 
 
-def expected_prompt(completions: Floats) -> float:
-    """Mean prompt tokens of what has completed, with a prior that fades: as `expected_output` of the outputs."""
-    total = PRIOR_WEIGHT * PRIOR_PROMPT + completions[COMPLETED_PROMPT]
-    return total / (PRIOR_WEIGHT + completions[COMPLETED_COUNT])  # type: ignore[no-any-return]
+def mean_prompt_of_all(outstanding: float, prompts: float, arrival: Floats, completions: Floats) -> float:
+    """Mean prompt tokens of what has completed, is outstanding or arrives now; of the outstanding their number and the
+    sum of their prompts."""
+    tokens = completions[COMPLETED_PROMPT] + prompts + arrival[ARRIVAL_PROMPT]
+    return tokens / (completions[COMPLETED_COUNT] + outstanding + 1.0)  # type: ignore[no-any-return]
 
 
-def encode_replicas(
-    ledger: Floats, gauges: Floats, facts: Floats, arrival: Floats, completions: Floats, out: Floats
+def encode_state(
+    ledger: Floats,
+    gauges: Floats,
+    facts: Floats,
+    arrival: Floats,
+    completions: Floats,
+    beta: float,
+    available: int,
+    out: Floats,
+    context: Floats,
 ) -> None:
-    """Into `out`, float64[features, replicas], the features of every replica. facts: of `derive_facts`."""
-    encode_rows(ledger, gauges, facts, arrival, completions, out, ledger.T, facts, out)
+    """Into `out`, float64[features, replicas], the features of every replica, and into `context` those that hold for
+    all. facts: of `derive_facts`; available: how many replicas are."""
+    outstanding, prompts = ledger[:, OUTSTANDING].sum(), ledger[:, PROMPT_TOKENS].sum()
+    mean_prompt = mean_prompt_of_all(outstanding, prompts, arrival, completions)
+    encode_rows(ledger, gauges, facts, arrival, completions, mean_prompt, out, ledger.T, facts, out)
+    encode_context(gauges, facts, arrival, completions, mean_prompt, beta, available, context)
 
 
 def encode_rows(
@@ -113,13 +126,14 @@ def encode_rows(
     facts: Floats,
     arrival: Floats,
     completions: Floats,
+    mean_prompt: float,
     out: Floats,
     columns: Rows,
     constants: Rows,
     rows: Rows,
 ) -> None:
-    """As `encode_replicas`. columns, constants, rows: ledger.T, facts and out once more, as arrays or as lists of views
-    of their rows.
+    """What `encode_state` puts into `out`. mean_prompt: of all; columns, constants, rows: ledger.T, facts and out once
+    more, as arrays or as lists of views of their rows.
 
     In plain NumPy the number of operations is the cost, and to index an array is one: so several rows are taken at once
     where they lie side by side, and else from lists.
@@ -127,8 +141,7 @@ def encode_rows(
     queue = len(out) - INTERACTIONS
     depth = (queue - AGGREGATES) // 2
     # NumPy is slower with numbers of its own than with Python's.
-    mean_prompt, output = float(expected_prompt(completions)), float(expected_output(completions, PRIOR_OUTPUT))
-    prompt = float(arrival[ARRIVAL_PROMPT])
+    output, prompt = float(expected_output(completions, PRIOR_OUTPUT)), float(arrival[ARRIVAL_PROMPT])
     size = math.log((prompt + _SHORT) / (mean_prompt + _SHORT))
     rate, slowness = constants[PREFILL_RATE], constants[SLOWNESS]
     outstanding, prompts, awaiting = columns[OUTSTANDING], columns[PROMPT_TOKENS], columns[AWAITING_TOKENS]
@@ -146,7 +159,7 @@ def encode_rows(
     np.add(context, columns[STREAMED_TOKENS], context)
     context[:] = np.maximum(context, 0.0)
     np.add(outstanding, _FEW, kv)
-    np.add(prompts, _FEW_TOKENS, mean_here)
+    np.add(prompts, _FEW * mean_prompt, mean_here)
     np.divide(mean_here, kv, mean_here)
     np.multiply(outstanding, output, kv)
     np.add(kv, prompts, kv)
@@ -189,14 +202,21 @@ def encode_rows(
 
 
 def encode_context(
-    gauges: Floats, facts: Floats, arrival: Floats, completions: Floats, beta: float, available: int, out: Floats
+    gauges: Floats,
+    facts: Floats,
+    arrival: Floats,
+    completions: Floats,
+    mean_prompt: float,
+    beta: float,
+    available: int,
+    out: Floats,
 ) -> None:
     """Into `out`, float64[CONTEXT]: log(1 + x) of what holds for every replica. available: how many are."""
     out[G_PROMPT] = math.log1p(arrival[ARRIVAL_PROMPT])
     out[G_AGE] = math.log1p(arrival[ARRIVAL_AGE] / facts[UNIT, 0])
     out[G_BETA] = math.log1p(ttft_weight(beta))
     out[G_OUTPUT] = math.log1p(expected_output(completions, PRIOR_OUTPUT))
-    out[G_MEAN_PROMPT] = math.log1p(expected_prompt(completions))
+    out[G_MEAN_PROMPT] = math.log1p(mean_prompt)
     out[G_REPLICAS] = math.log1p(available)
     out[G_CAPACITY] = facts[CAPACITY, 0]
     out[G_PREFILL] = facts[PREFILL_COST, 0]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rl.kernels.compiled  # noqa: F401
-from rl.kernels.features import CONTEXT, FACTS, derive_facts, encode_context, encode_replicas
+from rl.kernels.features import CONTEXT, FACTS, derive_facts, encode_state
 from vidur.engine.arrays import Arrays, Floats, Ints
 from vidur.engine.cluster import run
 from vidur.engine.compile import allocating_kernel
@@ -62,8 +62,10 @@ def advance(policy: int, state: Ints, objectives: Floats, projected: Floats, arr
 @allocating_kernel
 def look(beta: float, facts: Floats, x: Floats, context: Floats, arrays: Arrays) -> None:
     """Encode what is seen at the pending decision: rl.kernels.features. facts: of the cluster's hardware."""
-    encode_replicas(arrays.observed, arrays.gauges, facts, arrays.arrival, arrays.completions[0], x)
-    encode_context(arrays.gauges, facts, arrays.arrival, arrays.completions[0], beta, arrays.available.sum(), context)
+    encode_state(
+        arrays.observed, arrays.gauges, facts, arrays.arrival, arrays.completions[0], beta, arrays.available.sum(),
+        x, context,
+    )  # fmt: skip
 
 
 @allocating_kernel
