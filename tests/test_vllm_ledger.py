@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from clusters import Cluster, request_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from vidur.scheduler.observation import (
     COMPLETED_OUTPUT,
     COMPLETED_PROMPT,
     COMPLETED_TTFT,
+    COMPLETIONS_KEPT,
     FINISHED,
     HISTOGRAM_COUNTS,
     HISTOGRAM_SUMS,
@@ -151,3 +153,20 @@ def test_memory_is_flat_over_many_requests() -> None:
     grown = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert grown < 50_000
+
+
+def test_old_completions_fade_as_in_the_simulator() -> None:
+    """At COMPLETIONS_KEPT all is halved: what came before counts half of what comes after."""
+    early, late = COMPLETIONS_KEPT, 3
+    prompts = [8] * early + [1] * late
+    simulation, _ = Cluster(replicas=1, router="round_robin", record_rows=False).run(
+        request_table([0.01 * i for i in range(early + late)], prompts, [2] * early + [64] * late)
+    )
+    ledger = Ledger(1)
+    for prompt, output in zip(prompts, [2] * early + [64] * late, strict=True):
+        ledger.finish(ledger.place(0, prompt, 0.0, 0.0), 1.0, output)
+    for found in (ledger.completions, simulation.state.completions[0]):
+        assert found[COMPLETED_COUNT] == early / 2 + late
+        assert found[COMPLETED_PROMPT] == 8 * early / 2 + late
+        assert found[COMPLETED_OUTPUT] == 2 * early / 2 + 64 * late
+        assert found[HISTOGRAM_COUNTS + output_bin(2)] == early / 2 and found[HISTOGRAM_COUNTS + output_bin(64)] == late

@@ -17,6 +17,7 @@ from vidur.scheduler.observation import (
     COMPLETED_PROMPT,
     COMPLETED_TTFT,
     COMPLETION_COLUMNS,
+    COMPLETIONS_KEPT,
     FINISHED,
     HISTOGRAM_COUNTS,
     HISTOGRAM_SUMS,
@@ -147,6 +148,8 @@ class Ledger:
         bin_ = output_bin(max(output, 1))
         totals[HISTOGRAM_COUNTS + bin_] += 1
         totals[HISTOGRAM_SUMS + bin_] += output
+        if totals[COMPLETED_COUNT] >= COMPLETIONS_KEPT:
+            totals *= 0.5
         return served
 
     def drop(self, ticket: int, now: float) -> Served:

@@ -31,6 +31,7 @@ COMPLETED_COUNT = observation.COMPLETED_COUNT
 COMPLETED_E2E = observation.COMPLETED_E2E
 COMPLETED_OUTPUT = observation.COMPLETED_OUTPUT
 COMPLETED_PROMPT = observation.COMPLETED_PROMPT
+COMPLETIONS_KEPT = observation.COMPLETIONS_KEPT
 COMPLETED_TTFT = observation.COMPLETED_TTFT
 FINISHED = observation.FINISHED
 HISTOGRAM_COUNTS = observation.HISTOGRAM_COUNTS
@@ -110,3 +111,6 @@ def count_finished(
     bin_ = output_bin(output)
     completions[router, HISTOGRAM_COUNTS + bin_] += 1
     completions[router, HISTOGRAM_SUMS + bin_] += output
+    if completions[router, COMPLETED_COUNT] >= COMPLETIONS_KEPT:
+        for column in range(completions.shape[1]):
+            completions[router, column] *= 0.5

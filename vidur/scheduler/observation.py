@@ -47,13 +47,15 @@ ARRIVAL_PROMPT, ARRIVAL_AGE, ARRIVAL_PRIORITY, ARRIVAL_SESSION, ARRIVAL_ORDINAL 
 ARRIVAL_COLUMNS = 5
 
 # What has completed, float64[COMPLETION_COLUMNS]: totals, then a histogram of output lengths (counts, then token sums)
-# in bins of an eighth of an octave.
+# in bins of an eighth of an octave. At COMPLETIONS_KEPT all of it is halved, so that what a router expects of lengths
+# follows its workload.
 COMPLETED_COUNT, COMPLETED_OUTPUT, COMPLETED_PROMPT, COMPLETED_E2E, COMPLETED_TTFT = range(5)
 HISTOGRAM_COUNTS = 8
 BINS_PER_OCTAVE = 8
 HISTOGRAM_BINS = 22 * BINS_PER_OCTAVE
 HISTOGRAM_SUMS = HISTOGRAM_COUNTS + HISTOGRAM_BINS
 COMPLETION_COLUMNS = HISTOGRAM_SUMS + HISTOGRAM_BINS
+COMPLETIONS_KEPT = 20_000
 
 
 def output_bin(tokens: float) -> int:
