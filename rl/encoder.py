@@ -63,7 +63,7 @@ _INTERACTIONS = tuple(
         ("size_load", "1", "size x load_linear"),
         ("size_slowness", "1", "size x slowness_linear"),
         ("size_mean", "1", "size x mean"),
-        ("load_load", "1", "load_linear squared"),
+        ("load_load", "1", "load_linear squared; from 1.5 on, the tangent there"),
         ("load_mean", "1", "load_linear x mean"),
         ("load_larger", "1", "load_linear x max(size - mean, 0)"),
         ("backlog_backlog", "1", "backlog_linear squared"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rl.kernels.features import CONTEXT, G_BETA, INTERACTIONS, feature_count
-from rl.policy import Normaliser, PolicyWeights
+from rl.policy import Normaliser, PolicyWeights, bounded_products
 from vidur.scheduler.observation import Floats
 
 
@@ -109,6 +109,13 @@ class Actor(nn.Module):
             distribution = self(x, context, mask)
             found = -(distribution.exp() * distribution.masked_fill(~mask, 0.0)).sum(1).mean()
             low, high = (factor, high) if found > entropy else (low, factor)
+
+    @torch.no_grad()
+    def bound(self) -> None:
+        """To be called after each step of an optimiser: see rl.policy.bounded_products."""
+        products, by_beta = bounded_products(_array(self.products), _array(self.products_by_beta))
+        self.products.copy_(torch.from_numpy(products))
+        self.products_by_beta.copy_(torch.from_numpy(by_beta))
 
     @torch.no_grad()
     def weights(self) -> PolicyWeights:

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rl.kernels import scores as layout
-from rl.kernels.features import G_BETA
+from rl.kernels.features import (
+    G_BETA,
+    I_BACKLOG,
+    I_BACKLOG_BACKLOG,
+    I_INTERFERENCE,
+    I_KV_EXCESS,
+    I_LOAD,
+    I_LOAD_LOAD,
+    LOAD_KNEE,
+    ttft_weight,
+)
 from vidur.scheduler.observation import Floats
+
+# Of `bounded_products`: interactions that never attract, what load_load may take from the repulsion of load, and the
+# range of beta in which this holds.
+_REPELLING = [I_BACKLOG, I_INTERFERENCE, I_LOAD, I_BACKLOG_BACKLOG, I_KV_EXCESS]
+_MOST_TAKEN = 0.9 / (2.0 * LOAD_KNEE)
+_BETAS = 1.0, 50.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,24 @@ class PolicyWeights:
         context = self.context * normaliser.context_std[:, None]
         pooled = self.pooled * np.tile(normaliser.replica_std, 3)[:, None]
         return dataclasses.replace(self, replica=replica, context=context, pooled=pooled, bias_1=bias)
+
+
+def bounded_products(products: Floats, by_beta: Floats) -> tuple[Floats, Floats]:
+    """The weights of the interactions [I], `products` and `products_by_beta`, brought to where, at every beta from 1 to
+    50, load, backlog, interference and want of memory repel: load at any number of requests, as load_load grows at
+    most 2 LOAD_KNEE times as fast as load_linear.
+
+    Training sees loads up to some hundred requests. What attracts beyond, if ever so little, sends everything to the
+    fullest replica where there are more.
+    """
+    low, high = (math.log1p(ttft_weight(beta)) for beta in _BETAS)
+    ends = np.stack([products + low * by_beta, products + high * by_beta])
+    held = ends.copy()
+    held[:, _REPELLING] = np.minimum(held[:, _REPELLING], 0.0)
+    held[:, I_LOAD_LOAD] = np.minimum(held[:, I_LOAD_LOAD], -_MOST_TAKEN * held[:, I_LOAD])
+    changed = (held != ends).any(axis=0)
+    slope = (held[1] - held[0]) / (high - low)
+    return np.where(changed, held[0] - low * slope, products), np.where(changed, slope, by_beta)
 
 
 @dataclass(frozen=True)

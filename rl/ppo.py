@@ -138,6 +138,7 @@ def update(
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"the gradient's norm is {norm.item()}")
             optimizer.step()
+            actor.bound()
 
             with torch.no_grad():
                 change = taken - batch.log_probabilities[rows]

@@ -21,7 +21,7 @@ import rl.kernels.compiled  # noqa: F401
 from rl.cost import episode_cost
 from rl.kernels.choose import choose_ppo
 from rl.kernels.features import CONTEXT, I_BACKLOG, I_INTERFERENCE, I_LOAD, INTERACTIONS, feature_count
-from rl.policy import PolicyWeights
+from rl.policy import PolicyWeights, bounded_products
 from rl.suite import Episode, TrainingSuite
 from vidur.config.base import Config, setting
 from vidur.engine import layout as at
@@ -96,7 +96,7 @@ def search(
 def _weights(candidate: Floats) -> tuple[Floats, Floats]:
     """A candidate (what repels, at the middle beta, and its growth with the feature of beta) as a policy's weights."""
     middle, growth = candidate[:INTERACTIONS], candidate[INTERACTIONS:]
-    return -(middle - growth * math.log1p(_MIDDLE)), -growth
+    return bounded_products(-(middle - growth * math.log1p(_MIDDLE)), -growth)
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,7 @@ def clone(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            actor.bound()
     reproduced = [
         {
             "scheduler": name,
@@ -290,6 +291,7 @@ def _fit(actor: Actor, states: States, config: WarmStartConfig, last: bool, gene
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+            actor.bound()
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def expected(replica: int) -> dict[str, float]:
         "size_load": SIZE * load,
         "size_slowness": SIZE * quantities["slowness"],
         "size_mean": SIZE * mean,
-        "load_load": load**2,
+        "load_load": load**2 if load < 1.5 else 3 * load - 2.25,
         "load_mean": load * mean,
         "load_larger": load * max(SIZE - mean, 0),
         "backlog_backlog": backlog**2,
@@ -118,6 +118,13 @@ def test_the_memory_is_short_on_one_replica_of_the_example() -> None:
     encoder = StateEncoder(3, 2)
     index = encoder.spec.names()["replica"].index("kv_excess")
     assert encoder.encode(cluster, 7.0)[0][1, index] == pytest.approx((900 + 400 + 4 * MEAN_OUTPUT) / 2000 - 0.7)
+
+
+def test_the_square_of_load_goes_on_as_its_tangent() -> None:
+    encoder = StateEncoder(4, 0)
+    x, _ = encoder.encode(observe(4, outstanding=[15, 45, 60, 300]), beta=7.0)
+    found = x[:, encoder.spec.names()["replica"].index("load_load")]
+    assert found == pytest.approx([0.25, 2.25, 3 * 2 - 2.25, 3 * 10 - 2.25])
 
 
 def test_the_context_in_closed_form() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,35 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from observations import observe
 from test_foresight import some_weights
 
 import rl.kernels.compiled
+from rl.checkpoint import Checkpoint, policy_path
+from rl.encoder import StateEncoder
 from rl.kernels import scores as kernel
-from rl.kernels.features import AGGREGATES, CONTEXT, INTERACTIONS, feature_count
+from rl.kernels.features import (
+    AGGREGATES,
+    CONTEXT,
+    I_BACKLOG,
+    I_BACKLOG_BACKLOG,
+    I_INTERFERENCE,
+    I_KV_EXCESS,
+    I_LOAD,
+    I_LOAD_LOAD,
+    INTERACTIONS,
+    LOAD_KNEE,
+    feature_count,
+    ttft_weight,
+)
 from rl.network import Actor
-from rl.policy import NumpyPolicy, PolicyWeights
+from rl.policy import NumpyPolicy, PolicyWeights, bounded_products
 from rl.scheduler import PPOScheduler
 from vidur.config import SimulationConfig
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.layout import CURRENT
 from vidur.engine.state import hardware_facts
+from vidur.scheduler import observation as seen
 from vidur.scheduler.global_scheduler import RouterContext
 from vidur.scheduler.observation import Floats
 from vidur.simulator import Simulator
@@ -136,6 +154,74 @@ def test_what_does_not_vary_when_the_statistics_are_taken_has_no_say() -> None:
     before = policy.scores(x, context, mask)
     x[:, 3], context[1] = np.arange(4), 7.0
     assert policy.scores(x, context, mask) == pytest.approx(before, rel=1e-12)
+
+
+def at_betas(products: Floats, by_beta: Floats) -> Floats:
+    """[3, I]: the weights of the interactions at beta 1, 10 and 50."""
+    return np.stack([products + by_beta * np.log1p(ttft_weight(beta)) for beta in (1.0, 10.0, 50.0)])
+
+
+HELD = [I_BACKLOG, I_INTERFERENCE, I_LOAD, I_BACKLOG_BACKLOG, I_KV_EXCESS, I_LOAD_LOAD]
+
+
+@given(st.integers(0, 9999), st.floats(0.1, 50.0))
+def test_bounded_products_never_attract_what_is_full(seed: int, spread: float) -> None:
+    products, by_beta = spread * np.random.default_rng(seed).standard_normal((2, INTERACTIONS))
+    bounded = bounded_products(products, by_beta)
+    before, after = at_betas(products, by_beta), at_betas(*bounded)
+    assert (after[:, HELD[:-1]] <= 1e-9 * spread).all()
+    # The derivative by load_linear goes from the weight of load to this one, beyond the knee.
+    assert (after[:, I_LOAD] + 2 * LOAD_KNEE * after[:, I_LOAD_LOAD] <= 1e-9 * spread).all()
+    # Nothing attracts more than it did, the rest is as it was, and once is enough.
+    assert (after[:, HELD] <= before[:, HELD] + 1e-9 * spread).all()
+    assert (np.delete(after, HELD, 1) == np.delete(before, HELD, 1)).all()
+    assert np.allclose(bounded_products(*bounded), bounded, rtol=1e-9, atol=1e-9 * spread)
+
+
+def test_the_shipped_policy_is_within_the_bounds() -> None:
+    weights = Checkpoint.load(policy_path(None)).weights
+    found = bounded_products(weights.products, weights.products_by_beta)
+    assert (found[0] == weights.products).all() and (found[1] == weights.products_by_beta).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_the_shipped_policy_leaves_the_fullest_replica_alone(data: st.DataObject) -> None:
+    """One of equal replicas has several times what the others have, far more than in training."""
+    replicas = data.draw(st.integers(2, 8))
+    outstanding = np.array([data.draw(st.integers(0, 60)) for _ in range(replicas)], np.float64)
+    fullest = data.draw(st.integers(0, replicas - 1))
+    outstanding[fullest] = 150 + data.draw(st.floats(3.0, 10.0)) * outstanding.max()
+    waiting = np.array([data.draw(st.floats(0.0, 0.2)) for _ in range(replicas)])
+    waiting[fullest] = waiting.max()
+    prompt = data.draw(st.integers(30, 4000))
+    lengths = np.array([prompt * data.draw(st.floats(0.5, 2.0)) for _ in range(replicas)])
+    cluster = observe(replicas, prompt=prompt, outstanding=outstanding, prompt_tokens=outstanding * lengths)
+    cluster.ledger[:, seen.AWAITING] = np.rint(waiting * outstanding)
+    cluster.ledger[:, seen.AWAITING_TOKENS] = cluster.ledger[:, seen.AWAITING] * lengths
+    cluster.ledger[:, seen.STREAMED_TOKENS] = 50.0 * (outstanding - cluster.ledger[:, seen.AWAITING])
+    cluster.hardware[:, seen.PREFILL_SECONDS], cluster.hardware[:, seen.DECODE_SECONDS] = 7e-5, 0.012
+    cluster.hardware[:, seen.KV_TOKENS] = 400_000
+    shipped = Checkpoint.load(policy_path(None))
+    ledger = np.concatenate([cluster.ledger, np.zeros((replicas, 2 * shipped.max_queue_requests))], axis=1)
+    encoder = StateEncoder(replicas, shipped.max_queue_requests)
+    x, context = encoder.encode(replace(cluster, ledger=ledger), data.draw(st.floats(2.0, 44.0)))
+    scores = NumpyPolicy(shipped.weights).scores(x, context, cluster.available)
+    assert scores.argmax() != fullest
+
+
+def test_the_network_is_bounded_in_place() -> None:
+    actor = Actor(1, 4, 3)
+    with torch.no_grad():
+        actor.products[I_LOAD_LOAD], actor.products[I_LOAD] = 1.0, -2.0
+        actor.products_by_beta[I_LOAD] = -0.1
+    before = actor.products.clone()
+    actor.bound()
+    weights = actor.weights()
+    found = at_betas(weights.products, weights.products_by_beta)
+    assert found[:, I_LOAD_LOAD] == pytest.approx(-0.3 * found[:, I_LOAD], rel=1e-6)
+    before[I_LOAD_LOAD] = actor.products[I_LOAD_LOAD]
+    assert torch.equal(actor.products, before)
 
 
 def test_scores_by_hand() -> None:

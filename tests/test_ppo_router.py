@@ -42,6 +42,25 @@ def test_the_shipped_policy_routes_any_cluster(more: list[str]) -> None:
     assert result.summary["requests"]["finished"] == 200
 
 
+@pytest.mark.parametrize("beta", [5, 40])
+@pytest.mark.parametrize(("prompt", "output", "qps"), [(64, 32, 5), (64, 32, 225), (256, 128, 5), (4000, 128, 3)])
+def test_requests_that_are_all_alike_go_everywhere(prompt: int, output: int, qps: int, beta: float) -> None:
+    """From the first on, whatever their size and the load: apart is where long and short ones go."""
+    lengths = "--fixed_request_length_generator_config_"
+    words = [
+        *router_flags(2, 3000, beta=beta), "--length_generator_config_type", "fixed",
+        f"{lengths}prefill_tokens", str(prompt), f"{lengths}decode_tokens", str(output),
+        "--poisson_request_interval_generator_config_qps", str(qps),
+    ]  # fmt: skip
+    learned = simulate(SimulationConfig.from_cli(words))
+    replicas = learned.recording.requests["replica"]
+    for part in (replicas[:80], replicas):
+        assert np.bincount(part, minlength=2).min() >= 0.25 * len(part)
+    in_turns = simulate(SimulationConfig.from_cli([*words, "--global_scheduler_config_type", "round_robin"]))
+    mean, theirs = (result.summary["latency"]["e2e"]["mean"] for result in (learned, in_turns))
+    assert mean <= 1.01 * theirs
+
+
 def test_sampling_differs_from_the_best_choice_and_repeats_with_its_seed() -> None:
     placed = {}
     for name, sample, seed in (("best", "false", 1), ("drawn", "true", 1), ("again", "true", 1), ("other", "true", 2)):

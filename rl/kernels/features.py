@@ -67,6 +67,8 @@ PRIOR_OUTPUT = 256.0
 
 # Of interactions: iterations of backlog, of interference, requests, tokens.
 _BACKLOG, _INTERFERENCE, _LOAD, _SHORT, _FEW = 50.0, 2000.0, 30.0, 50.0, 0.2
+# Of load_load, in units of load_linear: where the square ends.
+LOAD_KNEE = 1.5
 _KV_FULL = 0.7
 
 
@@ -184,7 +186,12 @@ def encode_rows(
     np.log(mean, mean)
     products = out[queue:]
     np.multiply(products[I_BACKLOG : I_MEAN + 1], size, products[I_SIZE_BACKLOG : I_SIZE_MEAN + 1])
-    np.multiply(load, load, rows[queue + I_LOAD_LOAD])
+    # The square, continued by its tangent.
+    square = rows[queue + I_LOAD_LOAD]
+    excess[:] = np.minimum(load, LOAD_KNEE)
+    np.add(load, load, square)
+    np.subtract(square, excess, square)
+    np.multiply(square, excess, square)
     np.multiply(load, mean, rows[queue + I_LOAD_MEAN])
     np.subtract(size, mean, larger)
     larger[:] = np.maximum(larger, 0.0)

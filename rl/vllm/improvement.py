@@ -122,6 +122,7 @@ def improve(
             cost = (after.exp() * advantages[some]).sum(1)
             divergence = (was * (before[some] - after).masked_fill(~masks, 0.0)).sum(1)
             _descend(optimizer, (cost + config.kl_weight * divergence).mean(), actor)
+            actor.bound()
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, module: nn.Module) -> None:
