@@ -379,9 +379,9 @@ def test_the_standing_suite_covers_what_it_should() -> None:
     assert {point.config.cluster_config.gauge_refresh_interval for point in points} == {0.0, 0.1, 1.0, 5.0}
     assert {point.config.cluster_config.num_routers for point in points} == {1, 4}
     kinds = {point.config.request_generator_config.length_generator_config.get_type() for point in points}
-    assert kinds == {"quantile", "mixture"}
+    assert kinds == {"quantile", "mixture", "fixed"}
     arrivals = {point.config.request_generator_config.interval_generator_config.get_type() for point in points}
     assert arrivals == {"poisson", "gamma", "swing"}
     actions = {event.action for point in points for event in point.header.events}
     assert actions == {"slow", "fail", "return"}
-    assert {0.7, 0.85, 0.95} <= {point.header.load for point in points if point.name == "chat"}
+    assert {0.25, 0.7, 0.85, 0.95} <= {point.header.load for point in points if point.name == "chat"}
