@@ -145,7 +145,7 @@ def test_stale_gauges_and_strange_input_fall_back_for_the_request() -> None:
     assert router.decide(arrival, away, 7.0).fallback is None
     router.scraped(router.fleet.replicas[2], IDLE, 7.0)
     strange = router.decide(Arrival(10**10, 7.0), everyone(router), 7.0)
-    assert strange.fallback == OUT_OF_RANGE and "kv_expected' is +" in str(strange.explanation)
+    assert strange.fallback == OUT_OF_RANGE and "all_prompts' is +" in str(strange.explanation)
     router.gauges.observe(7.0)[1, 1] = np.nan
     assert router.decide(arrival, everyone(router), 7.0).fallback == NOT_FINITE
     assert {reason: router.guard.counts[reason] for reason in (STALE_GAUGES, OUT_OF_RANGE, NOT_FINITE)} == {

@@ -75,7 +75,7 @@ def test_the_loss_is_least_where_the_expected_cost_is() -> None:
     count = 400
     costs = torch.tensor([[0.0, 1.0]] * 3 + [[2.0, 0.0]]).repeat(count // 4, 1)
     features = torch.zeros(count, 2, actor.features + len(actor.products))
-    features[:, 0, actor.features] = 1.0
+    features[:, 1, actor.features] = 1.0
     states = States(features, torch.zeros(count, 9), torch.ones(count, 2, dtype=torch.bool), costs)
     temperature = 0.5
     config = WarmStartConfig(

@@ -67,9 +67,9 @@ PRIOR_OUTPUT = 256.0
 
 # Of interactions: iterations of backlog, of interference, requests, tokens.
 _BACKLOG, _INTERFERENCE, _LOAD, _SHORT, _FEW = 50.0, 2000.0, 30.0, 50.0, 0.2
+_KV_FULL = 0.7
 # Of load_load, in units of load_linear: where the square ends.
 LOAD_KNEE = 1.5
-_KV_FULL = 0.7
 
 
 def ttft_weight(beta: float) -> float:
