@@ -131,6 +131,15 @@ def test_serving_imports_neither_torch_nor_numba() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parent.parent)
 
 
+@pytest.mark.parametrize("prompt", [20, 64, 4_000])
+def test_prompts_unlike_those_of_training_are_routed_all_the_same(prompt: int) -> None:
+    """By the policy, to all replicas in turns: it weighs a prompt against the mean."""
+    router = begun()
+    routed = [route(router, 0.5, prompt) for _ in range(30)]
+    assert all(fallback is None for _, fallback in routed)
+    assert np.bincount([replica for replica, _ in routed], minlength=3).tolist() == [10, 10, 10]
+
+
 def test_stale_gauges_and_strange_input_fall_back_for_the_request() -> None:
     router = begun("--gauge_age_limit", "5")
     assert route(router, 1.0)[1] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -25,13 +26,17 @@ _READS_GAUGES = frozenset({"ppo", "least_kv_cache"})
 # So many late decisions in a row, and the scheduler is left alone for so many seconds.
 _LATE_IN_A_ROW, _REST_SECONDS = 3, 1.0
 
+# Lengths, which a policy weighs against their mean: they may be a hundred times those of training, or a hundredth.
+_OF_LENGTHS = ("prompt", "expected_output", "all_prompts")
+_LEAST_LENGTH_MARGIN = math.log(100.0)
+
 # What the fleet alone decides, whatever is asked of it.
 _OF_HARDWARE = ("capacity", "prefill_cost", "mean slowness", "greatest slowness")
 
 
 class FeatureLimits:
-    """The range of what a policy may see: `limit` standard deviations about the mean of what it was trained on. What it
-    does not look at has none."""
+    """The range of what a policy may see: `limit` standard deviations about the mean of what it was trained on, and for
+    lengths a factor of 100 at least. What it does not look at has none."""
 
     def __init__(self, weights: PolicyWeights, normaliser: Normaliser, max_queue_requests: int, limit: float) -> None:
         spec = EncoderSpec.of(max_queue_requests)
@@ -40,9 +45,11 @@ class FeatureLimits:
         self._names = [*(feature.name for feature in spec.context), *pooled]
         self._mean = np.concatenate([normaliser.context_mean, np.tile(normaliser.replica_mean, 3)])
         self._std = np.concatenate([normaliser.context_std, np.tile(normaliser.replica_std, 3)])
-        self._limit = limit
         of_replica, of_context = weights.used
         margin = np.where(np.concatenate([of_context, np.tile(of_replica, 3)]), limit * self._std, np.inf)
+        lengths = np.array([name in _OF_LENGTHS for name in self._names])
+        margin[lengths] = np.maximum(margin[lengths], _LEAST_LENGTH_MARGIN)
+        self._limits = margin / self._std
         self._low, self._high = self._mean - margin, self._mean + margin
         self._cut = np.empty(len(self._low))
 
@@ -67,7 +74,7 @@ class FeatureLimits:
         deviation = (seen[worst] - self._mean[worst]) / self._std[worst]
         return OUT_OF_RANGE, (
             f"the feature '{self._names[worst]}' is {deviation:+.1f} standard deviations from the training's mean "
-            f"(limit {self._limit:g})"
+            f"(limit {self._limits[worst]:.3g})"
         )
 
 
