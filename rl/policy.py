@@ -107,8 +107,8 @@ class PolicyWeights:
 
 def bounded_products(products: Floats, by_beta: Floats) -> tuple[Floats, Floats]:
     """The weights of the interactions [I], `products` and `products_by_beta`, brought to where, at every beta from 1 to
-    50, load, backlog, interference and want of memory repel: load at any number of requests, as load_load grows at
-    most 2 LOAD_KNEE times as fast as load_linear.
+    50, load, backlog, interference and want of memory by themselves repel: load at any number of requests, as load_load
+    grows at most 2 LOAD_KNEE times as fast as load_linear. Products with the sizes of prompts are left as they are.
 
     Training sees loads up to some hundred requests. What attracts beyond, if ever so little, sends everything to the
     fullest replica where there are more.
