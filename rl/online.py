@@ -42,7 +42,7 @@ class OnlineTrainer(DrivingScheduler):
     """
 
     def __init__(self, config: PPOGlobalSchedulerConfig, context: RouterContext) -> None:
-        self._context = context
+        super().__init__({}, context)
         self._rng = context.rng
         seed = int(context.rng.integers(2**31))
         torch.set_num_threads(1)
@@ -63,7 +63,7 @@ class OnlineTrainer(DrivingScheduler):
 
     def schedule(self, observation: ClusterObservation) -> int:
         """By the policy as it is, without learning: for simulations that are driven decision by decision."""
-        policy = PPOScheduler(self._context, self._trainer.weights(), self.queue_depth, self._config.beta, sample=True)
+        policy = PPOScheduler(self.context, self._trainer.weights(), self.queue_depth, self._config.beta, sample=True)
         return policy.schedule(observation)
 
     def drive(self, simulation: Simulation, on_slice: Callable[[int], None]) -> None:

@@ -209,6 +209,17 @@ class NotOne:
     pass
 """
 
+BARE = """
+from vidur.scheduler.global_scheduler import GlobalScheduler, KernelScheduler
+class First(GlobalScheduler):
+    def schedule(self, observation):
+        return self.options.get("replica", 0) % self.context.num_replicas
+class Second(KernelScheduler):
+    observes = 0
+    def choose(now, ledger, gauges, hardware, arrival, available, completions, memory, draws):
+        return 1
+"""
+
 
 def test_a_router_of_the_users_own(tmp_path: Path) -> None:
     file = tmp_path / "my_router.py"
@@ -222,3 +233,12 @@ def test_a_router_of_the_users_own(tmp_path: Path) -> None:
         simulate(config(f"{tmp_path}/other.py:Last"))
     with pytest.raises(InputError, match="replica 9"):
         simulate(config(f"{file}:Last", '--custom_global_scheduler_config_options {"replica":9}'))
+
+
+def test_a_router_of_the_users_own_needs_nothing_but_its_decision(tmp_path: Path) -> None:
+    file = tmp_path / "bare_router.py"
+    file.write_text(BARE)
+    assert set(simulate(config(f"{file}:First")).recording.requests["replica"]) == {0}
+    options = '--custom_global_scheduler_config_options {"replica":6}'
+    assert set(simulate(config(f"{file}:First", options)).recording.requests["replica"]) == {2}
+    assert set(simulate(config(f"{file}:Second")).recording.requests["replica"]) == {1}

@@ -8,7 +8,7 @@ This package imports neither numba nor torch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -52,12 +52,16 @@ class RouterContext:
 class GlobalScheduler(ABC):
     """Chooses a replica for each request. Subclass this for a router of your own.
 
-    It is made as `YourScheduler(options, context)`: `options` is the JSON object of
-    `--custom_global_scheduler_config_options`, as a dict; `context` is a RouterContext.
+    It is made as `YourScheduler(options, context)`, which this class keeps as attributes: `options` is the JSON object
+    of `--custom_global_scheduler_config_options`, as a dict; `context` is a RouterContext.
     queue_depth: of how many requests without a first token, per replica, it sees age and prompt (QUEUE_AGE).
     """
 
     queue_depth: int = 0
+
+    def __init__(self, options: Mapping[str, Any], context: RouterContext) -> None:
+        self.options = options
+        self.context = context
 
     @abstractmethod
     def schedule(self, observation: ClusterObservation) -> int:
@@ -93,6 +97,7 @@ class KernelScheduler(GlobalScheduler):
     needs_fresh_gauges: ClassVar[bool] = False
 
     def __init__(self, context: RouterContext, memory: Floats | None = None) -> None:
+        super().__init__({}, context)
         # memory[0] is the last choice of routers that let equals take turns, the next one of round_robin.
         self.memory = np.full(1, -1.0) if memory is None else memory
         self._rng = context.rng

@@ -13,7 +13,7 @@ from types import ModuleType
 
 from vidur.config import CustomGlobalSchedulerConfig
 from vidur.errors import InputError, unknown_name
-from vidur.scheduler.global_scheduler.base import GlobalScheduler, RouterContext
+from vidur.scheduler.global_scheduler.base import GlobalScheduler, KernelScheduler, RouterContext
 
 
 def load_custom_scheduler(config: CustomGlobalSchedulerConfig, context: RouterContext) -> GlobalScheduler:
@@ -33,6 +33,8 @@ def custom_maker(config: CustomGlobalSchedulerConfig) -> Callable[[RouterContext
         if found is None:
             raise unknown_name(f"class in {where}", name, routers)
         raise InputError(f"{config.scheduler} is no subclass of vidur.scheduler.global_scheduler.GlobalScheduler")
+    if issubclass(found, KernelScheduler) and found.__init__ is KernelScheduler.__init__:
+        return partial(found.from_config, config)
     make: Callable[..., GlobalScheduler] = found
     return partial(make, config.parsed_options)
 

@@ -154,6 +154,7 @@ class LookaheadScheduler(GlobalScheduler):
     """See the module. `beta` weighs the sum of TTFT; `prior` is the expected output before completions are seen."""
 
     def __init__(self, context: RouterContext, beta: float, prior: float) -> None:
+        super().__init__({}, context)
         assert isinstance(context.simulator, ReplicaModel)
         self._model = context.simulator
         self._beta = beta
