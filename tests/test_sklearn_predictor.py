@@ -17,6 +17,7 @@ from vidur.config import (
     RandomForrestExecutionTimePredictorConfig,
     ReplicaConfig,
 )
+from vidur.data_files import warn_once
 from vidur.errors import InputError
 from vidur.execution_time_predictor import ExecutionTimeTables, TableBounds, build_tables
 from vidur.execution_time_predictor.estimators import Estimator, mean_absolute_percentage_error
@@ -181,6 +182,21 @@ def test_the_cache_is_by_content(profiles: Profiles, tmp_path: Path, monkeypatch
     profiles.edit("attention", **{"time_stats.attn_kv_cache_save.median": 0.006})
     build(profiles.forest(), cache)
     assert len(fitted) == 48
+
+
+def test_a_cache_that_cannot_be_written_costs_training_only(
+    profiles: Profiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_once.cache_clear()
+    file, fitted = tmp_path / "file", count_fits(monkeypatch)
+    file.write_text("in the way")
+    first = build(profiles.forest(), file)
+    count = len(fitted)
+    second = build(profiles.forest(), file)
+    assert count > 0 and len(fitted) == 2 * count
+    np.testing.assert_array_equal(first.attn_decode, second.attn_decode)
+    (warning,) = caplog.messages
+    assert "Trained execution times cannot be kept" in warning and str(file) in warning
 
 
 def test_a_cache_that_is_too_small_grows(profiles: Profiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import grp
+import logging
 import os
+import pwd
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import vidur
+
+logger = logging.getLogger(__name__)
+
+# Of a probe: a disk that is full may hold a file of no bytes.
+_PROBE_BYTES = 4096
 
 
 def data_path(name: str) -> Path:
@@ -17,7 +30,91 @@ def data_path(name: str) -> Path:
     raise FileNotFoundError(f"the data folder of vidur is missing beside {root}")
 
 
-def cache_root() -> Path:
-    """What is kept between runs lies below $VIDUR_CACHE_DIR, $XDG_CACHE_HOME/vidur or ~/.cache/vidur."""
-    base = os.environ.get("VIDUR_CACHE_DIR")
-    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "vidur"
+def cache_root() -> Path | None:
+    """Return $VIDUR_CACHE_DIR, $XDG_CACHE_HOME/vidur or ~/.cache/vidur, below which lies what is kept between runs.
+
+    None where none of the two is set and the user has no home.
+    """
+    if base := os.environ.get("VIDUR_CACHE_DIR"):
+        return Path(base)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "vidur"
+    try:
+        return Path.home() / ".cache" / "vidur"
+    except RuntimeError:  # No HOME, and the user is in no list of users: as in many containers.
+        return None
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Log a warning, which goes to stderr, unless this process gave the same one before."""
+    logger.warning("%s", text)
+
+
+@contextmanager
+def optional(what: str) -> Iterator[None]:
+    """Let the block fail to read or write files of a cache: warn once, in one line, and go on."""
+    try:
+        yield
+    except OSError as error:
+        warn_once(
+            f"{what} cannot be kept for the next run ({os_reason(error)}): set VIDUR_CACHE_DIR to a writable folder"
+        )
+
+
+def os_reason(error: OSError) -> str:
+    """Return what the operating system says, with the file: `/full/file: No space left on device`."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+def probe_folder(folder: Path) -> None:
+    """Make the folder if need be, and write and remove a file in it. Raises OSError where that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(_PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cache_folder(name: str, what: str) -> Path | None:
+    """Return the folder `name` of the cache, made if need be; None, with a warning, where nothing can be written there.
+
+    what: for the warning, what cannot be kept, as `Compiled kernels`.
+    """
+    root = cache_root()
+    if root is None:
+        warn_once(f"{what} cannot be kept for the next run (there is no home folder): set VIDUR_CACHE_DIR to a folder")
+        return None
+    folder = root / name
+    with optional(what):
+        for part in reversed((folder, *folder.parents)):
+            part.mkdir(mode=0o700, exist_ok=True)
+        probe_folder(folder)
+        return folder
+    return None
+
+
+def writable_by_others(folder: Path) -> Path | None:
+    """Return the folder, or the first above it, in which another user could put files; None if there is none.
+
+    Root is no other user. A folder with the sticky bit, as /tmp, keeps others from replacing what lies in it, and a
+    group that has no other member is the user alone.
+    """
+    folder = folder.resolve()
+    for part in (folder, *folder.parents):
+        status = part.stat()
+        mode = status.st_mode
+        shared = mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_own_group(status.st_gid))
+        sticky = mode & stat.S_ISVTX and part != folder
+        if status.st_uid not in (0, os.getuid()) or (shared and not sticky):
+            return part
+    return None
+
+
+def _is_own_group(number: int) -> bool:
+    try:
+        user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(number)
+    except KeyError:
+        return False
+    return user.pw_gid == number and set(group.gr_mem) <= {user.pw_name}

@@ -21,7 +21,7 @@ from vidur.config import (
     SimulationConfig,
     SyntheticRequestGeneratorConfig,
 )
-from vidur.data_files import cache_root
+from vidur.data_files import cache_folder, optional
 from vidur.engine.recording import FINISHED
 from vidur.errors import InputError
 from vidur.request_generator import RequestTable, generate_requests
@@ -39,6 +39,7 @@ _GROWTH = 0.01
 # The interval that is halved ends at this width, relative.
 _PRECISION = 0.005
 _WIDEN = 1.15
+_WHAT = "Measured capacities"
 
 
 def measure_capacity(config: SimulationConfig) -> float:
@@ -135,7 +136,7 @@ class Capacities:
     """Measured capacities, kept on disk by configuration and version of the code."""
 
     def __init__(self) -> None:
-        self._folder = cache_root() / "capacity"
+        self._folder = cache_folder("capacity", _WHAT)
         self._known: dict[str, float] = {}
 
     def of(self, config: SimulationConfig) -> float:
@@ -166,15 +167,19 @@ class Capacities:
 
     def _load(self, key: str) -> float | None:
         if key not in self._known:
+            if self._folder is None:
+                return None
             try:
                 found = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
                 self._known[key] = float(found["requests_per_second"])
-            except (FileNotFoundError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError):
                 return None
         return self._known[key]
 
     def _keep(self, key: str, value: float) -> float:
-        write_text(self._folder / f"{key}.json", json.dumps({"requests_per_second": value}) + "\n")
+        if self._folder is not None:
+            with optional(_WHAT):
+                write_text(self._folder / f"{key}.json", json.dumps({"requests_per_second": value}) + "\n")
         self._known[key] = value
         return value
 

@@ -3,11 +3,15 @@
 Numba's own cache looks at the file of a kernel but not at the files of the kernels that it calls, so an edit can leave
 a stale caller behind. Here the cache folder is named after the contents of every kernel file, hence an edit anywhere
 starts a new folder. With NUMBA_DISABLE_JIT=1 every kernel is plain Python.
+
+Whoever can write to the folder can have their code run, so a folder that other users can write to is not used, unless
+VIDUR_TRUST_CACHE=1. Without a folder kernels are compiled in every process.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,21 +20,23 @@ from typing import Any, TypeVar
 import numba
 from llvmlite import ir
 from numba import types
+from numba.core.caching import FunctionCache
 from numba.extending import intrinsic
 
-from vidur.data_files import cache_root
+from vidur.data_files import cache_folder, optional, warn_once, writable_by_others
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _settings: Any = numba.config
 COMPILED = not _settings.DISABLE_JIT
-_OPTIONS: dict[str, Any] = {"cache": True, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {"error_model": "numpy"}
+_WHAT = "Compiled kernels"
 # Kernels that Python calls.
 ENTRY_POINTS = ("run", "place")
 
 
-def cache_folder() -> Path:
-    """Where compiled kernels lie: by the kernels' sources and where they lie."""
+def kernel_folder() -> Path | None:
+    """Where compiled kernels lie: by the kernels' sources and where they lie. None where they cannot be kept safely."""
     packages = Path(__file__).resolve().parent.parent.parent
     digest = hashlib.sha256(f"{numba.__version__} {packages}".encode())
     for folder in ("vidur/engine", "vidur/scheduler", "rl/kernels"):
@@ -38,33 +44,51 @@ def cache_folder() -> Path:
             # Numba asks for the time of a file too, and compiles anew where it has changed.
             digest.update(f"{file.relative_to(packages)} {file.stat().st_mtime_ns}".encode())
             digest.update(file.read_bytes())
-    return cache_root() / "kernels" / digest.hexdigest()[:16]
+    kept = cache_folder(f"kernels/{digest.hexdigest()[:16]}", _WHAT)
+    if kept is None or os.environ.get("VIDUR_TRUST_CACHE") == "1":
+        return kept
+    unsafe = writable_by_others(kept)
+    if unsafe is not None:
+        warn_once(
+            f"{_WHAT} are not kept: other users can write to {unsafe}, and what lies there would be run; set "
+            "VIDUR_CACHE_DIR to a folder of your own, or VIDUR_TRUST_CACHE=1 if you trust them"
+        )
+        return None
+    return kept
 
 
-_FOLDER = cache_folder()
+_FOLDER = kernel_folder() if COMPILED else None
 # Numba's cache folder is one setting of the process, and simulations begin in threads.
 _LOCK = threading.RLock()
 
 
 def is_cached() -> bool:
     """Whether a process compiled these kernels before, so that nothing has to be compiled now."""
-    return not COMPILED or (_FOLDER / "complete").exists()
+    return not COMPILED or (_FOLDER is not None and (_FOLDER / "complete").exists())
 
 
 def mark_cached() -> None:
     """Remember that a whole simulation ran with these kernels."""
-    if COMPILED and not is_cached():
-        _FOLDER.mkdir(parents=True, exist_ok=True)
-        (_FOLDER / "complete").touch()
+    if _FOLDER is not None and not is_cached():
+        with optional(_WHAT):
+            (_FOLDER / "complete").touch()
 
 
-def _cached(decorate: Callable[[], Any]) -> Any:
-    """Decorate with Numba's cache in our folder; other users of Numba in this process keep theirs."""
+class _KernelCache(FunctionCache):  # type: ignore[misc]  # Numba has no types
+    """Numba's cache of one kernel, which goes without where the disk is full."""
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        with optional(_WHAT):
+            super().save_overload(signature, compiled)
+
+
+def _in_folder(make: Callable[[], Any]) -> Any:
+    """Call `make` with Numba's cache in our folder; other users of Numba in this process keep theirs."""
     with _LOCK:
         before = _settings.CACHE_DIR
         _settings.CACHE_DIR = str(_FOLDER)
         try:
-            return decorate()
+            return make()
         finally:
             _settings.CACHE_DIR = before
 
@@ -87,7 +111,10 @@ def allocating_kernel(function: F) -> F:
 def _compile(function: F, **options: Any) -> F:
     if not COMPILED:
         return function
-    return _cached(lambda: numba.njit(**options, **_OPTIONS)(function))  # type: ignore[no-any-return]
+    dispatcher = numba.njit(**options, **_OPTIONS)(function)
+    if _FOLDER is not None:
+        dispatcher._cache = _in_folder(lambda: _KernelCache(function))
+    return dispatcher  # type: ignore[no-any-return]
 
 
 def array(dtype: str, ndim: int) -> Any:
@@ -117,12 +144,18 @@ class Callback:
                     self._plain.append(function)
                 return 1 + self._plain.index(function)
             if function not in self._compiled:
-                compiled = _cached(lambda: numba.cfunc(self._signature, **_OPTIONS)(function))
-                self._compiled[function] = compiled
+                self._compiled[function] = _compile_callback(self._signature, function)
             return int(self._compiled[function].address)
 
     def _call_plain(self, handle: int, *arguments: Any) -> Any:
         return self._plain[handle - 1](*arguments)
+
+
+def _compile_callback(signature: Any, function: Callable[..., Any]) -> Any:
+    if _FOLDER is not None:
+        with optional(_WHAT):
+            return _in_folder(lambda: numba.cfunc(signature, cache=True, **_OPTIONS)(function))
+    return numba.cfunc(signature, **_OPTIONS)(function)
 
 
 def _indirect_call(signature: Any) -> Any:

@@ -20,6 +20,7 @@ from vidur.config import (
     RandomForrestExecutionTimePredictorConfig,
 )
 from vidur.config.replica import ReplicaConfig
+from vidur.data_files import os_reason, warn_once
 from vidur.errors import InputError
 from vidur.execution_time_predictor.estimators import Estimator, estimator_of
 from vidur.execution_time_predictor.grid import TableGrid, coarse_chunks
@@ -143,14 +144,20 @@ class _Cache:
 
     def load(self) -> ExecutionTimeTables | None:
         """None if there is nothing, or a file that cannot be read: it will be written anew."""
-        if self.path is None or not self.path.is_file():
-            return None
         try:
+            if self.path is None or not self.path.is_file():
+                return None
             return ExecutionTimeTables.load(self.path)
-        except InputError as error:
+        except (InputError, OSError) as error:
             logger.warning("Training anew: %s", error)
             return None
 
     def store(self, tables: ExecutionTimeTables) -> None:
         if self.path is not None:
-            tables.save(self.path)
+            try:
+                tables.save(self.path)
+            except OSError as error:
+                warn_once(
+                    f"Trained execution times cannot be kept for the next run ({os_reason(error)}): set "
+                    "--metrics_config_cache_dir to a writable folder"
+                )
