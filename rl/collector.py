@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.policy import PolicyWeights
 from rl.reward import Window
 from rl.rollout import Rollout, RunningSimulation
+from rl.router.policy import PolicyWeights
 from rl.suite import Episode, TrainingSuite
 
 _EPISODES, _DRAWS = 1, 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels.features import ttft_weight
+from rl.router.features import ttft_weight
 from vidur.engine.foresight import COST_E2E, COST_PARTS, COST_TTFT, COST_TTFT_SQUARED
 from vidur.scheduler.observation import Floats
 

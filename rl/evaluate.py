@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from rl.baselines import HEURISTICS, SIZE_SPLIT
-from rl.checkpoint import SHIPPED, policy_path
+from rl.router.checkpoint import SHIPPED, policy_path
 from vidur.atomic import write_text
 from vidur.compare.policy import keep_policy
 from vidur.config import (

@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 
-from rl.encoder import StateEncoder
 from rl.environment import Episodes, SimulatorEnvironment
+from rl.router.encoder import StateEncoder
 from vidur.config import SimulationConfig
 from vidur.request_generator import RequestTable
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl.kernels.features import CONTEXT, G_BETA, INTERACTIONS, feature_count
-from rl.policy import Normaliser, PolicyWeights, bounded_products
+from rl.router.features import CONTEXT, G_BETA, INTERACTIONS, feature_count
+from rl.router.policy import Normaliser, PolicyWeights, bounded_products
 from vidur.scheduler.observation import Floats
 
 
@@ -112,7 +112,7 @@ class Actor(nn.Module):
 
     @torch.no_grad()
     def bound(self) -> None:
-        """To be called after each step of an optimiser: see rl.policy.bounded_products."""
+        """To be called after each step of an optimiser: see rl.router.policy.bounded_products."""
         products, by_beta = bounded_products(_array(self.products), _array(self.products_by_beta))
         self.products.copy_(torch.from_numpy(products))
         self.products_by_beta.copy_(torch.from_numpy(by_beta))

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from rl.checkpoint import Checkpoint, check_queue_requests, policy_path
-from rl.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.reward import Reward, RewardConfig, Window
 from rl.rollout import RunningSimulation
-from rl.scheduler import PPOScheduler
+from rl.router.checkpoint import Checkpoint, check_queue_requests, policy_path
+from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
+from rl.router.scheduler import PPOScheduler
 from rl.trainer import Trainer
 from rl.training_log import TrainingLog
 from rl.training_report import write_training_report

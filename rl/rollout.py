@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels.features import CONTEXT, feature_count
 from rl.kernels.rollout import BY_COST, BY_POLICY, Recorded, costs_of_all, roll
 from rl.kernels.step import PENDING, REFUSED, STATE, advance, assign, step
+from rl.router.features import CONTEXT, feature_count
 from vidur.config import SimulationConfig
 from vidur.config.cluster import only_one_router
 from vidur.engine import layout as at

@@ -17,11 +17,11 @@ from typing import ClassVar
 
 import numpy as np
 
-import rl.kernels.compiled  # noqa: F401
+import rl.router.compiled  # noqa: F401
 from rl.cost import episode_cost
-from rl.kernels.choose import choose_ppo
-from rl.kernels.features import CONTEXT, I_BACKLOG, I_INTERFERENCE, I_LOAD, INTERACTIONS, feature_count
-from rl.policy import PolicyWeights, bounded_products
+from rl.router.choose import choose_ppo
+from rl.router.features import CONTEXT, I_BACKLOG, I_INTERFERENCE, I_LOAD, INTERACTIONS, feature_count
+from rl.router.policy import PolicyWeights, bounded_products
 from rl.suite import Episode, TrainingSuite
 from vidur.config.base import Config, setting
 from vidur.engine import layout as at

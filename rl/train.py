@@ -23,12 +23,12 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 import vidur
-from rl.checkpoint import Checkpoint
 from rl.collector import Collector
-from rl.encoder import DEFAULT_QUEUE_REQUESTS
-from rl.policy import PolicyWeights
 from rl.reward import Reward, RewardConfig
 from rl.rollout import Rollout
+from rl.router.checkpoint import Checkpoint
+from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
+from rl.router.policy import PolicyWeights
 from rl.search import SearchConfig, linear_policy, search
 from rl.suite import TrainingSuite
 from rl.trainer import Trainer

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl.checkpoint import Checkpoint
 from rl.network import Actor, Critic
-from rl.policy import PolicyWeights
 from rl.ppo import Batch, Weights, advantages, update
 from rl.reward import Reward, RewardResult, Window
 from rl.rollout import Rollout
+from rl.router.checkpoint import Checkpoint
+from rl.router.policy import PolicyWeights
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
 from vidur.scheduler.observation import Floats

@@ -8,11 +8,11 @@ from functools import cached_property
 
 import numpy as np
 
-import rl.kernels.compiled  # noqa: F401
+import rl.router.compiled  # noqa: F401
 from rl.cost import episode_cost
 from rl.demonstrations import begin_simulation, make_scheduler, run_scheduler
-from rl.kernels.choose import choose_ppo
-from rl.policy import PolicyWeights
+from rl.router.choose import choose_ppo
+from rl.router.policy import PolicyWeights
 from rl.suite import Episode, TrainingSuite
 from vidur.engine import layout as at
 from vidur.engine.state import EngineState

@@ -15,10 +15,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from rl.encoder import StateEncoder
 from rl.environment import Episodes, SimulatorEnvironment
 from rl.gym_environment import SEEDS, observation_space
 from rl.reward_terms import MarginalCost
+from rl.router.encoder import StateEncoder
 from vidur.config import SimulationConfig
 from vidur.errors import InputError
 from vidur.scheduler.observation import Floats

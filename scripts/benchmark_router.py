@@ -12,8 +12,8 @@ from typing import Any
 import numba
 import numpy as np
 
-import rl.kernels.compiled  # noqa: F401
-from rl.kernels.choose import choose_ppo
+import rl.router.compiled  # noqa: F401
+from rl.router.choose import choose_ppo
 from vidur import SimulationConfig, Simulator
 from vidur.scheduler.global_scheduler import KernelScheduler
 

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from test_foresight import some_weights
 
-from rl.checkpoint import FORMAT, Checkpoint, check_queue_requests, policy_path
-from rl.policy import Normaliser
+from rl.router.checkpoint import FORMAT, Checkpoint, check_queue_requests, policy_path
+from rl.router.policy import Normaliser
 from vidur.errors import InputError
 from vidur.main import main
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rl.describe import main
-from rl.encoder import StateEncoder
+from rl.router.describe import main
+from rl.router.encoder import StateEncoder
 
 
 @pytest.mark.parametrize(("replicas", "depth"), [(1, 0), (3, 2), (16, 8)])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from observations import observe
 
-from rl.encoder import EncoderSpec, StateEncoder, spec_difference
+from rl.router.encoder import EncoderSpec, StateEncoder, spec_difference
 from vidur.config import SimulationConfig
 from vidur.scheduler import observation as seen
 from vidur.scheduler.observation import ClusterObservation

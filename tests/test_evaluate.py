@@ -17,13 +17,13 @@ import pytest
 from scenarios import EQUAL, MIXED, write_scenario
 
 from rl.baselines import HEURISTICS
-from rl.checkpoint import policy_path
 from rl.evaluate import main
 from rl.evaluation_chart import chart_svg
 from rl.evaluation_markdown import markdown
 from rl.evaluation_results import Results, ScenarioResults, ppo_name
 from rl.evaluation_targets import MET, MISSED, OPEN, targets
 from rl.evaluation_tuning import TUNING_SEEDS, tune_size_split
+from rl.router.checkpoint import policy_path
 from vidur.compare.executor import ProcessExecutor
 from vidur.compare.figures import METRICS, figures_of
 from vidur.compare.scenario import Scenario

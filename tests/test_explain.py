@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rl.checkpoint import Checkpoint
-from rl.encoder import StateEncoder
 from rl.explain import __main__ as tool
 from rl.explain.findings import Findings, explain
 from rl.explain.judgement import LEAST_TOKENS, LOR, POLICY, RANDOM, Decisions, Judged, overlap, part_to
@@ -20,7 +18,9 @@ from rl.explain.scores import choices, encode, least_tokens_scores, lor_scores, 
 from rl.explain.states import States, collect
 from rl.explain.sweeps import LONG, SHORT, backlog, by_beta
 from rl.explain.words import sentences
-from rl.kernels.features import (
+from rl.router.checkpoint import Checkpoint
+from rl.router.encoder import StateEncoder
+from rl.router.features import (
     CONTEXT,
     I_BACKLOG,
     I_LOAD,
@@ -29,7 +29,7 @@ from rl.kernels.features import (
     INTERACTIONS,
     feature_count,
 )
-from rl.policy import NumpyPolicy, PolicyWeights
+from rl.router.policy import NumpyPolicy, PolicyWeights
 from rl.suite import TrainingSuite
 from vidur.errors import InputError
 from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from observations import observe
 from test_foresight import some_weights
 
-import rl.kernels.compiled
-from rl.checkpoint import Checkpoint, policy_path
-from rl.encoder import StateEncoder
-from rl.kernels import scores as kernel
-from rl.kernels.features import (
+import rl.router.compiled
+from rl.network import Actor
+from rl.router import scores as kernel
+from rl.router.checkpoint import Checkpoint, policy_path
+from rl.router.encoder import StateEncoder
+from rl.router.features import (
     AGGREGATES,
     CONTEXT,
     I_BACKLOG,
@@ -32,9 +33,8 @@ from rl.kernels.features import (
     feature_count,
     ttft_weight,
 )
-from rl.network import Actor
-from rl.policy import NumpyPolicy, PolicyWeights, bounded_products
-from rl.scheduler import PPOScheduler
+from rl.router.policy import NumpyPolicy, PolicyWeights, bounded_products
+from rl.router.scheduler import PPOScheduler
 from vidur.config import SimulationConfig
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.layout import CURRENT

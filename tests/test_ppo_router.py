@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from training import BUSY, ROUTER, router_flags
 
-from rl.checkpoint import Checkpoint, policy_path
+from rl.router.checkpoint import Checkpoint, policy_path
 from rl.training_log import read_log
 from vidur import SimulationConfig, Simulator, simulate
 from vidur.main import main
@@ -87,7 +87,7 @@ def test_neither_torch_nor_a_trainer_is_loaded_to_route() -> None:
         f"simulate(SimulationConfig.from_cli({router_flags(2, 20)!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
-    program = "import sys, rl.scheduler; assert not {'torch', 'numba', 'pandas'} & set(sys.modules)"
+    program = "import sys, rl.router.scheduler; assert not {'torch', 'numba', 'pandas'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from training import flags, suite_file
 
-import rl.kernels.compiled  # noqa: F401
+import rl.router.compiled  # noqa: F401
 from rl import train
-from rl.checkpoint import Checkpoint
-from rl.kernels.choose import choose_ppo
-from rl.kernels.features import INTERACTIONS
 from rl.rollout import RunningSimulation
+from rl.router.checkpoint import Checkpoint
+from rl.router.choose import choose_ppo
+from rl.router.features import INTERACTIONS
 from rl.search import SearchConfig, linear_policy, search
 from rl.suite import TrainingSuite
 from vidur.engine import layout as at

@@ -11,11 +11,11 @@ import torch
 from training import CLUSTER, REPLICA, flags, router_flags, suite_file
 
 from rl import train
-from rl.checkpoint import Checkpoint
-from rl.encoder import EncoderSpec
 from rl.network import Actor
-from rl.policy import PolicyWeights
-from rl.scheduler import PPOScheduler
+from rl.router.checkpoint import Checkpoint
+from rl.router.encoder import EncoderSpec
+from rl.router.policy import PolicyWeights
+from rl.router.scheduler import PPOScheduler
 from rl.training_log import read_log
 from vidur import SimulationConfig, Simulator, simulate
 from vidur.errors import InputError

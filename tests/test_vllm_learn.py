@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from mirror import MirroredSimulation, serve
 
-from rl.checkpoint import Checkpoint, policy_path
 from rl.cost import episode_cost
-from rl.kernels.features import I_BACKLOG
+from rl.router.checkpoint import Checkpoint, policy_path
+from rl.router.features import I_BACKLOG
 from rl.vllm.config import RouterConfig
 from rl.vllm.congestion import Congestion, Pace
 from rl.vllm.decision_log import read_log

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rl.checkpoint import Checkpoint, policy_path
+from rl.router.checkpoint import Checkpoint, policy_path
 from rl.vllm.config import RouterConfig, parse_router
 from rl.vllm.decision_log import read_log
 from rl.vllm.fleet import ReplicaConfig

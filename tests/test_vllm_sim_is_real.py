@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from mirror import Mirror, MirroredSimulation
 
-from rl.scheduler import PPOScheduler
+from rl.router.scheduler import PPOScheduler
 from rl.vllm.routing import Router
 from vidur.config import SimulationConfig
 from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS

@@ -10,8 +10,8 @@ import torch
 from training import flags, suite_file
 
 from rl import train, warm_start
-from rl.checkpoint import Checkpoint
 from rl.network import Actor
+from rl.router.checkpoint import Checkpoint
 from rl.suite import TrainingSuite
 from rl.training_log import read_log
 from rl.warm_start import States, WarmStartConfig, parse_demonstrator

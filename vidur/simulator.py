@@ -104,8 +104,8 @@ class Simulator:
             return LookaheadScheduler.from_config(config, context)
         if isinstance(config, PPOGlobalSchedulerConfig):
             # The learned router is a package on top of this one; its kernels are to be known to Numba.
-            import rl.kernels.compiled  # noqa: F401
-            from rl.scheduler import make_ppo_scheduler
+            import rl.router.compiled  # noqa: F401
+            from rl.router.scheduler import make_ppo_scheduler
 
             return make_ppo_scheduler(config, context)
         router: GlobalScheduler = GLOBAL_SCHEDULERS.get(config.get_type()).from_config(config, context)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from rl.checkpoint import SHIPPED, Checkpoint, policy_path
+from rl.router.checkpoint import SHIPPED, Checkpoint, policy_path
 from vidur.config.base import Config, setting
 from vidur.config.tool import parse_tool
 from vidur.errors import InputError

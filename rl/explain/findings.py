@@ -23,7 +23,7 @@ from rl.explain.sweeps import (
     feature_importances,
     importance,
 )
-from rl.policy import PolicyWeights
+from rl.router.policy import PolicyWeights
 from vidur.scheduler.observation import Floats
 
 LONG_PROMPT = 3000

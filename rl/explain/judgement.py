@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rl.explain.scores import choices, least_tokens_scores, lor_scores, masked, policy_scores
 from rl.explain.states import States
-from rl.policy import PolicyWeights
+from rl.router.policy import PolicyWeights
 from vidur.scheduler.observation import Floats
 
 POLICY, LEAST_TOKENS, LOR, RANDOM = "policy", "least_tokens", "lor", "random"

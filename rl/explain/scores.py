@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-import rl.kernels.compiled  # noqa: F401
+import rl.router.compiled  # noqa: F401
 from rl.explain.states import LEAST_TOKENS_PRIOR, States
-from rl.kernels.features import CONTEXT as CONTEXT_SIZE
-from rl.kernels.features import FACTS, derive_facts, encode_state, feature_count
-from rl.kernels.scores import score
-from rl.policy import PolicyWeights
+from rl.router.features import CONTEXT as CONTEXT_SIZE
+from rl.router.features import FACTS, derive_facts, encode_state, feature_count
+from rl.router.policy import PolicyWeights
+from rl.router.scores import score
 from vidur.engine.compile import allocating_kernel
 from vidur.scheduler.global_scheduler.choice import PRIOR_WEIGHT
 from vidur.scheduler.observation import (
@@ -29,7 +29,8 @@ from vidur.scheduler.observation import (
 
 
 def encode(states: States, beta: float | None = None) -> tuple[Floats, Floats]:
-    """(features [N, F, R], contexts [N, G]), raw, as rl.encoder makes them of each state. beta: in place of its own."""
+    """(features [N, F, R], contexts [N, G]), raw, of each state, as rl.router.encoder makes them. beta: in place
+    of its own."""
     features = np.empty((len(states), feature_count(states.queue_depth), states.available.shape[1]))
     contexts = np.empty((len(states), CONTEXT_SIZE))
     ledger_columns = LEDGER_COLUMNS + QUEUE_COLUMNS * states.queue_depth
@@ -39,7 +40,7 @@ def encode(states: States, beta: float | None = None) -> tuple[Floats, Floats]:
 
 
 def scores_of(weights: PolicyWeights, features: Floats, contexts: Floats, available: NDArray[np.bool_]) -> Floats:
-    """[N, R]: what rl.policy.NumpyPolicy gives for each state; -inf where a replica is not available."""
+    """[N, R]: what rl.router.policy.NumpyPolicy gives for each state; -inf where a replica is not available."""
     scores = np.empty(available.shape)
     _score(np.ascontiguousarray(features), contexts, _integers(available), weights.memory(0.0, False), scores)
     return scores

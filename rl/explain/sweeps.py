@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.encoder import EncoderSpec
 from rl.explain.judgement import LEAST_TOKENS, POLICY, Judged, overlap, part_to
 from rl.explain.quantities import Quantity, permuted, sweep, with_value
 from rl.explain.scores import choices, encode, masked, policy_scores, scores_of
 from rl.explain.states import States, hardware_column
-from rl.policy import PolicyWeights
+from rl.router.encoder import EncoderSpec
+from rl.router.policy import PolicyWeights
 from vidur.scheduler.observation import ARRIVAL_PROMPT, AWAITING_TOKENS, PREFILL_SECONDS, Floats
 
 BETAS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels.features import FACTS, derive_facts
-from rl.kernels.scores import BETA, log_probability, sample, score
 from rl.kernels.step import REFUSED, advance, assign, look
+from rl.router.features import FACTS, derive_facts
+from rl.router.scores import BETA, log_probability, sample, score
 from vidur.engine.arrays import Arrays, Floats, Ints
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.foresight import foresee

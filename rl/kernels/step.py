@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-import rl.kernels.compiled  # noqa: F401
-from rl.kernels.features import CONTEXT, FACTS, derive_facts, encode_state
+import rl.router.compiled  # noqa: F401
+from rl.router.features import CONTEXT, FACTS, derive_facts, encode_state
 from vidur.engine.arrays import Arrays, Floats, Ints
 from vidur.engine.cluster import run
 from vidur.engine.compile import allocating_kernel
@@ -61,7 +61,7 @@ def advance(policy: int, state: Ints, objectives: Floats, projected: Floats, arr
 
 @allocating_kernel
 def look(beta: float, facts: Floats, x: Floats, context: Floats, arrays: Arrays) -> None:
-    """Encode what is seen at the pending decision: rl.kernels.features. facts: of the cluster's hardware."""
+    """Encode what is seen at the pending decision: rl.router.features. facts: of the cluster's hardware."""
     encode_state(
         arrays.observed, arrays.gauges, facts, arrays.arrival, arrays.completions[0], beta, arrays.available.sum(),
         x, context,

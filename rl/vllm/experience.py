@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.cost import cost_weights
-from rl.encoder import StateEncoder
+from rl.router.encoder import StateEncoder
 from rl.vllm.congestion import Congestion
 from rl.vllm.decision_log import FINISHED, LoggedDecision, read_log
 from vidur.engine.foresight import COST_E2E, COST_PARTS, COST_TTFT, COST_TTFT_SQUARED

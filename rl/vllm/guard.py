@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rl.encoder import EncoderSpec
-from rl.policy import Normaliser, PolicyWeights
-from rl.scheduler import PPOScheduler
+from rl.router.encoder import EncoderSpec
+from rl.router.policy import Normaliser, PolicyWeights
+from rl.router.scheduler import PPOScheduler
 from rl.vllm.config import RouterConfig
 from vidur.scheduler.global_scheduler import GlobalScheduler
 from vidur.scheduler.observation import GAUGE_AGE, ClusterObservation, Floats

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
-from rl.checkpoint import Checkpoint, policy_path
+from rl.router.checkpoint import Checkpoint, policy_path
 from rl.vllm.experience import NOT_FINISHED, Experience, read_experience
 from vidur.config.base import Config, setting
 from vidur.config.tool import parse_tool

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.scheduler import PPOScheduler, ppo_maker
+from rl.router.scheduler import PPOScheduler, ppo_maker
 from rl.vllm.config import RouterConfig
 from rl.vllm.decision_log import FINISHED, DecisionLog, LoggedDecision, copied
 from rl.vllm.fleet import DRAINING, SERVING, Fleet, Replica, hardware_facts

@@ -22,7 +22,7 @@ def keep_policy(checkpoint: str | None, folder: Path) -> Policy:
 
     Raises InputError where there is none that can be used."""
     # The learned router is a package on top of this one.
-    from rl.checkpoint import Checkpoint, policy_path
+    from rl.router.checkpoint import Checkpoint, policy_path
 
     path = policy_path(checkpoint)
     Checkpoint.load(path)

@@ -14,7 +14,7 @@ from vidur.errors import InputError
 _SIMULATOR = ("engine", "scheduler", "execution_time_predictor", "request_generator", "config", "metrics",
               "memory_planner.py", "simulator.py", "compare/figures.py", "compare/record.py")  # fmt: skip
 # Of the learned router, in the package rl.
-_LEARNED = ("kernels", "encoder.py", "policy.py", "scheduler.py", "checkpoint.py")
+_LEARNED = ("router",)
 
 
 def code_version(router: BaseGlobalSchedulerConfig) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels import features as kernel
+from rl.router import features as kernel
 from vidur.scheduler.observation import (
     LEDGER_COLUMNS,
     OUTSTANDING,
@@ -32,7 +32,7 @@ class Feature:
     normalisation: str = "log"
 
 
-# In the order of rl.kernels.features.
+# In the order of rl.router.features.
 _AGGREGATES = (
     Feature("outstanding", "requests", "placed here and not seen to end"),
     Feature("awaiting", "requests", "of these, without a first token"),

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 
-from rl.checkpoint import Checkpoint, check_queue_requests, policy_path
-from rl.encoder import StateEncoder
-from rl.kernels.choose import choose_ppo
-from rl.kernels.scores import LAST, sample
-from rl.policy import Normaliser, NumpyPolicy, PolicyWeights
+from rl.router.checkpoint import Checkpoint, check_queue_requests, policy_path
+from rl.router.choose import choose_ppo
+from rl.router.encoder import StateEncoder
+from rl.router.policy import Normaliser, NumpyPolicy, PolicyWeights
+from rl.router.scores import LAST, sample
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
 from vidur.scheduler.global_scheduler import GlobalScheduler, KernelScheduler, RouterContext

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels.features import CONTEXT, FACTS, derive_facts, encode_state
-from rl.kernels.scores import BETA, FEATURES, LAST, PRODUCTS, SAMPLES, sample, score
+from rl.router.features import CONTEXT, FACTS, derive_facts, encode_state
+from rl.router.scores import BETA, FEATURES, LAST, PRODUCTS, SAMPLES, sample, score
 from vidur.scheduler.global_scheduler.choice import least
 from vidur.scheduler.observation import Floats
 
@@ -24,7 +24,7 @@ def choose_ppo(
 ) -> int:
     """The replica of the highest score, equals in turns; or one at random by the policy's probabilities.
 
-    memory: see rl.kernels.scores.
+    memory: see rl.router.scores.
     """
     x = np.empty((int(memory[FEATURES] + memory[PRODUCTS]), len(available)))
     facts = np.empty((FACTS, len(available)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels.features import G_BETA
+from rl.router.features import G_BETA
 from vidur.scheduler.observation import Floats
 
 # The head: the last choice, 1 for sampling, beta, and sizes: features, context, both hidden layers, interactions.

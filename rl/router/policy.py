@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels import scores as layout
-from rl.kernels.features import (
+from rl.router import scores as layout
+from rl.router.features import (
     G_BETA,
     I_BACKLOG,
     I_BACKLOG_BACKLOG,
@@ -32,7 +32,7 @@ _BETAS = 1.0, 50.0
 
 @dataclass(frozen=True)
 class PolicyWeights:
-    """The network of rl.kernels.scores. F features of a replica, I interactions, G features of the context, H1 and H2
+    """The network of rl.router.scores. F features of a replica, I interactions, G features of the context, H1 and H2
     hidden units.
 
     replica [F, H1], context [G, H1], pooled [3 F, H1], bias_1 [H1], hidden [H1, H2], bias_2 [H2], score [H2],
@@ -77,7 +77,7 @@ class PolicyWeights:
         return (kinds != 0.0).any(axis=(0, 2)), (self.context != 0.0).any(axis=1)
 
     def memory(self, beta: float, samples: bool) -> Floats:
-        """The router's memory (rl.kernels.scores): a head of sizes and settings, then the weights, flat."""
+        """The router's memory (rl.router.scores): a head of sizes and settings, then the weights, flat."""
         head = np.zeros(layout.HEAD)
         head[layout.LAST] = -1.0
         head[layout.SAMPLES] = float(samples)

@@ -1,7 +1,7 @@
 """A policy in one file: safetensors, with what it needs to be used rightly as metadata.
 
-Tensors `policy.*` are the weights for inference on raw features (rl.policy): the normaliser, `normaliser.*`, is folded
-into them.
+Tensors `policy.*` are the weights for inference on raw features (rl.router.policy): the normaliser, `normaliser.*`, is
+folded into them.
 `train.*` are what training resumes from: rl.trainer writes and reads these.
 """
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from rl.encoder import EncoderSpec, spec_difference
-from rl.policy import Normaliser, PolicyWeights
+from rl.router.encoder import EncoderSpec, spec_difference
+from rl.router.policy import Normaliser, PolicyWeights
 from vidur.atomic import write_bytes
 from vidur.data_files import data_path
 from vidur.errors import InputError
