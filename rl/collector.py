@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.reward import Window
-from rl.rollout import Rollout, RunningSimulation
 from rl.router.policy import PolicyWeights
+from rl.simulate.rollout import Rollout, RunningSimulation
 from rl.suite import Episode, TrainingSuite
 
 _EPISODES, _DRAWS = 1, 2

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from rl.reward import Reward, RewardConfig
 from rl.reward_window import Window
-from rl.rollout import Plans, RunningSimulation
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
+from rl.simulate.rollout import Plans, RunningSimulation
 from vidur.config import PPOGlobalSchedulerConfig, SimulationConfig
 from vidur.engine import layout as at
 from vidur.engine.foresight import COST_PARTS

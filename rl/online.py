@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from rl.reward import Reward, RewardConfig, Window
-from rl.rollout import RunningSimulation
 from rl.router.checkpoint import Checkpoint, check_queue_requests, policy_path
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.router.scheduler import PPOScheduler
+from rl.simulate.rollout import RunningSimulation
 from rl.trainer import Trainer
 from rl.training_log import TrainingLog
 from rl.training_report import write_training_report

@@ -87,9 +87,9 @@ def report(config: RewardReportConfig) -> list[RewardFigures]:
     simulated = SimulationConfig.from_dict(_DEFAULT) if path is None else SimulationConfig.from_file(path)
 
     # These bring in numba: after the flags are known to be good.
-    from rl.demonstrations import scheduler_names
     from rl.reward_page import write_reward_page
     from rl.reward_study import judge, run_episodes, workload
+    from rl.simulate.demonstrations import scheduler_names
 
     for name in config.schedulers:
         if name not in scheduler_names():

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rl.cost import cost_weights
-from rl.demonstrations import begin_simulation, make_scheduler, run_scheduler
 from rl.reward import Reward, Window
-from rl.rollout import Plans
+from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_scheduler
+from rl.simulate.rollout import Plans
 from vidur.config import SimulationConfig
 from vidur.config.request_generator import SyntheticRequestGeneratorConfig
 from vidur.config.request_interval_generator import (

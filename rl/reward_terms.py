@@ -10,7 +10,7 @@ import numpy as np
 
 from rl.cost import cost_weights
 from rl.reward_window import Window
-from rl.rollout import OBJECTIVES
+from rl.simulate.rollout import OBJECTIVES
 from vidur.config.base import Config, setting
 from vidur.engine.foresight import COST_E2E, COST_TPOT_MISSED, COST_TTFT, COST_TTFT_MISSED, COST_TTFT_SQUARED
 from vidur.errors import InputError

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.rollout import Rollout, RunningSimulation
 from rl.router.features import F_AWAITING
+from rl.simulate.rollout import Rollout, RunningSimulation
 from vidur.engine import layout as at
 from vidur.scheduler.observation import DECODE_SECONDS, SPEED, Floats
 

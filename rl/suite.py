@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rl.rollout import Plans
+from rl.simulate.rollout import Plans
 from vidur.compare.capacity import middle_rate
 from vidur.config import SimulationConfig
 from vidur.config.document import parse_yaml

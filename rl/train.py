@@ -25,11 +25,11 @@ except ModuleNotFoundError as error:
 import vidur
 from rl.collector import Collector
 from rl.reward import Reward, RewardConfig
-from rl.rollout import Rollout
 from rl.router.checkpoint import Checkpoint
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.router.policy import PolicyWeights
 from rl.search import SearchConfig, linear_policy, search
+from rl.simulate.rollout import Rollout
 from rl.suite import TrainingSuite
 from rl.trainer import Trainer
 from rl.training_log import ProgressLine, TrainingLog

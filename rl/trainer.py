@@ -14,9 +14,9 @@ from torch import Tensor
 from rl.network import Actor, Critic
 from rl.ppo import Batch, Weights, advantages, update
 from rl.reward import Reward, RewardResult, Window
-from rl.rollout import Rollout
 from rl.router.checkpoint import Checkpoint
 from rl.router.policy import PolicyWeights
+from rl.simulate.rollout import Rollout
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
 from vidur.scheduler.observation import Floats

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from rl.reward import RewardResult
-    from rl.rollout import Rollout
+    from rl.simulate.rollout import Rollout
 
 LOG, SPEED, EVENTS = "log.jsonl", "speed.jsonl", "tensorboard"
 

@@ -10,9 +10,9 @@ import numpy as np
 
 import rl.router.compiled  # noqa: F401
 from rl.cost import episode_cost
-from rl.demonstrations import begin_simulation, make_scheduler, run_scheduler
 from rl.router.choose import choose_ppo
 from rl.router.policy import PolicyWeights
+from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_scheduler
 from rl.suite import Episode, TrainingSuite
 from vidur.engine import layout as at
 from vidur.engine.state import EngineState

@@ -31,12 +31,12 @@ except ModuleNotFoundError as error:
 
 from rl.collector import Collector
 from rl.cost import cost_weights
-from rl.demonstrations import begin_simulation, make_scheduler, run_scheduler, scheduler_names
 from rl.network import Actor
 from rl.ppo import finite
-from rl.rollout import BY_COST, BY_POLICY, Rollout, RunningSimulation
 from rl.router.checkpoint import Checkpoint
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
+from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_scheduler, scheduler_names
+from rl.simulate.rollout import BY_COST, BY_POLICY, Rollout, RunningSimulation
 from rl.suite import TrainingSuite
 from rl.trainer import padded, states_of
 from rl.training_log import clone_table

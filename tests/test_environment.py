@@ -14,7 +14,7 @@ from rl.environment import Episodes, RoutingEnvironment, SimulatorEnvironment
 from rl.gym_environment import RoutingEnv
 from rl.reward import Reward, RewardConfig, Window
 from rl.reward_config import shipped_rewards
-from rl.rollout import RunningSimulation
+from rl.simulate.rollout import RunningSimulation
 from rl.vector_environment import RoutingVectorEnv
 from vidur import SimulationConfig, Simulator
 from vidur.config import PPOGlobalSchedulerConfig

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rl.rollout import BY_COST, OBJECTIVES, Plans, Rollout, RunningSimulation
 from rl.router.encoder import StateEncoder
 from rl.router.policy import PolicyWeights
+from rl.simulate.rollout import BY_COST, OBJECTIVES, Plans, Rollout, RunningSimulation
 from vidur.engine import layout as at
 from vidur.engine.foresight import (
     COST_E2E,

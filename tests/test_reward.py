@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.cost import cost_weights
-from rl.demonstrations import begin_simulation, run_scheduler
 from rl.reward import Reward, RewardConfig, RunningStatistics, Window
 from rl.reward_config import Schedule, shipped_rewards
-from rl.rollout import BY_COST, Plans, Rollout, RunningSimulation
+from rl.simulate.demonstrations import begin_simulation, run_scheduler
+from rl.simulate.rollout import BY_COST, Plans, Rollout, RunningSimulation
 from vidur.data_files import data_path
 from vidur.engine.foresight import (
     COST_E2E,

@@ -16,11 +16,11 @@ from training import flags, suite_file
 
 import rl.router.compiled  # noqa: F401
 from rl import train
-from rl.rollout import RunningSimulation
 from rl.router.checkpoint import Checkpoint
 from rl.router.choose import choose_ppo
 from rl.router.features import INTERACTIONS
 from rl.search import SearchConfig, linear_policy, search
+from rl.simulate.rollout import RunningSimulation
 from rl.suite import TrainingSuite
 from vidur.engine import layout as at
 from vidur.scheduler.global_scheduler.random import choose_random

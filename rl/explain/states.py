@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.cost import costs_of
-from rl.rollout import Plans, RunningSimulation
 from rl.router.policy import PolicyWeights
+from rl.simulate.rollout import Plans, RunningSimulation
 from rl.suite import TrainingSuite
 from vidur.config import SimulationConfig
 from vidur.engine import layout as at

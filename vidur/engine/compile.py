@@ -39,7 +39,7 @@ def kernel_folder() -> Path | None:
     """Where compiled kernels lie: by the kernels' sources and where they lie. None where they cannot be kept safely."""
     packages = Path(__file__).resolve().parent.parent.parent
     digest = hashlib.sha256(f"{numba.__version__} {packages}".encode())
-    for folder in ("vidur/engine", "vidur/scheduler", "rl/router", "rl/kernels"):
+    for folder in ("vidur/engine", "vidur/scheduler", "rl/router", "rl/simulate"):
         for file in sorted((packages / folder).rglob("*.py")):
             # Numba asks for the time of a file too, and compiles anew where it has changed.
             digest.update(f"{file.relative_to(packages)} {file.stat().st_mtime_ns}".encode())

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels.rollout import BY_COST, BY_POLICY, Recorded, costs_of_all, roll
-from rl.kernels.step import PENDING, REFUSED, STATE, advance, assign, step
 from rl.router.features import CONTEXT, feature_count
+from rl.simulate.roll import BY_COST, BY_POLICY, Recorded, costs_of_all, roll
+from rl.simulate.step import PENDING, REFUSED, STATE, advance, assign, step
 from vidur.config import SimulationConfig
 from vidur.config.cluster import only_one_router
 from vidur.engine import layout as at
@@ -234,7 +234,7 @@ class RunningSimulation:
         weights: Floats | None = None,
     ) -> Rollout:
         """The next decisions of a policy, `decisions` or as many as are left. memory: PolicyWeights.memory, its beta
-        this one's. mode, weights: see rl.kernels.rollout. labels: whether the costs of all choices are recorded."""
+        this one's. mode, weights: see rl.simulate.roll. labels: whether the costs of all choices are recorded."""
         assert mode == BY_POLICY or (labels and weights is not None)
         rollout = Rollout.empty(decisions, self.num_replicas, self._features, labels)
         recorded = Recorded(*(getattr(rollout, name) for name in Recorded._fields))

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.kernels.step import REFUSED, advance, assign, look
 from rl.router.features import FACTS, derive_facts
 from rl.router.scores import BETA, log_probability, sample, score
+from rl.simulate.step import REFUSED, advance, assign, look
 from vidur.engine.arrays import Arrays, Floats, Ints
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.foresight import foresee
@@ -21,7 +21,7 @@ BY_POLICY, BY_COST = 0, 1
 
 
 class Recorded(NamedTuple):
-    """The arrays that decisions are written to, a row each: rl.rollout.Rollout says what they hold.
+    """The arrays that decisions are written to, a row each: rl.simulate.rollout.Rollout says what they hold.
 
     features, contexts, masks and decided_at have one row more: what is seen at the decision after the last.
     """

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.rollout import Plans, Rollout, RunningSimulation
 from rl.router.encoder import StateEncoder
 from rl.router.scheduler import make_ppo_scheduler
+from rl.simulate.rollout import Plans, Rollout, RunningSimulation
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.config.global_scheduler import BaseGlobalSchedulerConfig, LookaheadGlobalSchedulerConfig
 from vidur.errors import unknown_name
