@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.reward import Window
+from rl.reward.reward import Window
 from rl.router.policy import PolicyWeights
 from rl.simulate.rollout import Rollout, RunningSimulation
 from rl.suite import Episode, TrainingSuite

@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.reward import Reward, RewardConfig
-from rl.reward_window import Window
+from rl.reward.reward import Reward, RewardConfig
+from rl.reward.window import Window
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.simulate.rollout import Plans, RunningSimulation
 from vidur.config import PPOGlobalSchedulerConfig, SimulationConfig

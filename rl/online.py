@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rl.reward import Reward, RewardConfig, Window
+from rl.reward.reward import Reward, RewardConfig, Window
 from rl.router.checkpoint import Checkpoint, check_queue_requests, policy_path
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.router.scheduler import PPOScheduler

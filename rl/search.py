@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 import rl.router.compiled  # noqa: F401
-from rl.cost import episode_cost
+from rl.reward.cost import episode_cost
 from rl.router.choose import choose_ppo
 from rl.router.features import CONTEXT, I_BACKLOG, I_INTERFERENCE, I_LOAD, INTERACTIONS, feature_count
 from rl.router.policy import PolicyWeights, bounded_products

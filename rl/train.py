@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
 
 import vidur
 from rl.collector import Collector
-from rl.reward import Reward, RewardConfig
+from rl.reward.reward import Reward, RewardConfig
 from rl.router.checkpoint import Checkpoint
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.router.policy import PolicyWeights

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rl.network import Actor, Critic
 from rl.ppo import Batch, Weights, advantages, update
-from rl.reward import Reward, RewardResult, Window
+from rl.reward.reward import Reward, RewardResult, Window
 from rl.router.checkpoint import Checkpoint
 from rl.router.policy import PolicyWeights
 from rl.simulate.rollout import Rollout

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from torch.utils.tensorboard import SummaryWriter
 
-    from rl.reward import RewardResult
+    from rl.reward.reward import RewardResult
     from rl.simulate.rollout import Rollout
 
 LOG, SPEED, EVENTS = "log.jsonl", "speed.jsonl", "tensorboard"

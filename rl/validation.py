@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 import rl.router.compiled  # noqa: F401
-from rl.cost import episode_cost
+from rl.reward.cost import episode_cost
 from rl.router.choose import choose_ppo
 from rl.router.policy import PolicyWeights
 from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_scheduler

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rl.environment import Episodes, SimulatorEnvironment
 from rl.gym_environment import SEEDS, observation_space
-from rl.reward_terms import MarginalCost
+from rl.reward.terms import MarginalCost
 from rl.router.encoder import StateEncoder
 from vidur.config import SimulationConfig
 from vidur.errors import InputError

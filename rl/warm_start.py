@@ -30,9 +30,9 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 from rl.collector import Collector
-from rl.cost import cost_weights
 from rl.network import Actor
 from rl.ppo import finite
+from rl.reward.cost import cost_weights
 from rl.router.checkpoint import Checkpoint
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_scheduler, scheduler_names

@@ -12,8 +12,8 @@ from test_gym_environment import config
 
 from rl.environment import Episodes, RoutingEnvironment, SimulatorEnvironment
 from rl.gym_environment import RoutingEnv
-from rl.reward import Reward, RewardConfig, Window
-from rl.reward_config import shipped_rewards
+from rl.reward.config import shipped_rewards
+from rl.reward.reward import Reward, RewardConfig, Window
 from rl.simulate.rollout import RunningSimulation
 from rl.vector_environment import RoutingVectorEnv
 from vidur import SimulationConfig, Simulator

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from rl.cost import episode_cost
 from rl.environment import SimulatorEnvironment
 from rl.gym_environment import ENVIRONMENT_ID, RoutingEnv
+from rl.reward.cost import episode_cost
 from rl.vector_environment import RoutingVectorEnv
 from vidur import SimulationConfig
 from vidur.engine import layout as at

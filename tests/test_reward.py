@@ -14,9 +14,9 @@ from clusters import FAIL, HARDWARE, RETURN, SLOW, Cluster, request_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.cost import cost_weights
-from rl.reward import Reward, RewardConfig, RunningStatistics, Window
-from rl.reward_config import Schedule, shipped_rewards
+from rl.reward.config import Schedule, shipped_rewards
+from rl.reward.cost import cost_weights
+from rl.reward.reward import Reward, RewardConfig, RunningStatistics, Window
 from rl.simulate.demonstrations import begin_simulation, run_scheduler
 from rl.simulate.rollout import BY_COST, Plans, Rollout, RunningSimulation
 from vidur.data_files import data_path

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rl.reward import Reward, RewardConfig
-from rl.reward_report import main, verdict
-from rl.reward_study import RANDOM, Episode, correlation, discounted, judge, kendall_tau, run_episodes
+from rl.reward.report import main, verdict
+from rl.reward.reward import Reward, RewardConfig
+from rl.reward.study import RANDOM, Episode, correlation, discounted, judge, kendall_tau, run_episodes
 from vidur.config import SimulationConfig
 
 SMALL = {

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from mirror import MirroredSimulation, serve
 
-from rl.cost import episode_cost
+from rl.reward.cost import episode_cost
 from rl.router.checkpoint import Checkpoint, policy_path
 from rl.router.features import I_BACKLOG
 from rl.vllm.config import RouterConfig

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.cost import costs_of
+from rl.reward.cost import costs_of
 from rl.router.policy import PolicyWeights
 from rl.simulate.rollout import Plans, RunningSimulation
 from rl.suite import TrainingSuite
@@ -54,7 +54,7 @@ class States:
     replicas float64[N, R, P]: the ledger, the gauges and the hardware side by side (see `column`), but in the ledger
     OUTSTANDING is without AWAITING and PROMPT_TOKENS is without AWAITING_TOKENS, so that each column can vary alone.
     requests float64[N, Q]: the arrival, then the totals of what has completed. available bool[N, R]. costs [N, R]: of
-    each choice above the best one's (rl.cost); e2e, ttft [N, R]: seconds by which it grows the sums over all requests.
+    each choice above the best one's (rl.reward.cost); e2e, ttft [N, R]: seconds by which it grows the sums over all requests.
     actions int64[N]: what the policy did; least_tokens_actions int64[N]: where least_tokens put the same request, in a
     simulation of its own; episode int64[N]: a number for each simulation.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.cost import cost_weights
+from rl.reward.cost import cost_weights
 from rl.router.encoder import StateEncoder
 from rl.vllm.congestion import Congestion
 from rl.vllm.decision_log import FINISHED, LoggedDecision, read_log
@@ -40,7 +40,7 @@ class Experience:
 
     features float32[N, R, F], contexts float32[N, G], masks bool[N, R]; actions int64[N]; probabilities float64[N, R];
     ttft, e2e float64[N]: seconds; outputs int64[N]: tokens. interference float64[N, R]: seconds that the choice of a
-    replica takes from others; prices float64[N, COST_PARTS], of rl.cost. left_out: lines of no use, by reason.
+    replica takes from others; prices float64[N, COST_PARTS], of rl.reward.cost. left_out: lines of no use, by reason.
     """
 
     features: NDArray[np.float32]
@@ -75,7 +75,7 @@ class Experience:
 
     @staticmethod
     def cost(ttft: Floats, e2e: Floats, interference: Floats, prices: Floats) -> Floats:
-        """What the simulator's reward, the marginal cost of a placement (rl.cost), comes to where no output length is
+        """What the simulator's reward, the marginal cost of a placement (rl.reward.cost), comes to where no output length is
         known ahead: the request's own E2E and TTFT as they were, and by how much later others end
         (rl.vllm.congestion). prices: [..., COST_PARTS]."""
         found: Floats = prices[..., COST_E2E] * (e2e + interference) + prices[..., COST_TTFT] * ttft

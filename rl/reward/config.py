@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rl.reward_terms import TERMS, Term
+from rl.reward.terms import TERMS, Term
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.config.base import conform_one, settings_of
 from vidur.config.document import parse_yaml, read_value

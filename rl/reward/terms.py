@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from rl.cost import cost_weights
-from rl.reward_window import Window
+from rl.reward.cost import cost_weights
+from rl.reward.window import Window
 from rl.simulate.rollout import OBJECTIVES
 from vidur.config.base import Config, setting
 from vidur.engine.foresight import COST_E2E, COST_TPOT_MISSED, COST_TTFT, COST_TTFT_MISSED, COST_TTFT_SQUARED
@@ -51,7 +51,7 @@ TERMS = _Terms("reward term")
 
 
 def _request_seconds(window: Window) -> float:
-    """What a request takes, about: the unit in which rl.cost counts E2E at a beta of 0."""
+    """What a request takes, about: the unit in which rl.reward.cost counts E2E at a beta of 0."""
     return float(1.0 / cost_weights(0.0, window.time_unit)[COST_E2E])
 
 
@@ -60,12 +60,12 @@ def _request_seconds(window: Window) -> float:
 class MarginalCost(Term):
     """By how much the decision grew sum(E2E) + w * sum(TTFT) + tail_weight * w^2 * sum(TTFT^2) / tail, negated.
 
-    w, the tail and the unit, 200 decode iterations times 1 + w / 10, are those of rl.cost. True lengths; adds up to
+    w, the tail and the unit, 200 decode iterations times 1 + w / 10, are those of rl.reward.cost. True lengths; adds up to
     the cost of the simulation.
     """
 
     name = "marginal_cost"
-    tail_weight: float = setting(1.0, help="of the square of TTFT; 1 is the objective of rl.cost", minimum=0)
+    tail_weight: float = setting(1.0, help="of the square of TTFT; 1 is the objective of rl.reward.cost", minimum=0)
 
     def values(self, window: Window) -> Floats:
         weights = cost_weights(window.beta, window.time_unit)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.reward_config import RewardConfig, Schedule
-from rl.reward_window import Window
+from rl.reward.config import RewardConfig, Schedule
+from rl.reward.window import Window
 from vidur.scheduler.observation import Floats
 
 __all__ = ["Reward", "RewardConfig", "RewardResult", "Window"]

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rl.report_page import Page
-from rl.reward_study import RANDOM, Episode, RewardFigures
+from rl.reward.study import RANDOM, Episode, RewardFigures
 from vidur.config import SimulationConfig
 from vidur.metrics.report import table
 from vidur.metrics.report_charts import COLORS, Chart, Floats, Trace, axis, layout, line, short
 
 if TYPE_CHECKING:
-    from rl.reward_report import RewardReportConfig
+    from rl.reward.report import RewardReportConfig
 
 _BINS = 40
 _POINTS = 1500
@@ -30,7 +30,7 @@ def write_reward_page(
     episodes: Sequence[Episode],
 ) -> None:
     """Write the page: for each reward the tables, the distributions, the ranking, and rewards against costs."""
-    from rl.reward_report import HEADINGS, facts, rows
+    from rl.reward.report import HEADINGS, facts, rows
 
     page = Page("What rewards see", _facts(config, simulated))
     for figures in rewards:

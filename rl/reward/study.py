@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rl.cost import cost_weights
-from rl.reward import Reward, Window
+from rl.reward.cost import cost_weights
+from rl.reward.reward import Reward, Window
 from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_scheduler
 from rl.simulate.rollout import Plans
 from vidur.config import SimulationConfig
@@ -36,7 +36,7 @@ _STANDARD_ERRORS = 2.0
 
 @dataclass(frozen=True)
 class Episode:
-    """One simulation routed by one scheduler. Seconds; costs in the units of rl.cost.
+    """One simulation routed by one scheduler. Seconds; costs in the units of rl.reward.cost.
 
     costs [T]: the marginal cost of each decision. worth [T]: by how much the decision was better than a random one: the
     mean cost of the choices less the cost of the one made.

@@ -1,0 +1,220 @@
+"""python -m rl.reward_report: can this reward see an improvement?
+
+Schedulers whose quality is known are run through a reward: what it gives them, whether it ranks them as mean E2E does,
+and how much of what one choice was worth shows in it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rl.reward.reward import Reward, RewardConfig
+from vidur.config import PPOGlobalSchedulerConfig, SimulationConfig
+from vidur.config.base import Config, setting
+from vidur.config.tool import parse_tool
+from vidur.errors import InputError, unknown_name
+from vidur.metrics.text import in_seconds, percent, significant
+
+if TYPE_CHECKING:
+    from rl.reward.study import Credit, RewardFigures
+
+# What is simulated without --config: the lengths of Azure's conversations on four A100s, at 79 % of what they can do.
+_DEFAULT: dict[str, Any] = {
+    "cluster_config": {
+        "num_replicas": 4,
+        "replica_config": {"model_name": "meta-llama/Meta-Llama-3-8B", "device": "a100"},
+    },
+    "request_generator_config": {
+        "type": "synthetic",
+        "length_generator_config": {"type": "quantile", "distribution": "azure_conv_2023", "max_tokens": 16384},
+        "interval_generator_config": {"type": "poisson", "qps": 22},
+    },
+}
+_FIRST_SEED = 1000
+# The verdict: a reward sees an improvement if it ranks the schedulers at least so much like mean E2E does, and what a
+# random choice was worth shows after at most so many decisions, in its own reward or in those that follow it.
+LEAST_TAU = 0.6
+MOST_DECISIONS = 10_000
+
+
+@dataclass(frozen=True)
+class RewardReportConfig(Config):
+    """What is run, and through which rewards."""
+
+    flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "reward report"
+    help_description: ClassVar[str] = "the cluster, the load and the rewards that are looked at"
+
+    reward: tuple[str, ...] = setting(("marginal_cost",), help="names in data/rewards, or YAML files")
+    config: str | None = setting(
+        None, help="vidur YAML of the cluster and the requests; if none four A100s, Azure's conversations"
+    )
+    qps: float | None = setting(None, help="requests per second, in place of the configuration's", above=0)
+    requests: int = setting(2000, help="requests of a simulation", minimum=20)
+    seeds: int = setting(3, help="simulations of each scheduler", minimum=1)
+    members: int = setting(4, help="simulations of the random scheduler on the requests of a seed", minimum=1)
+    schedulers: tuple[str, ...] = setting(
+        ("round_robin", "random", "lor", "least_tokens", "lookahead"), help="schedulers to compare"
+    )
+    beta: float = setting(10.0, help="weight of the tail of TTFT in the cost", minimum=0)
+    progress: float = setting(0.0, help="of the training, for schedules", minimum=0, maximum=1)
+    output: str = setting("reward_report.html", help="where the page goes")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Report as the flags say. Returns 0; 2 for bad input; 130 on Ctrl-C."""
+    try:
+        (config,) = parse_tool("python -m rl.reward_report", __doc__ or "", [RewardReportConfig], argv)
+        report(config)
+    except InputError as error:
+        text = str(error).replace(PPOGlobalSchedulerConfig.flag("reward"), "--reward")
+        print(f"rl.reward_report: error: {text}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rl.reward_report: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def report(config: RewardReportConfig) -> list[RewardFigures]:
+    """Run, print the tables, write the page. Raises InputError."""
+    rewards = [RewardConfig.load(name) for name in config.reward]
+    path = config.config
+    simulated = SimulationConfig.from_dict(_DEFAULT) if path is None else SimulationConfig.from_file(path)
+
+    # These bring in numba: after the flags are known to be good.
+    from rl.reward.page import write_reward_page
+    from rl.reward.study import judge, run_episodes, workload
+    from rl.simulate.demonstrations import scheduler_names
+
+    for name in config.schedulers:
+        if name not in scheduler_names():
+            raise unknown_name("--schedulers", name, scheduler_names())
+    simulated = workload(simulated, config.qps, config.requests, _FIRST_SEED)
+    seeds = range(_FIRST_SEED, _FIRST_SEED + config.seeds)
+    with _Progress() as progress:
+        episodes = run_episodes(simulated, config.schedulers, seeds, config.members, config.beta, progress.advance)
+    figures = [judge(Reward(reward), episodes, config.schedulers, config.progress) for reward in rewards]
+    for its in figures:
+        print_figures(its)
+    write_reward_page(Path(config.output), config, simulated, figures, episodes)
+    print(f"Report: {config.output}")
+    return figures
+
+
+def verdict(figures: RewardFigures) -> str:
+    """Whether the reward sees an improvement, and if not, why."""
+    reasons = []
+    if figures.tau_e2e is not None and figures.tau_e2e < LEAST_TAU:
+        reasons.append(f"it ranks the schedulers otherwise than mean E2E (tau {figures.tau_e2e:+.2f})")
+    credit = figures.credit
+    if not any(credit.decisions(rho) <= MOST_DECISIONS for rho in (credit.own, credit.following)):
+        reasons.append(f"what a choice was worth does not show within {MOST_DECISIONS:,} decisions")
+    return "yes" if not reasons else "no: " + ", and ".join(reasons)
+
+
+HEADINGS = (
+    "Scheduler", "mean E2E", "p99 TTFT", "raw", "scaled", "clipped", "std", "at low", "at high", "below ceiling",
+)  # fmt: skip
+
+
+def rows(figures: RewardFigures) -> list[list[str]]:
+    """The figures of each scheduler as texts, under HEADINGS."""
+    return [
+        [
+            its.scheduler,
+            in_seconds(its.mean_e2e),
+            in_seconds(its.p99_ttft),
+            signed(its.raw.mean()),
+            signed(its.scaled.mean()),
+            signed(its.clipped.mean()),
+            significant(its.std),
+            percent(its.share_low),
+            percent(its.share_high),
+            significant(its.gap),
+        ]
+        for its in figures.schedulers
+    ]
+
+
+def facts(figures: RewardFigures) -> list[tuple[str, str]]:
+    """What the reward sees, one line each: (label, text)."""
+    return [
+        ("Ceiling", f"{signed(figures.ceiling)}, the highest clipped reward of any decision"),
+        ("Ranks as mean E2E", f"{_tau_text(figures.tau_e2e)}; as mean cost: {_tau_text(figures.tau_cost)}"),
+        ("Best over worst", f"{signed(figures.best_over_worst)} standard deviations of a decision's reward"),
+        ("Marginal cost", f"correlation {figures.cost_correlation:+.3f}"),
+        ("Worth of a choice", _credit_text(figures.credit)),
+        ("The same, centred", _credit_text(figures.centred_credit)),
+        ("Sees an improvement", verdict(figures)),
+    ]
+
+
+def _tau_text(tau: float | None) -> str:
+    return "they do not differ" if tau is None else f"tau {tau:+.2f}"
+
+
+def _credit_text(credit: Credit) -> str:
+    def one(rho: float) -> str:
+        seen = f"{credit.decisions(rho):,.0f} decisions" if credit.shows(rho) else f"not in {credit.count:,} decisions"
+        return f"{rho:+.3f} ({seen})"
+
+    return f"in its own reward {one(credit.own)}; in those that follow {one(credit.following)}"
+
+
+def signed(value: float) -> str:
+    text = significant(abs(float(value)))
+    return text if text == "0" else f"{'+' if value > 0 else '-'}{text}"
+
+
+def print_figures(figures: RewardFigures) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 120
+    table = Table(
+        title=f"Reward {figures.reward}", title_justify="left", title_style="bold", pad_edge=False,
+        box=box.SIMPLE_HEAD if console.is_terminal else None,
+    )  # fmt: skip
+    for place, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for row in rows(figures):
+        table.add_row(*row)
+    console.print(table)
+    for label, text in facts(figures):
+        console.print(f"{label + ':':20} {text}", soft_wrap=True)
+    console.print()
+
+
+class _Progress:
+    """Counts simulations on stderr, on a terminal."""
+
+    def __enter__(self) -> _Progress:
+        from rich.console import Console
+        from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("simulations run: {task.completed:.0f}"), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._progress.add_task("", total=None)
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def advance(self) -> None:
+        self._progress.advance(self._task)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
