@@ -30,7 +30,7 @@ from rl.router.features import (
     feature_count,
 )
 from rl.router.policy import NumpyPolicy, PolicyWeights
-from rl.suite import TrainingSuite
+from rl.train.suite import TrainingSuite
 from vidur.errors import InputError
 from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
 from vidur.scheduler.global_scheduler.lor import choose_lor

@@ -15,7 +15,6 @@ from observations import observe
 from test_foresight import some_weights
 
 import rl.router.compiled
-from rl.network import Actor
 from rl.router import scores as kernel
 from rl.router.checkpoint import Checkpoint, policy_path
 from rl.router.encoder import StateEncoder
@@ -35,6 +34,7 @@ from rl.router.features import (
 )
 from rl.router.policy import NumpyPolicy, PolicyWeights, bounded_products
 from rl.router.scheduler import PPOScheduler
+from rl.train.network import Actor
 from vidur.config import SimulationConfig
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.layout import CURRENT

@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.network import Actor, Critic
-from rl.ppo import Batch, Weights, advantages, entropy, kl_divergence, policy_loss, update
+from rl.train.network import Actor, Critic
+from rl.train.ppo import Batch, Weights, advantages, entropy, kl_divergence, policy_loss, update
 from vidur.config import PPOGlobalSchedulerConfig
 
 CONFIG = PPOGlobalSchedulerConfig()

@@ -11,7 +11,7 @@ import pytest
 from training import BUSY, ROUTER, router_flags
 
 from rl.router.checkpoint import Checkpoint, policy_path
-from rl.training_log import read_log
+from rl.train.log import read_log
 from vidur import SimulationConfig, Simulator, simulate
 from vidur.main import main
 

@@ -260,7 +260,7 @@ def test_a_scheduler_is_recorded_as_a_policy_is() -> None:
 def linear_memory(simulation: RunningSimulation) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Of any policy."""
     from rl.router.features import INTERACTIONS
-    from rl.search import linear_policy
+    from rl.train.search import linear_policy
 
     return linear_policy(np.zeros(INTERACTIONS), np.zeros(INTERACTIONS), 2).memory(simulation.beta, True)
 

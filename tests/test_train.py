@@ -15,13 +15,13 @@ import pytest
 from training import flags, suite_file
 
 import rl.router.compiled  # noqa: F401
-from rl import train
+import rl.train.__main__ as train
 from rl.router.checkpoint import Checkpoint
 from rl.router.choose import choose_ppo
 from rl.router.features import INTERACTIONS
-from rl.search import SearchConfig, linear_policy, search
 from rl.simulate.rollout import RunningSimulation
-from rl.suite import TrainingSuite
+from rl.train.search import SearchConfig, linear_policy, search
+from rl.train.suite import TrainingSuite
 from vidur.engine import layout as at
 from vidur.scheduler.global_scheduler.random import choose_random
 

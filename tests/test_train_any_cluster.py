@@ -10,13 +10,13 @@ import pytest
 import torch
 from training import CLUSTER, REPLICA, flags, router_flags, suite_file
 
-from rl import train
-from rl.network import Actor
+import rl.train.__main__ as train
 from rl.router.checkpoint import Checkpoint
 from rl.router.encoder import EncoderSpec
 from rl.router.policy import PolicyWeights
 from rl.router.scheduler import PPOScheduler
-from rl.training_log import read_log
+from rl.train.log import read_log
+from rl.train.network import Actor
 from vidur import SimulationConfig, Simulator, simulate
 from vidur.errors import InputError
 from vidur.main import main

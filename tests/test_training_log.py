@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl import training_log
-from rl.training_log import QUANTILES, ProgressLine, TrainingLog, read_log
-from rl.training_report import main, write_training_report
+from rl.train import log as training_log
+from rl.train.log import QUANTILES, ProgressLine, TrainingLog, read_log
+from rl.train.report import main, write_training_report
 from vidur.errors import InputError
 
 UPDATE = 8192

@@ -9,12 +9,13 @@ import pytest
 import torch
 from training import flags, suite_file
 
-from rl import train, warm_start
-from rl.network import Actor
+import rl.train.__main__ as train
 from rl.router.checkpoint import Checkpoint
-from rl.suite import TrainingSuite
-from rl.training_log import read_log
-from rl.warm_start import States, WarmStartConfig, parse_demonstrator
+from rl.train import warm_start
+from rl.train.log import read_log
+from rl.train.network import Actor
+from rl.train.suite import TrainingSuite
+from rl.train.warm_start import States, WarmStartConfig, parse_demonstrator
 from vidur.errors import InputError
 
 FAST = ["--validation_episodes", "3", "--hidden_1", "16", "--hidden_2", "8"]

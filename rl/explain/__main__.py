@@ -56,7 +56,7 @@ def explain_policy(config: ExplainConfig) -> None:
     from rl.explain.screen import print_findings
     from rl.explain.states import collect
     from rl.explain.words import sentences
-    from rl.suite import TrainingSuite
+    from rl.train.suite import TrainingSuite
 
     weights, depth = checkpoint.weights, checkpoint.max_queue_requests
     suite = TrainingSuite.read(config.suite)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rl.reward.cost import costs_of
 from rl.router.policy import PolicyWeights
 from rl.simulate.rollout import Plans, RunningSimulation
-from rl.suite import TrainingSuite
+from rl.train.suite import TrainingSuite
 from vidur.config import SimulationConfig
 from vidur.engine import layout as at
 from vidur.engine.foresight import COST_E2E, COST_TTFT
@@ -54,9 +54,9 @@ class States:
     replicas float64[N, R, P]: the ledger, the gauges and the hardware side by side (see `column`), but in the ledger
     OUTSTANDING is without AWAITING and PROMPT_TOKENS is without AWAITING_TOKENS, so that each column can vary alone.
     requests float64[N, Q]: the arrival, then the totals of what has completed. available bool[N, R]. costs [N, R]: of
-    each choice above the best one's (rl.reward.cost); e2e, ttft [N, R]: seconds by which it grows the sums over all requests.
-    actions int64[N]: what the policy did; least_tokens_actions int64[N]: where least_tokens put the same request, in a
-    simulation of its own; episode int64[N]: a number for each simulation.
+    each choice above the best one's (rl.reward.cost); e2e, ttft [N, R]: seconds by which it grows the sums over all
+    requests. actions int64[N]: what the policy did; least_tokens_actions int64[N]: where least_tokens put the same
+    request, in a simulation of its own; episode int64[N]: a number for each simulation.
     """
 
     cluster: str

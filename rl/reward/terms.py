@@ -60,8 +60,8 @@ def _request_seconds(window: Window) -> float:
 class MarginalCost(Term):
     """By how much the decision grew sum(E2E) + w * sum(TTFT) + tail_weight * w^2 * sum(TTFT^2) / tail, negated.
 
-    w, the tail and the unit, 200 decode iterations times 1 + w / 10, are those of rl.reward.cost. True lengths; adds up to
-    the cost of the simulation.
+    w, the tail and the unit, 200 decode iterations times 1 + w / 10, are those of rl.reward.cost. True lengths; adds up
+    to the cost of the simulation.
     """
 
     name = "marginal_cost"

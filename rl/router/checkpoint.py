@@ -2,7 +2,7 @@
 
 Tensors `policy.*` are the weights for inference on raw features (rl.router.policy): the normaliser, `normaliser.*`, is
 folded into them.
-`train.*` are what training resumes from: rl.trainer writes and reads these.
+`train.*` are what training resumes from: rl.train.trainer writes and reads these.
 """
 
 from __future__ import annotations

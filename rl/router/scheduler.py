@@ -84,7 +84,7 @@ def ppo_maker(config: PPOGlobalSchedulerConfig) -> Callable[[RouterContext], Glo
     if config.mode == "train":
         if find_spec("torch") is None:
             raise InputError(f"{config.flag('mode')} train needs torch: pip install 'vidur[train]', or evaluate")
-        from rl.online import OnlineTrainer
+        from rl.train.online import OnlineTrainer
 
         return partial(OnlineTrainer, config)
     if config.checkpoint == "new":

@@ -75,8 +75,8 @@ class Experience:
 
     @staticmethod
     def cost(ttft: Floats, e2e: Floats, interference: Floats, prices: Floats) -> Floats:
-        """What the simulator's reward, the marginal cost of a placement (rl.reward.cost), comes to where no output length is
-        known ahead: the request's own E2E and TTFT as they were, and by how much later others end
+        """What the simulator's reward, the marginal cost of a placement (rl.reward.cost), comes to where no output
+        length is known ahead: the request's own E2E and TTFT as they were, and by how much later others end
         (rl.vllm.congestion). prices: [..., COST_PARTS]."""
         found: Floats = prices[..., COST_E2E] * (e2e + interference) + prices[..., COST_TTFT] * ttft
         found += prices[..., COST_TTFT_SQUARED] * ttft**2

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rl.network import Actor, ReplicaNetwork
 from rl.router.checkpoint import Checkpoint
+from rl.train.network import Actor, ReplicaNetwork
 from rl.vllm.experience import Experience
 from rl.vllm.off_policy import Estimate, compare_policies
 from vidur.errors import InputError

@@ -18,9 +18,9 @@ from rl.router.checkpoint import Checkpoint, check_queue_requests, policy_path
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.router.scheduler import PPOScheduler
 from rl.simulate.rollout import RunningSimulation
-from rl.trainer import Trainer
-from rl.training_log import TrainingLog
-from rl.training_report import write_training_report
+from rl.train.log import TrainingLog
+from rl.train.report import write_training_report
+from rl.train.trainer import Trainer
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.engine.simulation import Simulation
 from vidur.errors import InputError

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rl.reward.reward import Window
 from rl.router.policy import PolicyWeights
 from rl.simulate.rollout import Rollout, RunningSimulation
-from rl.suite import Episode, TrainingSuite
+from rl.train.suite import Episode, TrainingSuite
 
 _EPISODES, _DRAWS = 1, 2
 

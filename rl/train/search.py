@@ -22,7 +22,7 @@ from rl.reward.cost import episode_cost
 from rl.router.choose import choose_ppo
 from rl.router.features import CONTEXT, I_BACKLOG, I_INTERFERENCE, I_LOAD, INTERACTIONS, feature_count
 from rl.router.policy import PolicyWeights, bounded_products
-from rl.suite import Episode, TrainingSuite
+from rl.train.suite import Episode, TrainingSuite
 from vidur.config.base import Config, setting
 from vidur.engine import layout as at
 from vidur.scheduler.global_scheduler.base import ChooseKernel

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rl.network import Actor, Critic
-from rl.ppo import Batch, Weights, advantages, update
 from rl.reward.reward import Reward, RewardResult, Window
 from rl.router.checkpoint import Checkpoint
 from rl.router.policy import PolicyWeights
 from rl.simulate.rollout import Rollout
+from rl.train.network import Actor, Critic
+from rl.train.ppo import Batch, Weights, advantages, update
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
 from vidur.scheduler.observation import Floats

@@ -45,7 +45,7 @@ class TrainingLog:
 
     log.jsonl has one JSON object on a line: first the hyper-parameters, then a row for each step, with `step` and what
     was recorded at it: `scalars`, `histograms` (count, mean and QUANTILES of each), `evaluation` (by scenario and
-    metric), `clone` (see rl.warm_start.clone). The same run gives the same bytes. speed.jsonl has the scalars of
+    metric), `clone` (see rl.train.warm_start.clone). The same run gives the same bytes. speed.jsonl has the scalars of
     SPEED_NAMES. The events for TensorBoard lie in tensorboard/; without the package there are none.
 
     resume_step: go on after the rows of this step: those beyond it are cut off, so that a run that was killed and
@@ -67,7 +67,7 @@ class TrainingLog:
                 self._events.add_text("hyperparameters", _markdown(rows), 0)
 
     def clone(self, step: int, cloned: Mapping[str, Any]) -> None:
-        """What rl.warm_start.clone returned."""
+        """What rl.train.warm_start.clone returned."""
         self._log.add(step, "clone", cloned)
         if self._events is not None:
             self._events.add_text("clone", _markdown(clone_table(cloned)), step)
@@ -232,7 +232,7 @@ def _rounded(value: float) -> float:
 
 
 def clone_table(cloned: Mapping[str, Any]) -> list[list[str]]:
-    """What rl.warm_start.clone returned, as texts: the headings, then each demonstrator, then the clone."""
+    """What rl.train.warm_start.clone returned, as texts: the headings, then each demonstrator, then the clone."""
     rows = [["Scheduler", "Weight", "Decisions", "Agreement", "Cost", "The clone's", "Mean E2E", "p99 TTFT"]]
     for its in cloned["demonstrators"]:
         rows.append([

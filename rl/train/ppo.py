@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.network import Actor, Critic
+from rl.train.network import Actor, Critic
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.scheduler.observation import Floats
 

@@ -13,7 +13,7 @@ from rl.reward.cost import episode_cost
 from rl.router.choose import choose_ppo
 from rl.router.policy import PolicyWeights
 from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_scheduler
-from rl.suite import Episode, TrainingSuite
+from rl.train.suite import Episode, TrainingSuite
 from vidur.engine import layout as at
 from vidur.engine.state import EngineState
 from vidur.scheduler.global_scheduler.base import ChooseKernel

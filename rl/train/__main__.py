@@ -23,19 +23,19 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 import vidur
-from rl.collector import Collector
 from rl.reward.reward import Reward, RewardConfig
 from rl.router.checkpoint import Checkpoint
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.router.policy import PolicyWeights
-from rl.search import SearchConfig, linear_policy, search
 from rl.simulate.rollout import Rollout
-from rl.suite import TrainingSuite
-from rl.trainer import Trainer
-from rl.training_log import ProgressLine, TrainingLog
-from rl.training_report import write_training_report
-from rl.validation import Validation
-from rl.warm_start import WarmStartConfig, clone, dagger, print_clone
+from rl.train.collector import Collector
+from rl.train.log import ProgressLine, TrainingLog
+from rl.train.report import write_training_report
+from rl.train.search import SearchConfig, linear_policy, search
+from rl.train.suite import TrainingSuite
+from rl.train.trainer import Trainer
+from rl.train.validation import Validation
+from rl.train.warm_start import WarmStartConfig, clone, dagger, print_clone
 from vidur.atomic import write_text
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.config.base import Config, setting

@@ -1,0 +1,282 @@
+"""python -m rl.training_report FOLDER: report.html of a training run, from its log; also while the run goes on."""
+
+from __future__ import annotations
+
+import html
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rl.report_page import Page, cards
+from rl.train.log import QUANTILES, clone_table, read_log
+from vidur.config.command_line import FlagParser
+from vidur.errors import InputError
+from vidur.metrics.report import table
+from vidur.metrics.report_charts import ACCENT, COLORS, Chart, Trace, axis, layout, line, short
+from vidur.metrics.text import in_seconds, significant
+
+REPORT = "report.html"
+
+_DECISIONS = "decisions"
+_GREY = "#94a3b8"
+_VS = "_vs_"
+_METRICS = {"mean_e2e": "Mean E2E", "mean_ttft": "Mean TTFT", "p99_ttft": "p99 TTFT"}
+# A ratio to a baseline, and what it is.
+_RATIOS = {"cost": ("Cost", "what training minimises, over what it is under least_tokens")}
+_TERM = "reward/term/"
+
+# (name, title, note)
+_LOSSES = (
+    ("losses/policy_loss", "Policy loss", "the clipped surrogate, negated: noise around 0 is normal"),
+    ("losses/value_loss", "Value loss", "squared error of the critic, in scaled returns"),
+    ("losses/explained_variance", "Explained variance", "of the returns by the critic: 1 is all, 0 is none"),
+    ("losses/entropy", "Entropy", "of the policy, in nats: it falls as the policy makes up its mind"),
+    ("losses/approx_kl", "Approximate KL", "how far one update moves the policy"),
+    ("losses/clipfrac", "Clip fraction", "decisions whose probability ratio left the clip range"),
+    ("losses/kl_to_reference", "KL to the reference", "how far the policy is from where PPO began"),
+)
+_SPEED = (
+    ("charts/SPS", "Speed", "decisions per second: simulating and learning"),
+    ("charts/learning_rate", "Learning rate", "of Adam"),
+)
+_STAGES = {
+    "reward/raw": ("Raw reward", "the weighted terms, added up"),
+    "reward/scaled": ("Scaled reward", "after scale and normalisation"),
+    "reward/clipped": ("Clipped reward", "what the learner gets"),
+}
+_ACTIONS = "policy/action_distribution"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report. Returns 0, or 2 for bad input."""
+    parser = FlagParser(prog="python -m rl.training_report", description=__doc__, allow_abbrev=False)
+    parser.add_argument("folder", metavar="FOLDER", help="of a training run: it holds log.jsonl")
+    try:
+        print(write_training_report(Path(parser.parse_args(argv).folder)))
+    except InputError as error:
+        print(f"rl.training_report: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def write_training_report(folder: Path) -> Path:
+    """Write report.html from the log in `folder`, and return its path. Raises InputError if there is no log."""
+    hyperparameters, rows = read_log(folder)
+    page = Page(f"Training {folder.resolve().name}", _facts(rows, hyperparameters))
+    page.add(cards(_cards(rows)))
+    for row in rows:
+        if "clone" in row:
+            page.add_section("Cloned before PPO", before=_clone(row["clone"]))
+    if curves := _learning_curves(rows):
+        page.add_section("Against schedulers that do not learn", curves)
+    page.add_section("Learning", [_curve(rows, *item) for item in _LOSSES])
+    page.add_section("Reward", [*_reward_charts(rows), _clipped(rows), *_terms(rows)])
+    page.add_section("Decisions", _action_charts(rows))
+    page.add_section("Speed", [_curve(rows, *item) for item in _SPEED])
+    if hyperparameters:
+        page.add_section("Hyper-parameters", before=_hyperparameters(hyperparameters))
+    path = folder / REPORT
+    page.write(path)
+    return path
+
+
+def _facts(rows: Sequence[Mapping[str, Any]], hyperparameters: Mapping[str, Any]) -> list[tuple[str, str]]:
+    last = rows[-1]["step"] if rows else 0
+    updates = sum("scalars" in row for row in rows)
+    facts = [("Decisions", f"{last:,} in {updates:,} updates")]
+    facts += [
+        (name.capitalize(), str(hyperparameters[name]))
+        for name in ("suite", "reward", "seed")
+        if name in hyperparameters
+    ]
+    return facts
+
+
+def _cards(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """The last of what matters."""
+    made = []
+    for scenario, metric in _evaluated(rows):
+        steps, values = _evaluation(rows, scenario, metric)
+        name, _, baseline = metric.partition(_VS)
+        if baseline:
+            sign = "+" if values[-1] > 0 else ""
+            made.append(
+                (f"{_METRICS.get(name, name)}, {scenario}", f"{sign}{100 * values[-1]:.1f} %", f"against {baseline}")
+            )
+        elif name in _METRICS:
+            made.append((f"{_METRICS[name]}, {scenario}", in_seconds(values[-1]), f"after {steps[-1]:,} decisions"))
+    for name, label, note in (
+        ("reward/raw", "Reward", "raw, mean of the last update"),
+        ("losses/entropy", "Entropy", "nats"),
+        ("losses/explained_variance", "Explained variance", "of the critic"),
+        ("charts/SPS", "Speed", "decisions/s, last update"),
+    ):
+        _, values = _scalar(rows, name)
+        if values:
+            made.append((label, significant(values[-1]), note))
+    return made
+
+
+def _learning_curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """For each scenario and metric: the policy relative to each baseline, and its value."""
+    charts: list[Chart] = []
+    evaluated = _evaluated(rows)
+    for scenario in dict.fromkeys(scenario for scenario, _ in evaluated):
+        metrics = [metric for its, metric in evaluated if its == scenario]
+        for metric in (metric for metric in metrics if _VS not in metric):
+            label = _METRICS.get(metric, metric)
+            relative = [other for other in metrics if other.startswith(metric + _VS)]
+            charts.append(_against(rows, scenario, label, relative) if relative else _absolute(rows, scenario, metric))
+    return charts
+
+
+def _against(rows: Sequence[Mapping[str, Any]], scenario: str, label: str, metrics: Sequence[str]) -> Chart:
+    """A line for each baseline; 0 is the baseline."""
+    traces = []
+    last = 0
+    for metric, color in zip(metrics, COLORS, strict=False):
+        steps, values = _evaluation(rows, scenario, metric)
+        last = max(last, steps[-1])
+        percents = short([100 * value for value in values])
+        traces.append(line(steps, percents, f"against {metric.partition(_VS)[2]}", color, mode="lines+markers"))
+    dotted = {"line": {"color": _GREY, "width": 1, "dash": "dot"}, "showlegend": False, "hoverinfo": "skip"}
+    traces.append(line([0, last], [0, 0], "as good", _GREY, **dotted))
+    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis("difference (%)")}
+    return Chart(label, f"{scenario}, fixed seeds: below 0 the policy is better", traces, shown)
+
+
+def _absolute(rows: Sequence[Mapping[str, Any]], scenario: str, metric: str) -> Chart:
+    title, note = _RATIOS.get(metric, (_METRICS.get(metric, metric), "fixed seeds"))
+    steps, values = _evaluation(rows, scenario, metric)
+    trace = line(steps, short(values), title, ACCENT, mode="lines+markers")
+    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(metric)}
+    return Chart(title, f"{scenario}: {note}", [trace], shown)
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], name: str, title: str, note: str) -> Chart:
+    """Each update as a faint line, and a running mean of some of them over it."""
+    steps, values = _scalar(rows, name)
+    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(name.partition("/")[2])}
+    if len(values) < 40:
+        return Chart(title, note, [line(steps, short(values), title, ACCENT, mode="lines+markers")], shown)
+    faint = line(steps, short(values), "each update", "#bfd3f9", showlegend=False)
+    return Chart(
+        title, note, [faint, line(steps, short(_smooth(values)), "mean of the last", ACCENT, showlegend=False)], shown
+    )
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """An exponential mean with a memory of a sixtieth of the run, unbiased at its beginning."""
+    keep = 1 - 1 / max(len(values) / 60, 2)
+    total = weight = 0.0
+    made = []
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        made.append(total / weight)
+    return made
+
+
+def _reward_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    return [_fan(rows, name, title, note, "reward") for name, (title, note) in _STAGES.items()]
+
+
+def _fan(rows: Sequence[Mapping[str, Any]], name: str, title: str, note: str, unit: str) -> Chart:
+    """How a distribution moves: bands from p1 to p99, p5 to p95, p25 to p75, the median and the mean."""
+    found = [(row["step"], row["histograms"][name]) for row in rows if name in row.get("histograms", {})]
+    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(unit)}
+    steps = [step for step, _ in found]
+
+    def quantile(percent: int) -> list[float | None]:
+        return short([its["quantiles"][QUANTILES.index(percent)] for _, its in found])
+
+    traces: list[Trace] = []
+    for low, high, opacity in ((1, 99, 0.10), (5, 95, 0.16), (25, 75, 0.28)):
+        edge = {"line": {"width": 0}, "hoverinfo": "skip"}
+        traces.append(line(steps, quantile(low), f"p{low}", ACCENT, showlegend=False, **edge))
+        band = {"fill": "tonexty", "fillcolor": f"rgba(37,99,235,{opacity})"}
+        traces.append(line(steps, quantile(high), f"p{low} to p{high}", ACCENT, **edge, **band))
+    traces.append(line(steps, quantile(50), "median", ACCENT))
+    traces.append(line(steps, short([its["mean"] for _, its in found]), "mean", COLORS[1]))
+    return Chart(title, note, traces, shown)
+
+
+def _clipped(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    traces = []
+    for name, label, color in (
+        ("reward/clipped_share_low", "at the lower bound", COLORS[1]),
+        ("reward/clipped_share_high", "at the upper bound", COLORS[2]),
+    ):
+        steps, values = _scalar(rows, name)
+        traces.append(line(steps, short([100 * value for value in values]), label, color))
+    return Chart(
+        "Clipped share", "decisions whose reward is cut at a bound", traces, layout(_DECISIONS, "decisions (%)")
+    )
+
+
+def _terms(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    """The mean of each weighted term, where a reward has more than one."""
+    names = sorted({name for row in rows for name in row.get("scalars", {}) if name.startswith(_TERM)})
+    if len(names) < 2:
+        return []
+    traces = []
+    for name, color in zip(names, COLORS, strict=False):
+        steps, values = _scalar(rows, name)
+        traces.append(line(steps, short(_smooth(values)), name.removeprefix(_TERM), color))
+    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis("mean reward")}
+    return [Chart("Terms of the reward", "weighted, running means", traces, shown)]
+
+
+def _action_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
+    charts = [
+        _fan(
+            rows,
+            _ACTIONS,
+            "Shares of the replicas",
+            "1 is an equal share of the decisions; bands over replicas and simulations",
+            "share of an equal share",
+        )
+    ]
+    certain = _curve(
+        rows, "policy/max_probability", "Greatest probability", "of a decision, mean: 1 is a policy that never explores"
+    )
+    return [*charts, *([certain] if certain.has_data else [])]
+
+
+def _clone(cloned: Mapping[str, Any]) -> str:
+    headings, *lines = ([html.escape(text) for text in row] for row in clone_table(cloned))
+    note = "Costs: above the best choice's, in the states of the demonstrator that were held out."
+    return f"<p>{note}</p><div class='scroll'>{table(headings, lines, num_texts=1)}</div>"
+
+
+def _hyperparameters(values: Mapping[str, Any]) -> str:
+    rows = [[html.escape(name), html.escape(str(value))] for name, value in sorted(values.items())]
+    return f"<div class='scroll'>{table(['Name', 'Value'], rows, num_texts=2)}</div>"
+
+
+def _scalar(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values, where there is one."""
+    found = [(row["step"], row["scalars"][name]) for row in rows if row.get("scalars", {}).get(name) is not None]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def _evaluated(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(scenario, metric) of all evaluations, in the order of their first."""
+    return list(
+        dict.fromkeys(
+            (scenario, metric)
+            for row in rows
+            for scenario, figures in row.get("evaluation", {}).items()
+            for metric, value in figures.items()
+            if value is not None
+        )
+    )
+
+
+def _evaluation(rows: Iterable[Mapping[str, Any]], scenario: str, metric: str) -> tuple[list[int], list[float]]:
+    found = [(row["step"], row.get("evaluation", {}).get(scenario, {}).get(metric)) for row in rows]
+    return [step for step, value in found if value is not None], [value for _, value in found if value is not None]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

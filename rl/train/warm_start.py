@@ -1,0 +1,355 @@
+"""Before PPO: clone schedulers from demonstrations, then learn the marginal costs of placements (DAgger).
+
+Behaviour cloning reproduces what it is shown, and balanced routing is a local optimum that PPO does not leave. DAgger
+(Ross et al., 2011, arXiv 1011.0686) visits the states of the policy itself and labels every choice there with what it
+costs, with the true output lengths, which training may know and the features may not. Its loss is linear in the costs,
+
+    sum_a pi(a) c(a) + temperature * sum_a pi(a) log pi(a),
+
+so the policy learns the cost to be expected given what it can see.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import IO, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.reward.cost import cost_weights
+from rl.router.checkpoint import Checkpoint
+from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
+from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_scheduler, scheduler_names
+from rl.simulate.rollout import BY_COST, BY_POLICY, Rollout, RunningSimulation
+from rl.train.collector import Collector
+from rl.train.log import clone_table
+from rl.train.network import Actor
+from rl.train.ppo import finite
+from rl.train.suite import TrainingSuite
+from rl.train.trainer import padded, states_of
+from rl.train.validation import Validation
+from vidur.compare.console import make_console, make_table, print_table
+from vidur.config.base import Config, setting
+from vidur.config.tool import parse_tool
+from vidur.errors import InputError, unknown_name
+from vidur.scheduler.observation import Floats
+
+# A choice that costs more than this above the best is simply bad; so is one that its replica refuses.
+_MOST = 20.0
+
+# Of one episode of a demonstrator.
+_CLONE_DECISIONS = 400
+
+
+@dataclass(frozen=True)
+class WarmStartConfig(Config):
+    """How a policy is made before PPO."""
+
+    flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "warm start"
+    help_description: ClassVar[str] = "behaviour cloning, then DAgger on the marginal costs that lookahead estimates"
+
+    demonstrators: tuple[str, ...] = setting(
+        (), help="schedulers to clone, with weights: least_tokens=2 lor=1 random=0.5; none clones nobody"
+    )
+    clone_decisions: int = setting(20_000, help="decisions demonstrated, all schedulers together", minimum=100)
+    clone_epochs: int = setting(10, help="passes over the demonstrations", minimum=1)
+    dagger_rounds: int = setting(0, help="rounds of DAgger; 0 is none", minimum=0)
+    dagger_episodes: int = setting(40, help="episodes of a round", minimum=1)
+    dagger_decisions: int = setting(800, help="decisions of an episode", minimum=1)
+    dagger_epochs: int = setting(8, help="passes over all states after each round", minimum=1)
+    dagger_temperature: float = setting(0.1, help="weight of the entropy beside the cost", minimum=0)
+    warm_learning_rate: float = setting(1e-3, help="of Adam", above=0)
+    warm_minibatch: int = setting(1024, help="states of one gradient step", minimum=1)
+
+    def check(self) -> None:
+        for text in self.demonstrators:
+            parse_demonstrator(text)
+
+
+def parse_demonstrator(text: str) -> tuple[str, float]:
+    """`least_tokens=2` as a name and a weight, 1 if none is given. Raises InputError."""
+    name, _, weight = text.partition("=")
+    try:
+        value = float(weight or 1.0)
+    except ValueError:
+        raise InputError(f"--demonstrators: expected SCHEDULER=WEIGHT, not {text!r}") from None
+    if not name or not 0 <= value < float("inf"):
+        raise InputError(f"--demonstrators: expected SCHEDULER=WEIGHT with a weight of at least 0, not {text!r}")
+    if name not in scheduler_names():
+        raise unknown_name("scheduler of --demonstrators:", name, scheduler_names())
+    return name, value
+
+
+@dataclass(frozen=True)
+class States:
+    """Labelled states: features [N, R, F], contexts [N, G], masks bool[N, R], costs [N, R], each above the best."""
+
+    features: Tensor
+    contexts: Tensor
+    masks: Tensor
+    costs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def dagger(
+    actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, seed: int, threads: int
+) -> list[dict[str, float]]:
+    """Train `actor`, whose normaliser is set, by DAgger. Returns a row for each round: states, the mean cost of the
+    policy's choices above the best, and that of a uniform choice. Same seed, same bytes."""
+    generator = torch.Generator().manual_seed(seed)
+    collected: list[States] = []
+    rows = []
+    for round_ in range(config.dagger_rounds):
+        collected.append(_collect(actor, suite, max_queue_requests, config, [seed, round_], round_ == 0, threads))
+        states = _concatenate(collected)
+        last = round_ == config.dagger_rounds - 1
+        _fit(actor, states, config, last, generator)
+        with torch.no_grad():
+            newest = collected[-1]
+            probabilities = actor(newest.features, newest.contexts, newest.masks).exp()
+            uniform = newest.masks.float() / newest.masks.sum(1, keepdim=True)
+            row = {
+                "states": float(len(states)),
+                "cost": (probabilities * newest.costs).sum(1).mean().item(),
+                "cost_of_random": (uniform * newest.costs).sum(1).mean().item(),
+            }
+        rows.append(row)
+        print(
+            f"DAgger {round_ + 1}/{config.dagger_rounds}: {len(states):,} states, cost above the best "
+            f"{row['cost']:.3f} (random {row['cost_of_random']:.3f})",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+    return rows
+
+
+def _collect(
+    actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, key: Sequence[int],
+    by_cost: bool, threads: int,
+) -> States:  # fmt: skip
+    """States on the policy's own path (the first time on that of the least costs), with the costs of all choices."""
+    weights = actor.weights()
+    episodes = [suite.draw(np.random.default_rng([*key, index])) for index in range(config.dagger_episodes)]
+
+    def roll(index: int) -> States:
+        episode, rng = episodes[index], np.random.default_rng([*key, index, 1])
+        simulation = RunningSimulation.of(
+            episode.plans, episode.requests, max_queue_requests, episode.beta, episode.events
+        )
+        prices = cost_weights(episode.beta, episode.time_unit)
+        mode = BY_COST if by_cost else BY_POLICY
+        rollout = simulation.roll(weights.memory(episode.beta, True), config.dagger_decisions, rng, mode, True, prices)
+        return _states(rollout, prices, suite.max_replicas)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return _concatenate(list(pool.map(roll, range(len(episodes)))))
+
+
+def _states(rollout: Rollout, prices: Floats, most: int) -> States:
+    """The states of a rollout with the costs of all choices, padded to `most` replicas."""
+    count = len(rollout)
+    parts = rollout.all_costs[:count]
+    # A refusal is inf in the first part.
+    refused = np.isinf(parts[:, :, 0])
+    costs = np.where(refused, np.inf, np.where(np.isfinite(parts), parts, 0.0) @ prices)
+    above = np.minimum(costs - costs.min(1, keepdims=True), _MOST)
+    return States(
+        torch.from_numpy(padded(rollout.features[:count], most)),
+        torch.from_numpy(rollout.contexts[:count]),
+        torch.from_numpy(padded(rollout.masks[:count], most)),
+        torch.from_numpy(padded(above, most)).float(),
+    )
+
+
+def _concatenate(states: Sequence[States]) -> States:
+    return States(
+        torch.cat([item.features for item in states]),
+        torch.cat([item.contexts for item in states]),
+        torch.cat([item.masks for item in states]),
+        torch.cat([item.costs for item in states]),
+    )
+
+
+def clone(
+    actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, seed: int,
+    validation: Validation,
+) -> dict[str, Any]:  # fmt: skip
+    """Train `actor`, whose normaliser is set, to decide as the demonstrators do: cross-entropy, each decision weighted
+    by its demonstrator. A tenth of the episodes is held out.
+
+    Returns mean_e2e, mean_ttft and p99_ttft of the clone in `validation`, in seconds, and `demonstrators`, a row for
+    each: scheduler, weight, decisions, agreement (of the most probable choice, held out), cost (mean marginal cost of
+    its decisions above the best), cost_of_clone (of the clone's in its states), and the same latencies.
+    """
+    demonstrators = [parse_demonstrator(text) for text in config.demonstrators]
+    generator = torch.Generator().manual_seed(seed)
+    shown = [
+        _demonstrate(name, suite, max_queue_requests, config.clone_decisions // len(demonstrators), [seed, 2, index])
+        for index, (name, _) in enumerate(demonstrators)
+    ]
+    training = _concatenate([states for states, _, _ in shown])
+    actions = torch.cat([actions for _, actions, _ in shown])
+    pairs = zip(demonstrators, shown, strict=True)
+    weights = torch.cat([torch.full((len(held),), weight) * ~held for (_, weight), (_, _, held) in pairs])
+    optimizer = torch.optim.Adam(actor.parameters(), config.warm_learning_rate)
+    for _ in range(config.clone_epochs):
+        for rows in torch.split(torch.randperm(len(training), generator=generator), config.warm_minibatch):
+            distribution = actor(training.features[rows], training.contexts[rows], training.masks[rows])
+            taken = distribution.gather(1, actions[rows, None]).squeeze(1)
+            loss = -(weights[rows] * taken).sum() / weights[rows].sum().clamp_min(1e-6)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            actor.bound()
+    reproduced = [
+        {
+            "scheduler": name,
+            "weight": weight,
+            "decisions": len(theirs),
+            **_reproduced(actor, states, theirs, held_out),
+            **validation.scheduler_latencies(name),
+        }
+        for (name, weight), (states, theirs, held_out) in zip(demonstrators, shown, strict=True)
+    ]
+    return {"demonstrators": reproduced, **validation.policy_latencies(actor.weights())}
+
+
+def print_clone(cloned: Mapping[str, Any], file: IO[str] | None = None) -> None:
+    """What `clone` returned, as a table, on standard output if `file` is None."""
+    console = make_console(file)
+    headings, *rows = clone_table(cloned)
+    table = make_table(console, headings)
+    for row in rows:
+        table.add_row(*row)
+    print_table(console, "Cloned; costs are above those of the best choice, in the demonstrator's states", table)
+
+
+@torch.no_grad()
+def _reproduced(actor: Actor, states: States, actions: Tensor, held: Tensor) -> dict[str, float]:
+    distribution = actor(states.features[held], states.contexts[held], states.masks[held])
+    costs, theirs = states.costs[held], actions[held]
+    return {
+        "agreement": (distribution.argmax(1) == theirs).float().mean().item(),
+        "cost": costs.gather(1, theirs[:, None]).mean().item(),
+        "cost_of_clone": costs.gather(1, distribution.argmax(1, keepdim=True)).mean().item(),
+    }
+
+
+def _demonstrate(
+    name: str, suite: TrainingSuite, max_queue_requests: int, decisions: int, key: Sequence[int]
+) -> tuple[States, Tensor, Tensor]:
+    """Labelled states on a scheduler's own path, its choices there, and which of them are held out."""
+    made: list[States] = []
+    actions, held = [], []
+    number = count = 0
+    while count < decisions:
+        episode = suite.draw(np.random.default_rng([*key, number]))
+        scheduler = make_scheduler(
+            name, episode.plans, episode.requests, episode.beta, np.random.default_rng([*key, number, 1])
+        )
+        simulation = begin_simulation(
+            scheduler, episode.plans, episode.requests, max_queue_requests, episode.beta, episode.events
+        )
+        most = min(decisions - count, _CLONE_DECISIONS, max(decisions // 10, 1))
+        rollout = run_scheduler(simulation, scheduler, max_queue_requests, most, labels=True)
+        made.append(_states(rollout, cost_weights(episode.beta, episode.time_unit), suite.max_replicas))
+        actions.append(torch.from_numpy(rollout.actions))
+        held.append(torch.full((len(rollout),), number % 10 == 9))
+        count += len(rollout)
+        number += 1
+    return _concatenate(made), torch.cat(actions), torch.cat(held)
+
+
+def _fit(actor: Actor, states: States, config: WarmStartConfig, last: bool, generator: torch.Generator) -> None:
+    """Minimise the expected cost over all states; after the last round with a learning rate that goes to 0."""
+    optimizer = torch.optim.Adam(actor.parameters(), config.warm_learning_rate)
+    for epoch in range(config.dagger_epochs):
+        if last:
+            for group in optimizer.param_groups:
+                group["lr"] = config.warm_learning_rate * (1 - epoch / config.dagger_epochs)
+        for rows in torch.split(torch.randperm(len(states), generator=generator), config.warm_minibatch):
+            distribution = actor(states.features[rows], states.contexts[rows], states.masks[rows])
+            probabilities = distribution.exp()
+            cost = (probabilities * states.costs[rows]).sum(1)
+            negative_entropy = (probabilities * finite(distribution)).sum(1)
+            loss = (cost + config.dagger_temperature * negative_entropy).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            actor.bound()
+
+
+@dataclass(frozen=True)
+class WarmStartRunConfig(Config):
+    """A warm start by itself."""
+
+    flag_prefix: ClassVar[str | None] = ""
+    help_title: ClassVar[str] = "run"
+    help_description: ClassVar[str] = "where the policy goes, and what is simulated"
+
+    output: str = setting("warm_start.safetensors", help="the policy")
+    seed: int = setting(0, help="of all randomness", minimum=0, maximum=2**31)
+    suite: str = setting("default", help="what is trained on: a name in data/training, or a YAML file")
+    max_queue_requests: int = setting(
+        DEFAULT_QUEUE_REQUESTS, help="requests without a first token that the policy sees", minimum=0, maximum=64
+    )
+    hidden_1: int = setting(32, help="units of the first hidden layer", minimum=1, maximum=1024)
+    hidden_2: int = setting(16, help="units of the second", minimum=1, maximum=1024)
+    beta: float = setting(10.0, help="at which the policy is compared with schedulers", minimum=0)
+    validation_episodes: int = setting(12, help="episodes of the comparison", minimum=1)
+    threads: int = setting(0, help="threads that simulate; 0: one for each core", minimum=0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Clone and learn as the flags say, save the policy, print how well it does. Returns 0, or 2 for bad input."""
+    try:
+        run, warm = parse_tool("python -m rl.warm_start", __doc__ or "", (WarmStartRunConfig, WarmStartConfig), argv)
+        if not warm.demonstrators and not warm.dagger_rounds:
+            raise InputError("nothing to learn from: give --demonstrators least_tokens=1 lor=1, or --dagger_rounds 4")
+        _run(run, warm)
+    except InputError as error:
+        print(f"rl.warm_start: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(run: WarmStartRunConfig, warm: WarmStartConfig) -> None:
+    torch.set_num_threads(1)
+    suite = TrainingSuite.read(run.suite)
+    threads = run.threads or len(os.sched_getaffinity(0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        actor = Actor(run.max_queue_requests, run.hidden_1, run.hidden_2)
+    collector = Collector(suite, run.max_queue_requests, 32, 1, run.seed + 1, threads)
+    actor.fit_normaliser(*states_of(collector.collect(actor.weights(), suite.requests // 3)[0]))
+    validation = Validation(suite, run.max_queue_requests, run.beta, run.validation_episodes, threads)
+    cloned = clone(actor, suite, run.max_queue_requests, warm, run.seed, validation) if warm.demonstrators else None
+    rounds = dagger(actor, suite, run.max_queue_requests, warm, run.seed, threads) if warm.dagger_rounds else []
+    facts = {
+        "warm_start": asdict(warm),
+        "run": asdict(run),
+        "clone": cloned,
+        "rounds": rounds,
+        "uses_the_future": False,
+    }
+    Checkpoint(actor.weights(), run.max_queue_requests, facts, normaliser=actor.normaliser()).save(run.output)
+    if cloned is not None:
+        print_clone(cloned)
+    figures = validation.figures(actor.weights())
+    for baseline in validation.baselines:
+        parts = [f"{label} {100 * figures[f'{name}_vs_{baseline}']:+.1f} %"
+                 for name, label in (("mean_e2e", "mean E2E"), ("p99_ttft", "p99 TTFT"))]  # fmt: skip
+        print(f"Against {baseline}: {', '.join(parts)}")
+    print(f"Policy: {run.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
