@@ -10,12 +10,12 @@ import pytest
 from test_foresight import some_weights
 from test_gym_environment import config
 
-from rl.environment import Episodes, RoutingEnvironment, SimulatorEnvironment
-from rl.gym_environment import RoutingEnv
+from rl.environments.environment import Episodes, RoutingEnvironment, SimulatorEnvironment
+from rl.environments.gym import RoutingEnv
+from rl.environments.vector import RoutingVectorEnv
 from rl.reward.config import shipped_rewards
 from rl.reward.reward import Reward, RewardConfig, Window
 from rl.simulate.rollout import RunningSimulation
-from rl.vector_environment import RoutingVectorEnv
 from vidur import SimulationConfig, Simulator
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.engine import layout as at

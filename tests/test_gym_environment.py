@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from rl.environment import SimulatorEnvironment
-from rl.gym_environment import ENVIRONMENT_ID, RoutingEnv
+from rl.environments import SimulatorEnvironment
+from rl.environments.gym import ENVIRONMENT_ID, RoutingEnv
+from rl.environments.vector import RoutingVectorEnv
 from rl.reward.cost import episode_cost
-from rl.vector_environment import RoutingVectorEnv
 from vidur import SimulationConfig
 from vidur.engine import layout as at
 from vidur.errors import InputError
@@ -48,7 +48,7 @@ def test_gymnasium_has_no_objection(replicas: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(RoutingEnv(config(replicas)), skip_render_check=True)
-        made = gymnasium.make(f"rl.gym_environment:{ENVIRONMENT_ID}", config=config(replicas))
+        made = gymnasium.make(f"rl.environments.gym:{ENVIRONMENT_ID}", config=config(replicas))
     assert made.observation_space.shape == RoutingEnv(config(replicas)).observation_space.shape
 
 

@@ -10,7 +10,7 @@ from clusters import FAIL, RETURN, SLOW, Cluster, request_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.environment import SimulatorEnvironment
+from rl.environments import SimulatorEnvironment
 from vidur.config import SimulationConfig
 from vidur.engine import layout as at
 from vidur.engine.recording import FINISHED as STATUS_FINISHED

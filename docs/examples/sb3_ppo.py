@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from rl.gym_environment import RoutingEnv
+from rl.environments.gym import RoutingEnv
 from vidur import SimulationConfig, Simulator
 from vidur.config import (
     BaseGlobalSchedulerConfig,

@@ -1,0 +1,220 @@
+"""One interface to a cluster that is to be routed, and the simulator behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl.reward.reward import Reward, RewardConfig
+from rl.reward.window import Window
+from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
+from rl.simulate.rollout import Plans, RunningSimulation
+from vidur.config import PPOGlobalSchedulerConfig, SimulationConfig
+from vidur.engine import layout as at
+from vidur.engine.foresight import COST_PARTS
+from vidur.engine.recording import FINISHED
+from vidur.request_generator import RequestTable, generate_requests
+from vidur.scheduler.observation import AWAITING, DECODE_SECONDS, OUTSTANDING, SPEED, ClusterObservation, Floats
+
+# More requests than a batch holds.
+_MANY = 4096
+
+
+class RoutingEnvironment(Protocol):
+    """A cluster, simulated or real, from one routing decision to the next.
+
+    With the default reward an episode's rewards add up to the cost of all its requests, negated, in both worlds; when a
+    part becomes known differs. The simulator runs ahead with the true output lengths, so a placement's reward is what
+    that placement costs, and there as soon as it is made. In front of real replicas the cost of a request is known when
+    it ends: a reward is there what came to be known since the last one. So an agent reads the reward after each act,
+    and once more when `observe` gives None. What a timed event changes is no placement's doing: the simulator gives it
+    to none.
+    """
+
+    @property
+    def num_replicas(self) -> int: ...
+
+    def observe(self) -> ClusterObservation | None:
+        """Wait for the next request to be routed, and say what a router can know then; None when there is no more.
+
+        Until `act` it is the same decision. The arrays are views that the next decision changes.
+        """
+
+    def act(self, replica: int) -> None:
+        """Route the request of the decision. Raises InputError for a replica that is away or cannot hold it."""
+
+    def reward(self) -> float:
+        """The reward that came to be known since it was last read; 0 if none did."""
+
+
+class SimulatorEnvironment:
+    """A simulation of `requests` on a cluster.
+
+    reward: the marginal cost if none. max_queue_requests: how many requests without a first token are observed of each
+    replica. time_limit: seconds of simulated time after which it ends. cost, float64[1, COST_PARTS]: by how much the
+    last act grew the cost of all requests (vidur.engine.foresight).
+    """
+
+    def __init__(
+        self,
+        plans: Plans,
+        requests: RequestTable,
+        *,
+        beta: float,
+        max_queue_requests: int = DEFAULT_QUEUE_REQUESTS,
+        reward: Reward | None = None,
+        time_limit: float = np.inf,
+    ) -> None:
+        self.requests = requests
+        self.beta = beta
+        self._running = RunningSimulation.of(plans, requests, max_queue_requests, beta, time_limit=time_limit)
+        self.engine = self._running.engine
+        self._reward = Reward(RewardConfig.load("marginal_cost")) if reward is None else reward
+        self._time_unit = float(self.engine.hardware[:, DECODE_SECONDS].min())
+        self._ended = False
+        # Of the last act.
+        self._action = 0
+        self._read = True
+        self.cost = np.zeros((1, COST_PARTS))
+        self._before = self._queues()
+
+    @classmethod
+    def from_config(cls, config: SimulationConfig, requests: RequestTable | None = None) -> SimulatorEnvironment:
+        """The cluster of a configuration, with its workload or `requests`. Where its router is `ppo`, that one's
+        `beta`, `max_queue_requests` and `reward` hold, elsewhere their defaults."""
+        workload = generate_requests(config.request_generator_config) if requests is None else requests
+        return Episodes(config).begin_with(workload)
+
+    @property
+    def num_replicas(self) -> int:
+        return len(self.engine.available)
+
+    @property
+    def now(self) -> float:
+        """Seconds of simulated time."""
+        return float(self.engine.cluster_floats[at.ENDED_AT if self._ended else at.NOW])
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that are placed and have not ended."""
+        return int(self.engine.ledger[:, OUTSTANDING].sum())
+
+    @property
+    def cut(self) -> bool:
+        """Whether the time limit ended it before all requests were routed."""
+        cluster = self.engine.cluster
+        return self._ended and bool(cluster[at.NEXT_ARRIVAL] < cluster[at.NUM_ARRIVALS] or cluster[at.HELD_COUNT])
+
+    def observe(self) -> ClusterObservation | None:
+        """See RoutingEnvironment. Raises InputError where a batch is beyond the execution-time tables."""
+        observation = None if self._ended else self._running.observe()
+        self._ended = observation is None
+        return observation
+
+    def act(self, replica: int) -> None:
+        before = self._queues()
+        self.cost[0] = self._running.assign(replica)
+        self._action, self._read, self._before = replica, False, before
+
+    def step_into(self, replica: int, seen: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
+        """`act` (not at -1), then `observe`, encoded as StateEncoder.flatten does into `seen`, with the replicas that
+        are available in `mask`; both may have room for more replicas. At the end both are 0."""
+        before = self._queues()
+        self._ended = not self._running.step(replica, self.cost[0], seen, mask)
+        if replica >= 0:
+            self._action, self._read, self._before = replica, False, before
+
+    def window(self) -> Window:
+        """What happened from the last act up to the next decision, to which this runs on. The arrays are views."""
+        self.observe()
+        engine = self.engine
+        decided_at, outstanding, waiting = self._before
+        return Window(
+            decided_at=np.array([decided_at, max(decided_at, self.now)]),
+            costs=self.cost,
+            outstanding=outstanding[None, :],
+            actions=np.array([self._action]),
+            waiting=np.stack([waiting, engine.ledger[:, AWAITING]]),
+            speeds=engine.hardware[:, SPEED],
+            arrived_at=engine.times[:, at.ARRIVED],
+            first_token_at=engine.times[:, at.FIRST_TOKEN],
+            completed_at=engine.times[:, at.COMPLETED],
+            prompt_tokens=engine.requests[:, at.PROMPT],
+            output_tokens=engine.requests[:, at.OUTPUT],
+            beta=self.beta,
+            time_unit=self._time_unit,
+        )
+
+    def reward(self, progress: float = 0.0) -> float:
+        """Of the last act, once. Runs on to the next decision, for rewards of what happens in between.
+
+        progress, 0 to 1: of the training, which a reward's schedules follow.
+        """
+        if self._read:
+            return 0.0
+        self._read = True
+        return float(self._reward.evaluate(self.window(), progress).clipped[0])
+
+    def figures(self) -> dict[str, float]:
+        """Of the requests that have finished: mean_e2e, mean_ttft and p99_ttft in seconds, nan before there is one."""
+        times = self.engine.times[self.engine.requests[:, at.STATUS] == FINISHED]
+        if not len(times):
+            return dict.fromkeys(("mean_e2e", "mean_ttft", "p99_ttft"), np.nan)
+        ttft = times[:, at.FIRST_TOKEN] - times[:, at.ARRIVED]
+        return {
+            "mean_e2e": float((times[:, at.COMPLETED] - times[:, at.ARRIVED]).mean()),
+            "mean_ttft": float(ttft.mean()),
+            "p99_ttft": float(np.quantile(ttft, 0.99)),
+        }
+
+    def _queues(self) -> tuple[float, Floats, Floats]:
+        """Now, and how many requests of each replica are outstanding, and are without a first token."""
+        ledger = self.engine.ledger
+        return float(self.engine.cluster_floats[at.NOW]), ledger[:, OUTSTANDING].copy(), ledger[:, AWAITING].copy()
+
+
+class Episodes:
+    """Simulations of one configuration, a new workload each: `begin(seed)`.
+
+    Where the configuration's router is `ppo`, its `beta`, `max_queue_requests` and `reward` hold.
+    """
+
+    def __init__(self, config: SimulationConfig) -> None:
+        router = config.cluster_config.global_scheduler_config
+        settings = router if isinstance(router, PPOGlobalSchedulerConfig) else PPOGlobalSchedulerConfig()
+        depth = settings.max_queue_requests
+        self.config = config
+        self.beta = settings.beta
+        self.max_queue_requests = DEFAULT_QUEUE_REQUESTS if depth is None else depth
+        self.reward = Reward(RewardConfig.load(settings.reward))
+        longest = np.full(_MANY, max(config.request_generator_config.max_tokens - 1, 1))
+        table = RequestTable.of(np.zeros(_MANY), longest, np.ones(_MANY, np.int64), "the longest requests")
+        self.plans = Plans.of(config, table)
+
+    @property
+    def num_replicas(self) -> int:
+        return len(self.plans.replicas)
+
+    def requests(self, seed: int) -> RequestTable:
+        """The workload of a seed. A trace is the same for all."""
+        return generate_requests(dataclasses.replace(self.config.request_generator_config, seed=seed))
+
+    def begin(self, seed: int) -> SimulatorEnvironment:
+        return self.begin_with(self.requests(seed))
+
+    def begin_with(self, requests: RequestTable) -> SimulatorEnvironment:
+        return SimulatorEnvironment(
+            self.plans,
+            requests,
+            beta=self.beta,
+            max_queue_requests=self.max_queue_requests,
+            reward=self.reward,
+            time_limit=self.config.time_limit or np.inf,
+        )
