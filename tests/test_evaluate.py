@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from scenarios import EQUAL, MIXED, write_scenario
 
-from rl.baselines import HEURISTICS
-from rl.evaluate import main
-from rl.evaluation_chart import chart_svg
-from rl.evaluation_markdown import markdown
-from rl.evaluation_results import Results, ScenarioResults, ppo_name
-from rl.evaluation_targets import MET, MISSED, OPEN, targets
-from rl.evaluation_tuning import TUNING_SEEDS, tune_size_split
+from rl.evaluate.__main__ import main
+from rl.evaluate.baselines import HEURISTICS
+from rl.evaluate.chart import chart_svg
+from rl.evaluate.markdown import markdown
+from rl.evaluate.results import Results, ScenarioResults, ppo_name
+from rl.evaluate.targets import MET, MISSED, OPEN, targets
+from rl.evaluate.tuning import TUNING_SEEDS, tune_size_split
 from rl.router.checkpoint import policy_path
 from vidur.compare.executor import ProcessExecutor
 from vidur.compare.figures import METRICS, figures_of

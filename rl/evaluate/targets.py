@@ -6,8 +6,8 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from rl.baselines import BLIND, LEAST_TOKENS, SIZE_SPLIT
-from rl.evaluation_results import Results, ScenarioResults, ppo_name
+from rl.evaluate.baselines import BLIND, LEAST_TOKENS, SIZE_SPLIT
+from rl.evaluate.results import Results, ScenarioResults, ppo_name
 from vidur.compare.figures import LONG_PROMPT, metric_title
 from vidur.compare.statistics import LOSS, TIE, WIN, PairedDifference
 

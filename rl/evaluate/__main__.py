@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from rl.baselines import HEURISTICS, SIZE_SPLIT
+from rl.evaluate.baselines import HEURISTICS, SIZE_SPLIT
 from rl.router.checkpoint import SHIPPED, policy_path
 from vidur.atomic import write_text
 from vidur.compare.policy import keep_policy
@@ -28,7 +28,7 @@ from vidur.config.tool import parse_tool
 from vidur.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
-    from rl.evaluation_results import Results
+    from rl.evaluate.results import Results
     from vidur.compare.cell import Cell
     from vidur.compare.figures import Figures
     from vidur.compare.scenario import Scenario
@@ -90,7 +90,7 @@ class Evaluation:
 
     def __init__(self, config: EvaluateConfig, argv: Sequence[str] = ()) -> None:
         # These bring in numba: after the flags are known to be good.
-        from rl.evaluation_tuning import TUNING_SEEDS
+        from rl.evaluate.tuning import TUNING_SEEDS
         from vidur.compare.figures import METRICS
         from vidur.compare.scenario import Scenario
 
@@ -113,8 +113,8 @@ class Evaluation:
 
     def run(self) -> Results:
         """Simulate what is missing, print, and write the files."""
-        from rl.evaluation_console import print_details, print_summary
-        from rl.evaluation_page import write_page_of_results
+        from rl.evaluate.console import print_details, print_summary
+        from rl.evaluate.page import write_page_of_results
         from vidur.compare.record import CellRecord
         from vidur.compare.store import figures_of_all
 
@@ -140,7 +140,7 @@ class Evaluation:
         if self._config.json is not None:
             write_text(self._config.json, text)
         if self._config.markdown is not None:
-            from rl.evaluation_markdown import write_markdown
+            from rl.evaluate.markdown import write_markdown
 
             write_markdown(Path(self._config.markdown), results)
         records = [outcome for outcome in outcomes if isinstance(outcome, CellRecord)]
@@ -150,7 +150,7 @@ class Evaluation:
 
     def _simulate(self) -> tuple[list[tuple[float, ...]], list[Cell], list[Outcome]]:
         """size_split's thresholds in each scenario, and every simulation with what came of it."""
-        from rl.evaluation_tuning import most_simulations, tune_size_split
+        from rl.evaluate.tuning import most_simulations, tune_size_split
         from vidur.compare.capacity import Capacities
         from vidur.compare.executor import ProcessExecutor
         from vidur.compare.progress import SweepProgress
@@ -175,7 +175,7 @@ class Evaluation:
     def _results(
         self, thresholds: Sequence[tuple[float, ...]], cells: Sequence[Cell], figures: Sequence[Figures]
     ) -> Results:
-        from rl.evaluation_results import Results, ScenarioResults
+        from rl.evaluate.results import Results, ScenarioResults
 
         values: dict[str, dict[str, dict[str, list[float]]]] = {}
         for cell, found in zip(cells, figures, strict=True):
@@ -205,7 +205,7 @@ class Evaluation:
 
     def _cells(self, scenario: Scenario, thresholds: tuple[float, ...]) -> list[Cell]:
         """Every router on every seed."""
-        from rl.evaluation_results import ppo_name
+        from rl.evaluate.results import ppo_name
         from vidur.compare.cell import Cell, workload_digest
 
         routers: dict[str, BaseGlobalSchedulerConfig] = {

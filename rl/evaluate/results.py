@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rl.baselines import HEURISTICS, LEAST_TOKENS
+from rl.evaluate.baselines import HEURISTICS, LEAST_TOKENS
 from vidur.compare.figures import HIGHER_IS_BETTER, METRICS
 from vidur.compare.scenario import Scenario
 from vidur.compare.statistics import PairedDifference, estimate, paired_difference

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rl.baselines import HEURISTICS, LEAST_TOKENS
-from rl.evaluation_results import Results, thresholds_text
-from rl.evaluation_targets import MET, targets
+from rl.evaluate.baselines import HEURISTICS, LEAST_TOKENS
+from rl.evaluate.results import Results, thresholds_text
+from rl.evaluate.targets import MET, targets
 from vidur.compare.console import colored, make_console, make_table, print_table
 from vidur.compare.figures import metric_title, value_text
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rl.baselines import BLIND, LEAST_TOKENS
-from rl.evaluation_chart import chart_svg
-from rl.evaluation_results import Results, ppo_name, thresholds_text
-from rl.evaluation_targets import MEAN_BETA, TAIL_BETA, targets
-from rl.evaluation_tuning import TUNING_SEEDS
+from rl.evaluate.baselines import BLIND, LEAST_TOKENS
+from rl.evaluate.chart import chart_svg
+from rl.evaluate.results import Results, ppo_name, thresholds_text
+from rl.evaluate.targets import MEAN_BETA, TAIL_BETA, targets
+from rl.evaluate.tuning import TUNING_SEEDS
 from vidur.atomic import write_text
 from vidur.compare.figures import LONG_PROMPT, WARM_UP, metric_title, value_text
 from vidur.compare.markdown import markdown_table as _table

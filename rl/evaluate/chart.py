@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from rl.baselines import LEAST_TOKENS
-from rl.evaluation_results import Results, ScenarioResults
+from rl.evaluate.baselines import LEAST_TOKENS
+from rl.evaluate.results import Results, ScenarioResults
 from vidur.compare.figures import metric_title
 from vidur.compare.statistics import PairedDifference
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
-from rl.baselines import LEAST_TOKENS, SIZE_SPLIT
-from rl.evaluation_chart import chart_svg
-from rl.evaluation_results import Results, thresholds_text
-from rl.evaluation_targets import MET, targets
+from rl.evaluate.baselines import LEAST_TOKENS, SIZE_SPLIT
+from rl.evaluate.chart import chart_svg
+from rl.evaluate.results import Results, thresholds_text
+from rl.evaluate.targets import MET, targets
 from vidur.compare import results as sweep_results
 from vidur.compare.cell import Cell
 from vidur.compare.record import CellRecord

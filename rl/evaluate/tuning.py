@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rl.baselines import SIZE_SPLIT
+from rl.evaluate.baselines import SIZE_SPLIT
 from vidur.compare.cell import Cell
 from vidur.compare.scenario import Scenario
 from vidur.compare.store import CellStore, figures_of_all
