@@ -7,7 +7,7 @@ setup(
     package_dir={"vidur_data": "data"},
     package_data={
         "vidur": ["py.typed", "compare/*.css", "compare/*.js"],
-        "rl.vllm": ["*.html"],
+        "rl.vllm.process": ["*.html"],
         "vidur_data": ["**/*"],
     },
 )

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rl.vllm.config import parse_router
-from rl.vllm.gauges import EngineGauges, Scrape
-from rl.vllm.routing import Arrival, Router
+from rl.vllm.decide.config import parse_router
+from rl.vllm.decide.gauges import EngineGauges, Scrape
+from rl.vllm.decide.routing import Arrival, Router
 
 REPLICAS = (2, 4, 16, 64)
 OUTSTANDING = 20

@@ -24,9 +24,9 @@ from real_vllm import (
     start_router,
 )
 
-import rl.vllm.calibrate
-import rl.vllm.load
-import rl.vllm.replay
+import rl.vllm.calibrate.__main__ as calibrate
+import rl.vllm.replay.__main__ as replay
+from rl.vllm.replay import load
 from vidur.atomic import write_text
 
 SCHEDULERS = ("round_robin", "lor")
@@ -69,10 +69,10 @@ def _run(
     to = ["--url", router.url, "--qps", str(qps)]
     try:
         warm = [*to, "--num_requests", "30", "--seed", "999", "--output", str(folder / "warm-up.jsonl")]
-        failed = rl.vllm.load.main(warm)
+        failed = load.main(warm)
         before = {replica: log.stat().st_size for replica, log in logs.items()}
         measured = [*to, "--warm_up", "0", "--num_requests", str(num_requests), "--seed", str(seed)]
-        failed = failed or rl.vllm.load.main([*measured, "--output", str(folder / f"{name}.jsonl")])
+        failed = failed or load.main([*measured, "--output", str(folder / f"{name}.jsonl")])
     finally:
         router.stop()
     if failed:
@@ -90,7 +90,7 @@ def predict(folder: Path) -> int:
         rows: list[str] = []
         for scheduler in SCHEDULERS:
             calibrated = folder / "calibrated" / (source or scheduler)
-            failed = _calibrate(folder, source or scheduler, calibrated) or rl.vllm.replay.main([
+            failed = _calibrate(folder, source or scheduler, calibrated) or replay.main([
                 "--simulation", str(calibrated / "simulation.yaml"),
                 "--overhead_from", f"{CALIBRATES}={folder / 'calibration.jsonl'}",
                 "--measured", f"{scheduler}={folder / scheduler}.jsonl", "--output", str(calibrated / "table.md"),
@@ -107,7 +107,7 @@ def predict(folder: Path) -> int:
 
 def _calibrate(folder: Path, load: str, output: Path) -> int:
     steps = [str(folder / f"{load}-steps-{name}.jsonl") for name in ("a", "b")]
-    return rl.vllm.calibrate.main([
+    return calibrate.main([
         "--steps", *steps, "--model", str(folder / "model"), "--num_replicas", "2",
         "--max_num_seqs", str(MAX_SEQUENCES), "--max_num_batched_tokens", str(MAX_BATCHED_TOKENS),
         "--block_size", str(BLOCK_SIZE), "--kv_blocks", str(KV_BLOCKS), "--output", str(output),

@@ -8,10 +8,10 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.vllm.config import RouterConfig
-from rl.vllm.fleet import HardwareGroupConfig, ReplicaConfig
-from rl.vllm.gauges import EngineGauges, Scrape
-from rl.vllm.routing import Arrival, Router, scheduler_maker
+from rl.vllm.decide.config import RouterConfig
+from rl.vllm.decide.fleet import HardwareGroupConfig, ReplicaConfig
+from rl.vllm.decide.gauges import EngineGauges, Scrape
+from rl.vllm.decide.routing import Arrival, Router, scheduler_maker
 from vidur.config import SimulationConfig
 from vidur.engine import layout as at
 from vidur.engine.plans import plan_replicas

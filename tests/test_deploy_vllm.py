@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from rl.vllm.config import parse_router
-from rl.vllm.router import CLASSES, main
-from rl.vllm.server import LINGER_SECONDS, LimitsConfig
+from rl.vllm.decide.config import parse_router
+from rl.vllm.http.server import LINGER_SECONDS, LimitsConfig
+from rl.vllm.process.router import CLASSES, main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/deploy-vllm.md").read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ import openai
 import pytest
 from real_vllm import MODEL, Process, VllmEnvironment, VllmMissing, free_port, start_router
 
-from rl.vllm.gauges import parse_metrics
-from rl.vllm.steps import read_steps
+from rl.vllm.calibrate.steps import read_steps
+from rl.vllm.decide.gauges import parse_metrics
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rl.vllm.arrivals import MOST_VALUES, ArrivalReader, ReadArrival
-from rl.vllm.prompt_length import PromptLength
-from rl.vllm.wire import Request
+from rl.vllm.decide.arrivals import MOST_VALUES, ArrivalReader, ReadArrival
+from rl.vllm.decide.prompt_length import PromptLength
+from rl.vllm.http.wire import Request
 
 
 def read(body: bytes) -> ReadArrival:

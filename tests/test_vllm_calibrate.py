@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-import rl.vllm.calibrate
-import rl.vllm.load
-import rl.vllm.replay
-from rl.vllm.calibrate import TERMS, CalibrateConfig, fit_steps, make_tables, terms
-from rl.vllm.config import parse_router
-from rl.vllm.least_squares import least_squares
-from rl.vllm.measured import Measured, as_workload, read_measured, write_measured
-from rl.vllm.steps import Step, format_step
+import rl.vllm.calibrate.__main__ as calibrate
+import rl.vllm.replay.__main__ as replay
+from rl.vllm.calibrate.__main__ import TERMS, CalibrateConfig, fit_steps, make_tables, terms
+from rl.vllm.calibrate.least_squares import least_squares
+from rl.vllm.calibrate.steps import Step, format_step
+from rl.vllm.decide.config import parse_router
+from rl.vllm.replay import load
+from rl.vllm.replay.measured import Measured, as_workload, read_measured, write_measured
 from vidur import SimulationConfig, simulate
 from vidur.errors import InputError
 
@@ -65,8 +65,8 @@ def test_engines_have_kv_caches_of_their_own() -> None:
     steps = logged_steps(1000)
     others = [dataclasses.replace(step, replica="b", at=step.at + 0.5, kv_tokens=0) for step in logged_steps(1000)]
     mixed = sorted([*steps, *others], key=lambda step: step.at)
-    alone = rl.vllm.calibrate._kv_before(steps)
-    together = rl.vllm.calibrate._kv_before(mixed)
+    alone = calibrate._kv_before(steps)
+    together = calibrate._kv_before(mixed)
     assert (together[0::2] == alone).all()
     assert (together[1::2] == 0).all()
 
@@ -96,7 +96,7 @@ def calibrated(folder: Path) -> SimulationConfig:
     """The simulation that the command makes of those steps."""
     (folder / "steps").write_text("".join(map(format_step, logged_steps(2000))), encoding="utf-8")
     flags = ["--steps", str(folder / "steps"), "--model", MODEL, "--num_replicas", "2", "--output", str(folder / "out")]
-    assert rl.vllm.calibrate.main(flags) == 0
+    assert calibrate.main(flags) == 0
     return SimulationConfig.from_file(folder / "out/simulation.yaml")
 
 
@@ -141,7 +141,7 @@ def test_a_replay_of_itself_has_no_error(tmp_path: Path, capsys: pytest.CaptureF
         for at in np.cumsum(rng.exponential(0.05, 200))
     ]
     for scheduler in ("round_robin", "lor"):
-        latencies = rl.vllm.replay.simulated_latencies(config, scheduler, sent).later(0.007)
+        latencies = replay.simulated_latencies(config, scheduler, sent).later(0.007)
         served = [
             dataclasses.replace(request, ttft=float(latencies.ttft[i]), e2e=float(latencies.e2e[i]))
             for i, request in enumerate(sent)
@@ -153,7 +153,7 @@ def test_a_replay_of_itself_has_no_error(tmp_path: Path, capsys: pytest.CaptureF
         "--measured", f"round_robin={tmp_path / 'round_robin'}", f"lor={tmp_path / 'lor'}",
         "--output", str(tmp_path / "table.md"),
     ]  # fmt: skip
-    assert rl.vllm.replay.main(flags) == 0
+    assert replay.main(flags) == 0
     text = capsys.readouterr().out
     assert text == (tmp_path / "table.md").read_text()
     assert "a request spends 7.00 ms" in text
@@ -174,7 +174,7 @@ def test_a_replay_refuses_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], error: str
 ) -> None:
     (tmp_path / "s.yaml").write_text("{}", encoding="utf-8")
-    assert rl.vllm.replay.main(["--simulation", str(tmp_path / "s.yaml"), *flags]) == 2
+    assert replay.main(["--simulation", str(tmp_path / "s.yaml"), *flags]) == 2
     assert error in capsys.readouterr().err
 
 
@@ -191,9 +191,9 @@ def stub() -> Iterator[str]:
 
 def test_a_load_is_served_and_noted(stub: str, tmp_path: Path) -> None:
     flags = ["--url", stub, "--num_requests", "60", "--qps", "200", "--warm_up", "2", "--output", str(tmp_path / "m")]
-    assert rl.vllm.load.main(flags) == 0
+    assert load.main(flags) == 0
     served = read_measured(tmp_path / "m")
-    plan = rl.vllm.load.plan(rl.vllm.load.LoadConfig(num_requests=60, qps=200.0))
+    plan = load.plan(load.LoadConfig(num_requests=60, qps=200.0))
     assert [(len(each.prompt), each.output_tokens) for each in plan] == [
         (request.prompt_tokens, request.output_tokens) for request in served
     ]
@@ -202,9 +202,9 @@ def test_a_load_is_served_and_noted(stub: str, tmp_path: Path) -> None:
 
 
 def test_a_load_on_nothing_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert rl.vllm.load.main(["--url", "http://127.0.0.1:9", "--output", str(tmp_path / "m")]) == 2
+    assert load.main(["--url", "http://127.0.0.1:9", "--output", str(tmp_path / "m")]) == 2
     assert "does not serve" in capsys.readouterr().err
-    assert rl.vllm.load.main(["--prompt_tokens", "5", "2"]) == 2
+    assert load.main(["--prompt_tokens", "5", "2"]) == 2
     assert "--prompt_tokens: expected the shortest and the longest" in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.vllm.gauges import (
+from rl.vllm.decide.gauges import (
     LARGEST_DATAGRAM,
     EngineGauges,
     Gauges,

@@ -15,15 +15,15 @@ from mirror import MirroredSimulation, serve
 from rl.reward.cost import episode_cost
 from rl.router.checkpoint import Checkpoint, policy_path
 from rl.router.features import I_BACKLOG
-from rl.vllm.config import RouterConfig
-from rl.vllm.congestion import Congestion, Pace
-from rl.vllm.decision_log import read_log
-from rl.vllm.experience import read_experience
-from rl.vllm.fleet import ReplicaConfig
-from rl.vllm.improvement import learn
-from rl.vllm.learn import LearnConfig, main
-from rl.vllm.off_policy import compare_policies
-from rl.vllm.routing import Arrival, Router
+from rl.vllm.decide.config import RouterConfig
+from rl.vllm.decide.decision_log import read_log
+from rl.vllm.decide.fleet import ReplicaConfig
+from rl.vllm.decide.routing import Arrival, Router
+from rl.vllm.learn.__main__ import LearnConfig, main
+from rl.vllm.learn.congestion import Congestion, Pace
+from rl.vllm.learn.experience import read_experience
+from rl.vllm.learn.improvement import learn
+from rl.vllm.learn.off_policy import compare_policies
 from vidur import SimulationConfig, simulate
 from vidur.errors import InputError
 from vidur.scheduler.observation import DECODE_SECONDS
@@ -274,7 +274,9 @@ def test_estimates_that_are_no_numbers_are_refused(log: Path, poor: Path) -> Non
 
 
 def test_without_torch_it_says_what_to_install(log: Path) -> None:
-    program = "import sys; sys.modules['torch'] = None; from rl.vllm.learn import main; sys.exit(main(sys.argv[1:]))"
+    program = (
+        "import sys; sys.modules['torch'] = None; from rl.vllm.learn.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
     ran = subprocess.run([sys.executable, "-c", program, str(log)], capture_output=True, text=True, cwd=ROOT)
     assert (ran.returncode, ran.stderr) == (
         2, "rl.vllm.learn: error: learning needs torch: pip install 'vidur[train]'\n"

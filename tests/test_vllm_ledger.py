@@ -10,7 +10,7 @@ from clusters import Cluster, request_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rl.vllm.ledger import Ledger
+from rl.vllm.decide.ledger import Ledger
 from vidur.scheduler.observation import (
     AWAITING,
     AWAITING_TOKENS,

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rl.vllm.plugin.pusher as pusher_module
+from rl.vllm.calibrate.steps import Step, format_step, read_steps
 from rl.vllm.plugin.data_parallel import DataParallelRouting
 from rl.vllm.plugin.pusher import Pusher, parse_address
-from rl.vllm.steps import Step, format_step, read_steps
 from vidur.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -307,7 +307,8 @@ def test_another_version_of_vllm_is_left_alone(tmp_path: Path) -> None:
 
 def test_what_vllm_loads_is_light() -> None:
     code = (
-        "import sys, rl.vllm.plugin.data_parallel, rl.vllm.plugin.pusher, rl.vllm.steps, rl.vllm.config;"
+        "import sys, rl.vllm.plugin.data_parallel, rl.vllm.plugin.pusher, rl.vllm.calibrate.steps;"
+        "import rl.vllm.decide.config;"
         "print(sorted({'torch', 'numba', 'pandas', 'plotly', 'rich', 'aiohttp'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rl.vllm.prompt_length import PromptLength
+from rl.vllm.decide.prompt_length import PromptLength
 from vidur.errors import InputError
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"

@@ -31,8 +31,8 @@ from router_processes import (
     wait_until,
 )
 
-from rl.vllm.gauges import EngineGauges, Push, format_push
-from rl.vllm.router import main
+from rl.vllm.decide.gauges import EngineGauges, Push, format_push
+from rl.vllm.process.router import main
 
 FAMILIES = (
     "requests", "errors", "retries", "broken_answers", "overload", "clients_left", "clients_cut", "decision_seconds",
@@ -253,7 +253,7 @@ def test_refusals_are_logged_and_counted(stubs: list[Stub]) -> None:
 
 def test_failure_of_the_router_itself_is_recorded(stubs: list[Stub]) -> None:
     failing = (
-        "import sys; from rl.vllm import router, routing\n"
+        "import sys; from rl.vllm.decide import routing; from rl.vllm.process import router\n"
         "def place(*_): raise LookupError('a fault of the router')\n"
         "routing.Router.place = place; sys.exit(router.main())"
     )

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rl.vllm.admission import Admission, AdmissionConfig, Overload
-from rl.vllm.breaker import Breaker, BreakerConfig
-from rl.vllm.metrics import Histogram
-from rl.vllm.proxy import ProxyConfig, RetryBudget
-from rl.vllm.sse import EventCounter, ResponseTail
-from rl.vllm.wire import end_to_end
+from rl.vllm.http.sse import EventCounter, ResponseTail
+from rl.vllm.http.wire import end_to_end
+from rl.vllm.process.admission import Admission, AdmissionConfig, Overload
+from rl.vllm.process.breaker import Breaker, BreakerConfig
+from rl.vllm.process.metrics import Histogram
+from rl.vllm.process.proxy import ProxyConfig, RetryBudget
 from vidur.errors import InputError
 
 CONTENTS = st.lists(

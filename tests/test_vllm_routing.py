@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from rl.router.checkpoint import Checkpoint, policy_path
-from rl.vllm.config import RouterConfig, parse_router
-from rl.vllm.decision_log import read_log
-from rl.vllm.fleet import ReplicaConfig
-from rl.vllm.gauges import EngineGauges, Push, Scrape
-from rl.vllm.guard import FAILED, NOT_FINITE, OUT_OF_RANGE, RESTING, STALE_GAUGES, TOO_LATE, UNAVAILABLE
-from rl.vllm.routing import Arrival, Decision, NoReplicaError, Router, session_number
-from rl.vllm.upstream import Address
+from rl.vllm.decide.config import RouterConfig, parse_router
+from rl.vllm.decide.decision_log import read_log
+from rl.vllm.decide.fleet import ReplicaConfig
+from rl.vllm.decide.gauges import EngineGauges, Push, Scrape
+from rl.vllm.decide.guard import FAILED, NOT_FINITE, OUT_OF_RANGE, RESTING, STALE_GAUGES, TOO_LATE, UNAVAILABLE
+from rl.vllm.decide.routing import Arrival, Decision, NoReplicaError, Router, session_number
+from rl.vllm.http.upstream import Address
 from vidur.config import PPOGlobalSchedulerConfig, SizeSplitGlobalSchedulerConfig
 from vidur.errors import InputError
 from vidur.scheduler.global_scheduler import GlobalScheduler, RouterContext
@@ -123,7 +123,8 @@ def test_a_checkpoint_of_another_encoder_is_refused_with_what_differs(tmp_path: 
 
 def test_serving_imports_neither_torch_nor_numba() -> None:
     program = (
-        "import sys; import rl.vllm.prompt_length; from rl.vllm.config import *; from rl.vllm.routing import *; "
+        "import sys; import rl.vllm.decide.prompt_length; "
+        "from rl.vllm.decide.config import *; from rl.vllm.decide.routing import *; "
         "c, _ = parse_router('x', '', (), ['--replica', 'http://a:1', 'http://b:1', '--shadow', 'power_of_two']); "
         "import numpy as np; Router(c).decide(Arrival(5, 0.0), np.ones(2, bool), 0.0); "
         "assert not {'torch', 'numba', 'asyncio'} & set(sys.modules)"

@@ -10,7 +10,7 @@ import pytest
 from mirror import Mirror, MirroredSimulation
 
 from rl.router.scheduler import PPOScheduler
-from rl.vllm.routing import Router
+from rl.vllm.decide.routing import Router
 from vidur.config import SimulationConfig
 from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS
 from vidur.scheduler.observation import (

@@ -1,1 +1,1 @@
-"""The router in front of real vLLM replicas. Imports neither torch nor numba, but for rl.vllm.improvement."""
+"""The router in front of real vLLM replicas. Imports neither torch nor numba, but for rl.vllm.learn.improvement."""

@@ -1,8 +1,8 @@
 """The data-parallel router: which engine of one `vllm serve --data-parallel-size N` gets a request.
 
 vLLM has no hook for it, so `register` puts functions around two methods of its data-parallel client: that which chooses
-an engine, and that which sees what engines give back. The choice is made by rl.vllm.routing.Router, on books that are
-kept from both. Anything unexpected switches it off with one warning, and vLLM's own choice is in force.
+an engine, and that which sees what engines give back. The choice is made by rl.vllm.decide.routing.Router, on books
+that are kept from both. Anything unexpected switches it off with one warning, and vLLM's own choice is in force.
 
 VIDUR_DATA_PARALLEL_SCHEDULER names the scheduler (`ppo` if it is not set, `none` switches it off);
 VIDUR_DATA_PARALLEL_CONFIG is a YAML file of the router's other settings (`groups` describes the engines' hardware).
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
     from vllm.v1.engine.core_client import DPLBAsyncMPClient
 
-    from rl.vllm.config import RouterConfig
-    from rl.vllm.routing import Arrival, Decision, Router
+    from rl.vllm.decide.config import RouterConfig
+    from rl.vllm.decide.routing import Arrival, Decision, Router
 
 LOG = logging.getLogger("vllm.vidur")
 
@@ -93,7 +93,7 @@ class DataParallelRouting:
         self._logged_at = time.monotonic()
         try:
             config = _read_config(client)
-            from rl.vllm.routing import Router
+            from rl.vllm.decide.routing import Router
 
             self._router = Router(config, time.monotonic())
             LOG.info("vidur: %s chooses among %d data-parallel engines", self._router.scheduler_name, self._count)
@@ -163,7 +163,7 @@ class DataParallelRouting:
         """Note where a request went, whoever chose."""
         if self._router is None or request.request_id in self._tickets:
             return
-        from rl.vllm.routing import Decision
+        from rl.vllm.decide.routing import Decision
 
         now = time.monotonic()
         try:
@@ -174,7 +174,7 @@ class DataParallelRouting:
             self._stop(error)
 
     def _read_gauges(self, client: DPLBAsyncMPClient, now: float) -> None:
-        from rl.vllm.gauges import EngineGauges, Scrape
+        from rl.vllm.decide.gauges import EngineGauges, Scrape
 
         assert self._router is not None
         for number, (waiting, running, usage) in enumerate(client.lb_engines):
@@ -188,7 +188,7 @@ class DataParallelRouting:
 
 
 def _arrival(request: EngineCoreRequest, now: float) -> Arrival:
-    from rl.vllm.routing import Arrival
+    from rl.vllm.decide.routing import Arrival
 
     prompt = request.prompt_token_ids if request.prompt_token_ids is not None else request.prompt_embeds
     # Whole only now, with its tokens: what vLLM has done to it before was no wait for a decision.
@@ -199,8 +199,8 @@ def _read_config(client: DPLBAsyncMPClient) -> RouterConfig:
     """The router's configuration: that of the environment, with the engines as its replicas. Raises InputError."""
     from dataclasses import replace
 
-    from rl.vllm.config import parse_router
-    from rl.vllm.fleet import HardwareGroupConfig, ReplicaConfig
+    from rl.vllm.decide.config import parse_router
+    from rl.vllm.decide.fleet import HardwareGroupConfig, ReplicaConfig
 
     flags = ["--scheduler", os.environ.get("VIDUR_DATA_PARALLEL_SCHEDULER") or "ppo"]
     if file := os.environ.get("VIDUR_DATA_PARALLEL_CONFIG"):

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from rl.vllm.gauges import EngineGauges, Push, format_push
+from rl.vllm.calibrate.steps import Step, format_step
+from rl.vllm.decide.gauges import EngineGauges, Push, format_push
 from rl.vllm.plugin.pusher import Pusher, parse_address
-from rl.vllm.steps import Step, format_step
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

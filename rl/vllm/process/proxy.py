@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 from urllib.parse import unquote
 
-from rl.vllm.admin import AdminToken
-from rl.vllm.admission import Admission, Overload
-from rl.vllm.arrivals import ArrivalReader, ReadArrival
-from rl.vllm.backends import Backend, Backends
-from rl.vllm.metrics import RouterMetrics
-from rl.vllm.routing import Arrival, Decision, NoReplicaError, Router
-from rl.vllm.server import ROUTER_FAILED, ClientConnection
-from rl.vllm.sse import EventCounter, ResponseTail
-from rl.vllm.upstream import ReplicaConnection, ReplicaFailure, ResponseHead
-from rl.vllm.wire import BODY_METHODS, JSON_TYPE, Headers, Request, end_to_end, error_body, head_bytes
+from rl.vllm.decide.arrivals import ArrivalReader, ReadArrival
+from rl.vllm.decide.routing import Arrival, Decision, NoReplicaError, Router
+from rl.vllm.http.server import ROUTER_FAILED, ClientConnection
+from rl.vllm.http.sse import EventCounter, ResponseTail
+from rl.vllm.http.upstream import ReplicaConnection, ReplicaFailure, ResponseHead
+from rl.vllm.http.wire import BODY_METHODS, JSON_TYPE, Headers, Request, end_to_end, error_body, head_bytes
+from rl.vllm.process.admin import AdminToken
+from rl.vllm.process.admission import Admission, Overload
+from rl.vllm.process.backends import Backend, Backends
+from rl.vllm.process.metrics import RouterMetrics
 from vidur.config.base import Config, setting
 from vidur.errors import InputError
 

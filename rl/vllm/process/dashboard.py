@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rl.vllm.routing import softmax
+from rl.vllm.decide.routing import softmax
 from vidur.scheduler.observation import (
     AWAITING,
     AWAITING_TOKENS,
@@ -25,9 +25,9 @@ from vidur.scheduler.observation import (
 )
 
 if TYPE_CHECKING:
-    from rl.vllm.backends import Backend
-    from rl.vllm.proxy import Recent
-    from rl.vllm.router import RouterProcess
+    from rl.vllm.process.backends import Backend
+    from rl.vllm.process.proxy import Recent
+    from rl.vllm.process.router import RouterProcess
 
 PAGE = Path(__file__).with_name("dashboard.html").read_bytes()
 SAMPLES = 240  # two minutes at the two samples a second that the process takes

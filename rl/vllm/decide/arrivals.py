@@ -6,9 +6,9 @@ import json
 import re
 from typing import NamedTuple
 
-from rl.vllm.prompt_length import TOKENS_OF_A_BYTE, PromptCount, PromptLength
-from rl.vllm.routing import Arrival, session_number
-from rl.vllm.wire import Request
+from rl.vllm.decide.prompt_length import TOKENS_OF_A_BYTE, PromptCount, PromptLength
+from rl.vllm.decide.routing import Arrival, session_number
+from rl.vllm.http.wire import Request
 
 # JSON values that a body may have to be read, which holds the router up for 10 ms, or where they are lists and objects
 # for some more.

@@ -6,7 +6,7 @@ import hmac
 import os
 from pathlib import Path
 
-from rl.vllm.wire import Headers
+from rl.vllm.http.wire import Headers
 from vidur.errors import InputError
 
 VARIABLE = "VIDUR_ROUTER_ADMIN_TOKEN"

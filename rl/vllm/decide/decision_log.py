@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.vllm.ledger import Served
+from rl.vllm.decide.ledger import Served
 from vidur.errors import InputError
 from vidur.scheduler.observation import (
     ARRIVAL_COLUMNS,

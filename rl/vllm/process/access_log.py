@@ -14,11 +14,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rl.vllm.wire import Request
+from rl.vllm.http.wire import Request
 from vidur.errors import InputError
 
 if TYPE_CHECKING:
-    from rl.vllm.proxy import Exchange
+    from rl.vllm.process.proxy import Exchange
 
 LOG = logging.getLogger("vidur-router")
 CHUNK_LINES, MOST_CHUNKS = 1000, 64

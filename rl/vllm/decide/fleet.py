@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from rl.vllm.wire import authority
+from rl.vllm.http.wire import authority
 from vidur.config.base import Config, setting
 from vidur.errors import InputError
 from vidur.scheduler.observation import (

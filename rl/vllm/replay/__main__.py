@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from rl.vllm.measured import Measured, as_workload, read_measured
+from rl.vllm.replay.measured import Measured, as_workload, read_measured
 from vidur import SimulationConfig, simulate
 from vidur.atomic import write_text
 from vidur.config import BaseGlobalSchedulerConfig

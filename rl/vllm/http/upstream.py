@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import httptools
 
-from rl.vllm.wire import Headers, authority, head_bytes
+from rl.vllm.http.wire import Headers, authority, head_bytes
 
 MAX_IDLE = 512
 LATE_SECONDS = 0.05

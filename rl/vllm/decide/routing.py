@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.router.scheduler import PPOScheduler, ppo_maker
-from rl.vllm.config import RouterConfig
-from rl.vllm.decision_log import FINISHED, DecisionLog, LoggedDecision, copied
-from rl.vllm.fleet import DRAINING, SERVING, Fleet, Replica, hardware_facts
-from rl.vllm.gauges import Gauges, Push, Scrape
-from rl.vllm.guard import FAILED, Guard
-from rl.vllm.ledger import Ledger, Served
+from rl.vllm.decide.config import RouterConfig
+from rl.vllm.decide.decision_log import FINISHED, DecisionLog, LoggedDecision, copied
+from rl.vllm.decide.fleet import DRAINING, SERVING, Fleet, Replica, hardware_facts
+from rl.vllm.decide.gauges import Gauges, Push, Scrape
+from rl.vllm.decide.guard import FAILED, Guard
+from rl.vllm.decide.ledger import Ledger, Served
 from vidur.config import BaseGlobalSchedulerConfig, CustomGlobalSchedulerConfig, PPOGlobalSchedulerConfig
 from vidur.config.global_scheduler import LeastTokensGlobalSchedulerConfig
 from vidur.errors import InputError
@@ -56,7 +56,7 @@ class NoReplicaError(Exception):
 @dataclass(slots=True)
 class Decision:
     """replica: its number now (Router.fleet). scheduler: who decided, by name; `least_tokens` where `fallback`, a
-    reason of rl.vllm.guard, is set: `explanation` is it in words.
+    reason of rl.vllm.decide.guard, is set: `explanation` is it in words.
 
     seconds: what the decision took, without the shadow's. scores: float64[replicas] of a scheduler that has some, the
     logarithms of its probabilities but for a constant; -inf: not available. probabilities: float64[replicas], by which

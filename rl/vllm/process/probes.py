@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from rl.vllm.backends import Backend
-from rl.vllm.breaker import BreakerConfig
-from rl.vllm.gauges import LARGEST_DATAGRAM, MetricsError, Push, Scrape, parse_metrics, parse_push
-from rl.vllm.upstream import ReplicaFailure, fetch
+from rl.vllm.decide.gauges import LARGEST_DATAGRAM, MetricsError, Push, Scrape, parse_metrics, parse_push
+from rl.vllm.http.upstream import ReplicaFailure, fetch
+from rl.vllm.process.backends import Backend
+from rl.vllm.process.breaker import BreakerConfig
 from vidur.config.base import Config, setting
 
 TOLERATED_LAG = 0.5  # seconds that a timer may be late, beyond which the router's own process did not run

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rl.vllm.breaker import STATES
-from rl.vllm.fleet import SERVING
-from rl.vllm.metrics import Samples, State
-from rl.vllm.proxy import RECENT
+from rl.vllm.decide.fleet import SERVING
+from rl.vllm.process.breaker import STATES
+from rl.vllm.process.metrics import Samples, State
+from rl.vllm.process.proxy import RECENT
 
 if TYPE_CHECKING:
-    from rl.vllm.router import RouterProcess
+    from rl.vllm.process.router import RouterProcess
 
 
 def router_states(process: RouterProcess) -> Iterator[State]:

@@ -24,8 +24,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.vllm.decision_log import LoggedDecision
-from rl.vllm.least_squares import least_squares
+from rl.vllm.calibrate.least_squares import least_squares
+from rl.vllm.decide.decision_log import LoggedDecision
 from vidur.scheduler.observation import ARRIVAL_AGE, DECODE_SECONDS, OUTSTANDING, PREFILL_SECONDS, SPEED, Floats
 
 # Streams of fewer tokens say little of their pace.

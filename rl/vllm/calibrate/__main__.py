@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from rl.vllm.least_squares import least_squares
-from rl.vllm.steps import Step, read_steps
+from rl.vllm.calibrate.least_squares import least_squares
+from rl.vllm.calibrate.steps import Step, read_steps
 from vidur.atomic import write_text
 from vidur.config.base import Config, setting
 from vidur.config.model import ModelConfig

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from rl.vllm.fleet import HardwareGroupConfig, ReplicaConfig
+from rl.vllm.decide.fleet import HardwareGroupConfig, ReplicaConfig
 from vidur.config import (
     BaseGlobalSchedulerConfig,
     CustomGlobalSchedulerConfig,

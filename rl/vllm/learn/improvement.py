@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from rl.router.checkpoint import Checkpoint
 from rl.train.network import Actor, ReplicaNetwork
-from rl.vllm.experience import Experience
-from rl.vllm.off_policy import Estimate, compare_policies
+from rl.vllm.learn.experience import Experience
+from rl.vllm.learn.off_policy import Estimate, compare_policies
 from vidur.errors import InputError
 from vidur.scheduler.observation import Floats
 
 if TYPE_CHECKING:
-    from rl.vllm.learn import LearnConfig
+    from rl.vllm.learn.__main__ import LearnConfig
 
 _BLOCKS = 60
 # Tokens after the first from which a TPOT counts in full.

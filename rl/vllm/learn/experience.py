@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from rl.reward.cost import cost_weights
 from rl.router.encoder import StateEncoder
-from rl.vllm.congestion import Congestion
-from rl.vllm.decision_log import FINISHED, LoggedDecision, read_log
+from rl.vllm.decide.decision_log import FINISHED, LoggedDecision, read_log
+from rl.vllm.learn.congestion import Congestion
 from vidur.engine.foresight import COST_E2E, COST_PARTS, COST_TTFT, COST_TTFT_SQUARED
 from vidur.errors import InputError
 from vidur.scheduler.observation import (
@@ -77,7 +77,7 @@ class Experience:
     def cost(ttft: Floats, e2e: Floats, interference: Floats, prices: Floats) -> Floats:
         """What the simulator's reward, the marginal cost of a placement (rl.reward.cost), comes to where no output
         length is known ahead: the request's own E2E and TTFT as they were, and by how much later others end
-        (rl.vllm.congestion). prices: [..., COST_PARTS]."""
+        (rl.vllm.learn.congestion). prices: [..., COST_PARTS]."""
         found: Floats = prices[..., COST_E2E] * (e2e + interference) + prices[..., COST_TTFT] * ttft
         found += prices[..., COST_TTFT_SQUARED] * ttft**2
         return found

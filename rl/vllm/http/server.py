@@ -18,7 +18,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 
 import httptools
 
-from rl.vllm.wire import JSON_TYPE, REASONS, Headers, Request, error_body, head_bytes, status_line
+from rl.vllm.http.wire import JSON_TYPE, REASONS, Headers, Request, error_body, head_bytes, status_line
 from vidur.config.base import Config, setting
 
 LINGER_SECONDS = 2.0

@@ -7,11 +7,11 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from rl.vllm.admin import AdminToken
-from rl.vllm.dashboard import PAGE
-from rl.vllm.metrics import CONTENT_TYPE
-from rl.vllm.server import ClientConnection, Refused
-from rl.vllm.wire import JSON_TYPE, Headers, Request, error_body
+from rl.vllm.http.server import ClientConnection, Refused
+from rl.vllm.http.wire import JSON_TYPE, Headers, Request, error_body
+from rl.vllm.process.admin import AdminToken
+from rl.vllm.process.dashboard import PAGE
+from rl.vllm.process.metrics import CONTENT_TYPE
 from vidur.errors import InputError
 
 HTML_HEADERS = [

@@ -11,7 +11,7 @@ import numpy as np
 from rl.router.encoder import EncoderSpec
 from rl.router.policy import Normaliser, PolicyWeights
 from rl.router.scheduler import PPOScheduler
-from rl.vllm.config import RouterConfig
+from rl.vllm.decide.config import RouterConfig
 from vidur.scheduler.global_scheduler import GlobalScheduler
 from vidur.scheduler.observation import GAUGE_AGE, ClusterObservation, Floats
 

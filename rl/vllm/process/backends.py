@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.vllm.breaker import Breaker, BreakerConfig
-from rl.vllm.fleet import SERVING, Replica
-from rl.vllm.ledger import Served
-from rl.vllm.metrics import ReplicaMetrics, RouterMetrics
-from rl.vllm.routing import Decision
-from rl.vllm.upstream import Address, ReplicaFailure, ReplicaPool
+from rl.vllm.decide.fleet import SERVING, Replica
+from rl.vllm.decide.ledger import Served
+from rl.vllm.decide.routing import Decision
+from rl.vllm.http.upstream import Address, ReplicaFailure, ReplicaPool
+from rl.vllm.process.breaker import Breaker, BreakerConfig
+from rl.vllm.process.metrics import ReplicaMetrics, RouterMetrics
 
 LOG = logging.getLogger("vidur-router")
 SMOOTHING = 0.1  # weight of each new TTFT and TPOT in the averages that the dashboard shows

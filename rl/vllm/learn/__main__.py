@@ -14,13 +14,13 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 from rl.router.checkpoint import Checkpoint, policy_path
-from rl.vllm.experience import NOT_FINISHED, Experience, read_experience
+from rl.vllm.learn.experience import NOT_FINISHED, Experience, read_experience
 from vidur.config.base import Config, setting
 from vidur.config.tool import parse_tool
 from vidur.errors import InputError
 
 if TYPE_CHECKING:
-    from rl.vllm.improvement import Learned
+    from rl.vllm.learn.improvement import Learned
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise InputError("learning needs torch: pip install 'vidur[train]'")
         import torch
 
-        from rl.vllm.improvement import learn
+        from rl.vllm.learn.improvement import learn
 
         torch.set_num_threads(1)
         checkpoint = Checkpoint.load(policy_path(config.checkpoint))

@@ -1,0 +1,1 @@
+"""Decisions: what is known of real replicas, the scheduler that chooses one, and the log of decisions. No network."""
