@@ -202,7 +202,7 @@ def test_a_signal_reaches_the_compiled_loop(
 ) -> None:
     """A router that is compiled into the loop: the signal is seen between two slices of it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("vidur.main._ProgressBar.update", lambda *_: os.kill(os.getpid(), number))
+    monkeypatch.setattr("vidur.main.Progress.update", lambda *_: os.kill(os.getpid(), number))
     flags = [
         "--length_generator_config_type",
         "quantile",

@@ -6,40 +6,42 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vidur.atomic import write_text
 from vidur.compare.config import CompareConfig
-from vidur.config.tool import parse_tool
-from vidur.errors import InputError
+from vidur.config.tool import leading_words, parse_tool
+from vidur.tool import prog, run_tool
 
+if TYPE_CHECKING:
+    from vidur.compare.sweep_file import SweepFile
+
+RESUMABLE = "the same command goes on from the finished simulations"
 _DESCRIPTION = """Compare schedulers on the same requests. A sweep file, if there is one, comes first:
 python -m vidur.compare [SWEEP.yaml] [--FLAG VALUE ...]"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare as the flags say. Returns 0; 1 where a simulation failed; 2 for bad input; 130 on Ctrl-C."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return compare(words)
-    except InputError as error:
-        print(f"vidur.compare: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("vidur.compare: interrupted; the same command goes on from the finished simulations", file=sys.stderr)
-        return 130
+    """Compare as the flags say. Returns 1 where a simulation failed, else as `run_tool`."""
+    return run_tool("vidur.compare", parse, compare, argv, advice=RESUMABLE, forks=True)
 
 
-def compare(words: list[str]) -> int:
-    """Simulate what is missing, print, and write the files. Returns 0, or 1 where a simulation failed."""
-    source = words.pop(0) if words and not words[0].startswith("-") else None
-    if source is None:
-        config = parse_tool("python -m vidur.compare", _DESCRIPTION, (CompareConfig,), words)[0]
-        file = None
-    else:
+def parse(argv: Sequence[str] | None) -> tuple[CompareConfig, SweepFile | None, str | None]:
+    """The flags over those of the sweep file, the file, and how it was named."""
+    words, flags = leading_words(argv)
+    source = words.pop(0) if words else None
+    file = None
+    if source is not None:
         from vidur.compare.sweep_file import SweepFile
 
         file = SweepFile.read(source)
-        config = parse_tool("python -m vidur.compare", _DESCRIPTION, (CompareConfig,), words, defaults=file.flags)[0]
+    given = None if file is None else file.flags
+    (config,) = parse_tool(prog("vidur.compare"), _DESCRIPTION, (CompareConfig,), [*words, *flags], defaults=given)
+    return config, file, source
+
+
+def compare(config: CompareConfig, file: SweepFile | None, source: str | None) -> int:
+    """Simulate what is missing, print, and write the files. Returns 0, or 1 where a simulation failed."""
     # These bring in numba: after the flags are known to be good.
     from vidur.compare.console import print_results
     from vidur.compare.executor import make_executor

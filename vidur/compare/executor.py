@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ R = TypeVar("R")
 
 # Jobs handed out at a time, for each worker: one that runs and one that waits for it.
 _AHEAD = 2
+WAIT_SECONDS = 1.0
+"""Between two calls of `on_wait`."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,12 @@ class Failure:
 
 
 class Executor(Protocol):
-    """Runs jobs, and goes on when one fails. Used as a context manager; leaving it stops the workers."""
+    """Runs jobs, and goes on when one fails. Used as a context manager; leaving it stops the workers.
+
+    on_wait: called about every second while jobs run.
+    """
+
+    on_wait: Callable[[], object]
 
     def __enter__(self) -> Executor: ...
 
@@ -58,6 +65,7 @@ class ProcessExecutor:
         self._workers = workers or len(os.sched_getaffinity(0))
         self._pool: ProcessPoolExecutor | None = None
         self._strangers = set(active_children())
+        self.on_wait: Callable[[], object] = bool
 
     def __enter__(self) -> ProcessExecutor:
         return self
@@ -83,7 +91,7 @@ class ProcessExecutor:
                     break
             if not running:
                 break
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            for future in self._wait(running):
                 place = running.pop(future)
                 if isinstance(future.exception(), BrokenProcessPool):
                     suspects.append(place)
@@ -95,11 +103,17 @@ class ProcessExecutor:
                 self._restart()
                 for place in sorted(suspects):
                     future = self._submit(function, jobs[place])
-                    wait([future])
+                    self._wait([future])
                     yield place, _outcome(future)
                     if isinstance(future.exception(), BrokenProcessPool):
                         self._restart()
                 suspects.clear()
+
+    def _wait(self, running: Iterable[Future[R]]) -> set[Future[R]]:
+        """Those that are done, once there are any."""
+        while not (done := wait(running, WAIT_SECONDS, FIRST_COMPLETED).done):
+            self.on_wait()
+        return done
 
     def _submit(self, function: Callable[[J], R], job: J) -> Future[R]:
         if self._pool is None:
@@ -123,8 +137,9 @@ def _outcome(future: Future[Any]) -> Any:
 
 
 def _begin_worker() -> None:
-    """Let Ctrl-C end the process at once, and end it too where the sweep's own process is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Let Ctrl-C and SIGTERM end the process at once, and end it too where the sweep's own process is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

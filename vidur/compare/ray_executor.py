@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from vidur.atomic import write_bytes
 from vidur.compare.cell import Cell
-from vidur.compare.executor import Failure
+from vidur.compare.executor import WAIT_SECONDS, Failure
 from vidur.compare.version import code_version
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
+from vidur.extras import missing_package
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -39,6 +40,7 @@ class RayExecutor:
     def __init__(self, address: str | None = None, workers: int = 0) -> None:
         self._address = address
         self._workers = workers or len(os.sched_getaffinity(0))
+        self.on_wait: Callable[[], object] = bool
 
     def __enter__(self) -> RayExecutor:
         if self._address is None:
@@ -46,7 +48,7 @@ class RayExecutor:
         try:
             import ray
         except ImportError:
-            raise InputError("--executor ray needs Ray: pip install 'vidur[ray]'") from None
+            raise missing_package("ray") from None
         self._ray: Any = ray
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self._address is None:
@@ -77,7 +79,11 @@ class RayExecutor:
         files = self._ray.put(_files_of(jobs))
         running = {task.remote(function, job, version, files): place for place, job in enumerate(jobs)}
         while running:
-            (done,), _ = self._ray.wait(list(running), num_returns=1)
+            finished, _ = self._ray.wait(list(running), num_returns=1, timeout=WAIT_SECONDS)
+            if not finished:
+                self.on_wait()
+                continue
+            (done,) = finished
             place = running.pop(done)
             try:
                 yield place, self._ray.get(done)

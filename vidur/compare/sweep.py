@@ -15,7 +15,6 @@ from vidur.compare.config import AUTO, CompareConfig, names
 from vidur.compare.executor import Executor, Failure
 from vidur.compare.figures import METRICS
 from vidur.compare.policy import keep_policy
-from vidur.compare.progress import SweepProgress
 from vidur.compare.record import CellRecord
 from vidur.compare.results import CellFailure, PointResults, Results, machine_text
 from vidur.compare.scenario import GREATEST_LOAD, Scenario, scenario_names
@@ -25,6 +24,7 @@ from vidur.compare.sweep_file import Entry, SweepFile
 from vidur.config import BaseGlobalSchedulerConfig, PPOGlobalSchedulerConfig
 from vidur.config.base import settings_of
 from vidur.errors import InputError, unknown_name
+from vidur.progress import Progress
 
 # Of --seeds auto: seeds to begin with, and the width of the interval, in percentage points, at which it ends.
 AUTO_SEEDS, AUTO_WIDTH = 5, 2.0
@@ -62,8 +62,8 @@ class Sweep:
 
     def run(self, executor: Executor) -> Results:
         """Simulate what is not on disk. Raises InputError for rates beyond what makes sense of a cluster."""
-        with SweepProgress() as progress:
-            progress.stage("capacities", len(self._points))
+        with Progress("capacities measured", len(self._points)) as progress:
+            executor.on_wait = progress.tick
             Capacities().measure({point.label: point.config for point in self._points}, executor, progress.advance)
             for point in self._points:
                 _check_reachable(point)

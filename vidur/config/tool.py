@@ -47,6 +47,13 @@ def parse_tool(
     return [_make(cls, {name: value for name, value in given.items() if flags[name].owner is cls}) for cls in classes]
 
 
+def leading_words(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """The words before the first flag of `argv` (of the process if None), and the others."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
+    return words[:first], words[first:]
+
+
 def _underscored(word: str, flags: Collection[str]) -> str:
     """`--ray_address` for --ray-address; other words as they are."""
     name, equals, value = word.partition("=")

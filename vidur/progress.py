@@ -1,0 +1,104 @@
+"""How far long work is, on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+
+# Seconds between two lines where stderr is no terminal, and between two pictures of the bar where it is one.
+LINE_EVERY, _DRAW_EVERY = 15.0, 0.1
+# Work that is shorter shows no bar.
+_BAR_AFTER = 1.0
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a line every `every` seconds, the first one after as long.
+
+    No thread draws it: call `update` or `advance` as the work goes on, and `tick` while you wait for it.
+    """
+
+    def __init__(
+        self, what: str = "", total: int | None = None, done: int = 0, *,
+        file: IO[str] | None = None, every: float = LINE_EVERY,
+    ) -> None:  # fmt: skip
+        """what: is counted, as in `requests finished`. done: of the total, before this process began."""
+        self._file = sys.stderr if file is None else file
+        self._every = every
+        self._bar: RichProgress | None = None
+        self._begun = self._shown = time.monotonic()
+        self.stage(what, total, done)
+
+    def __enter__(self) -> Progress:
+        self._begun = self._shown = self._stage_begun = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def stage(self, what: str, total: int | None = None, done: int = 0) -> None:
+        """Begin to count anew, up to `total`."""
+        self._what, self._total, self._done, self._begun_with = what, total, done, done
+        self._note = ""
+        self._stage_begun = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        self.update(self._done + count)
+
+    def update(self, done: int, note: str = "") -> None:
+        """So much is done; `note` stands behind it until the next one."""
+        self._done, self._note = done, note or self._note
+        self.tick()
+
+    def tick(self) -> None:
+        """Show how far it is, if it is time to."""
+        now = time.monotonic()
+        if self._file.isatty():
+            due = _BAR_AFTER if self._bar is None else _DRAW_EVERY
+            if now - self._shown >= due:
+                self._shown = now
+                self._draw()
+        elif now - self._shown >= self._every:
+            self._shown = now
+            print(self.text(), file=self._file, flush=True)
+
+    def text(self) -> str:
+        """`12 of 240 simulations, 3 min 20 s left`, and the note."""
+        of = f" of {self._total:,}" if self._total is not None else ""
+        parts = [f"{self._done:,}{of} {self._what}"]
+        done, elapsed = self._done - self._begun_with, time.monotonic() - self._stage_begun
+        if self._total is not None and done > 0:
+            parts.append(f"{clock(elapsed / done * max(self._total - self._done, 0))} left")
+        elif elapsed >= 1.0:
+            parts.append(f"{clock(elapsed)} so far")
+        return ", ".join([*parts, *([self._note] if self._note else [])])
+
+    def _draw(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        if self._bar is None:
+            self._bar = Progress(
+                BarColumn(), TextColumn("{task.description}", markup=False), console=Console(file=self._file),
+                transient=True, auto_refresh=False,
+            )  # fmt: skip
+            self._task = self._bar.add_task("")
+            self._bar.start()
+        self._bar.update(self._task, total=self._total, completed=self._done, description=self.text(), refresh=True)
+
+
+def clock(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
