@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidur.atomic import write_text
-from vidur.compare.config import CompareConfig
+from vidur.compare.config import RESUMABLE, CompareConfig
 from vidur.config.tool import leading_words, parse_tool
 from vidur.tool import prog, run_tool
 
 if TYPE_CHECKING:
     from vidur.compare.sweep_file import SweepFile
 
-RESUMABLE = "the same command goes on from the finished simulations"
 _DESCRIPTION = """Compare schedulers on the same requests. A sweep file, if there is one, comes first:
 python -m vidur.compare [SWEEP.yaml] [--FLAG VALUE ...]"""
 

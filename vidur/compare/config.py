@@ -9,6 +9,7 @@ from vidur.config.base import Config, setting
 from vidur.errors import InputError
 
 AUTO = "auto"
+RESUMABLE = "the same command goes on from the finished simulations"
 EXECUTORS = ("processes", "ray")
 
 
