@@ -6,7 +6,7 @@ setup(
     packages=[*find_packages(include=["vidur", "vidur.*", "rl", "rl.*"]), "vidur_data"],
     package_dir={"vidur_data": "data"},
     package_data={
-        "vidur": ["py.typed", "compare/*.css", "compare/*.js"],
+        "vidur": ["py.typed", "report/*.css", "report/*.js", "compare/*.css", "compare/*.js"],
         "rl.vllm.process": ["*.html"],
         "vidur_data": ["**/*"],
     },

@@ -56,7 +56,7 @@ def run(config: SimulationConfig) -> int:
         print(f"vidur: no request was served, so nothing is written: {reason}", file=sys.stderr)
         return 1
     folder = Path(config.metrics_config.output_dir) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    write_results(result, folder)
+    write_results(result, folder, others)
     print(f"Results: {folder}")
     if simulator.interrupted:
         raise KeyboardInterrupt("what had finished is written")

@@ -15,7 +15,7 @@ def print_details(results: Results, metrics: Sequence[str]) -> None:
     """Every router in every scenario, with its differences from least_tokens."""
     console = make_console()
     for its in results.scenarios:
-        title = f"{its.scenario.name}: {its.scenario.header.title}; {its.scenario.rate:.1f} requests/s; "
+        title = f"{its.scenario.name}: {its.scenario.title}; {its.scenario.rate:.1f} requests/s; "
         title += f"size_split at {thresholds_text(its.thresholds)}; differences from {LEAST_TOKENS}"
         headings = [name for metric in metrics for name in (metric_title(metric), "")]
         table = make_table(console, ["Router", *headings])

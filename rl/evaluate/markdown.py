@@ -51,7 +51,7 @@ def short_table(results: Results) -> str:
         headings += [f"best {metric_title(metric)}", f"`ppo`, beta {beta:g}", "difference"]
     rows = []
     for its in results.scenarios:
-        cells = [f"`{its.scenario.name}`: {its.scenario.header.title}"]
+        cells = [f"`{its.scenario.name}`: {its.scenario.title}"]
         for metric, beta in wanted:
             best, name = its.best(metric), ppo_name(beta)
             cells += [
@@ -119,7 +119,7 @@ def _scenario_table(results: Results) -> str:
         scenario = its.scenario
         rows.append([
             f"`{scenario.name}`",
-            scenario.header.title,
+            scenario.title,
             f"{scenario.capacity:.1f} /s",
             f"{scenario.rate:.1f} /s",
             value_text("ttft", scenario.header.ttft),

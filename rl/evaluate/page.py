@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -15,7 +14,9 @@ from vidur.compare import results as sweep_results
 from vidur.compare.cell import Cell
 from vidur.compare.record import CellRecord
 from vidur.compare.report import write_report
-from vidur.metrics.report import table
+from vidur.report import Markup, Table
+from vidur.report.markup import markup
+from vidur.report.page import Part
 
 
 def write_page_of_results(path: Path, results: Results, cells: Sequence[Cell], records: Sequence[CellRecord]) -> None:
@@ -42,25 +43,25 @@ def write_page_of_results(path: Path, results: Results, cells: Sequence[Cell], r
         policies=dict.fromkeys(results.ppo, results.policy_hash),
         failures=(),
     )
-    write_report(path, sweep, [_targets(results), ("Against least_tokens", _chart(results))])
+    write_report(path, sweep, [_targets(results), _chart(results)])
 
 
-def _targets(results: Results) -> tuple[str, str]:
+def _targets(results: Results) -> tuple[str, list[Part]]:
     found = targets(results)
     met = sum(target.state == MET for target in found)
     rows = [
-        [html.escape(target.verdict), html.escape(target.text),
-         "<br>".join(html.escape(f"{check.scenario}: {check.text}") for check in target.failed)]
+        [target.verdict, target.text,
+         Markup("<br>".join(markup(f"{check.scenario}: {check.text}") for check in target.failed))]
         for target in found
     ]  # fmt: skip
-    return f"Targets: {met} of {len(found)} met", table(["", "Target", "Where not"], rows, num_texts=3) if rows else ""
+    return f"Targets: {met} of {len(found)} met", [Table(["Verdict", "Target", "Where not"], rows, 3)] if rows else []
 
 
-def _chart(results: Results) -> str:
+def _chart(results: Results) -> tuple[str, list[Part]]:
     """The intervals of the chart are Student's, of one comparison each."""
     tuned = "; ".join(f"{its.scenario.name} {thresholds_text(its.thresholds)}" for its in results.scenarios)
     note = (
         "Differences in percent with Student's intervals at 95 %: the learned router at each beta, and the best "
         f"heuristic of each scenario. {SIZE_SPLIT} is tuned to each: {tuned}."
     )
-    return f"<p class='note'>{html.escape(note)}</p><div class='chart'>{chart_svg(results)}</div>"
+    return "Against least_tokens", [note, Markup(f"<div class='chart'>{chart_svg(results)}</div>")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +10,11 @@ import numpy as np
 from rl.explain.findings import ClassFigures, Findings
 from rl.explain.judgement import LEAST_TOKENS, LOR, POLICY, RANDOM
 from rl.explain.sweeps import LONG, SHORT, Curve, Importance
-from rl.report_page import Page, cards, paragraphs
-from vidur.metrics.report import table
-from vidur.metrics.report_charts import ACCENT, COLORS, HEAT, Chart, Trace, axis, layout, line, short
+from vidur.report import Chart, Page, Table
+from vidur.report.chart import ACCENT, COLORS, FAINT, Trace, axis, heat_map, layout, line, short
 from vidur.scheduler.observation import Floats
 
-_COLOR = {POLICY: COLORS[0], LEAST_TOKENS: COLORS[1], LOR: COLORS[2], RANDOM: "#94a3b8"}
+_COLOR = {POLICY: COLORS[0], LEAST_TOKENS: COLORS[1], LOR: COLORS[2], RANDOM: FAINT}
 _FEATURES = 18
 _LEAST_SHOWN = 0.05
 
@@ -26,14 +24,15 @@ def write_page(
 ) -> None:
     """said: the paragraphs above the charts."""
     page = Page(title, facts)
-    page.add(cards(_cards(findings)))
-    page.add_section("What it has learned", before=paragraphs(said))
-    page.add_section("What matters", _what_matters(findings))
+    page.add_cards(_cards(findings))
+    page.add_section("What it has learned", *said)
+    page.add_section("What matters", *_what_matters(findings))
     kinds = [*findings.by_class, *findings.by_load]
-    page.add_section("What it does differently", _what_differs(findings), before=_class_table(kinds))
-    page.add_section("How it responds", [*(it for its in findings.curves for it in _curve(its)), _by_prompt(findings)])
-    page.add_section("Short and long prompts", _specialisation(findings))
-    page.add_section("Beta", _beta_charts(findings))
+    page.add_section("What it does differently", _class_table(kinds), *_what_differs(findings))
+    curves = [chart for curve in findings.curves for chart in _curve(curve)]
+    page.add_section("How it responds", *curves, _by_prompt(findings))
+    page.add_section("Short and long prompts", *_specialisation(findings))
+    page.add_section("Beta", *_beta_charts(findings))
     page.write(path)
 
 
@@ -129,18 +128,18 @@ def _by_class(
     return Chart(title, note, traces, {**layout("", unit), "barmode": "group", "bargap": 0.25})
 
 
-def _class_table(classes: Sequence[ClassFigures]) -> str:
+def _class_table(classes: Sequence[ClassFigures]) -> Table:
     names = ["Decisions", "Number", "As least_tokens", "As lor", "Waste, policy", "least_tokens", "lor"]
     rows = [
         [
-            html.escape(its.name),
+            its.name,
             f"{its.decisions:,}",
             *(f"{its.agreement[name]:.0f} %" for name in (LEAST_TOKENS, LOR)),
             *(f"{its.waste[name]:.0f} %" for name in (POLICY, LEAST_TOKENS, LOR)),
         ]
         for its in classes
     ]
-    return table(names, rows, num_texts=1)
+    return Table(names, rows)
 
 
 def _curve(curve: Curve) -> list[Chart]:
@@ -173,18 +172,15 @@ def _by_prompt(findings: Findings) -> Chart:
 
 def _roles(findings: Findings, name: str, title: str) -> Chart:
     shares = findings.roles.shares[name]
-    trace: Trace = {
-        "type": "heatmap",
-        "x": [f"{place + 1}" for place in range(shares.shape[1])],
-        "y": findings.roles.classes,
-        "z": [short(row, 3) for row in shares],
-        "zmin": 0,
-        "zmax": float(np.ceil(max(its.max() for its in findings.roles.shares.values()))),
-        "colorscale": HEAT,
-        "colorbar": {"title": {"text": "% of class"}, "thickness": 12},
-        "texttemplate": "%{z:.0f}",
-        "hovertemplate": "prompts %{y}: %{z:.0f} % to replica %{x}<extra></extra>",
-    }
+    trace = heat_map(
+        [f"{number + 1}" for number in range(shares.shape[1])],
+        findings.roles.classes,
+        [short(row, 3) for row in shares],
+        float(np.ceil(max(its.max() for its in findings.roles.shares.values()))),
+        "prompts %{y}: %{z:.0f} % to replica %{x}",
+        colorbar={"title": {"text": "% of class"}},
+        texttemplate="%{z:.0f}",
+    )
     shown = {
         "xaxis": axis("replica, by the mean prompt that it gets", showgrid=False, dtick=1),
         "yaxis": axis(showgrid=False, automargin=True),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl.report_page import Page
 from rl.reward.study import RANDOM, Episode, RewardFigures
 from vidur.config import SimulationConfig
-from vidur.metrics.report import table
-from vidur.metrics.report_charts import COLORS, Chart, Floats, Trace, axis, layout, line, short
+from vidur.report import Chart, Markup, Page, Table
+from vidur.report.chart import COLORS, FAINT, Floats, Trace, axis, dots, layout, line, short
+from vidur.report.markup import markup
 
 if TYPE_CHECKING:
     from rl.reward.report import RewardReportConfig
@@ -34,10 +33,9 @@ def write_reward_page(
 
     page = Page("What rewards see", _facts(config, simulated))
     for figures in rewards:
-        said = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in facts(figures))
-        cells = [[html.escape(text) for text in row] for row in rows(figures)]
-        before = f"{table(list(HEADINGS), cells, num_texts=1)}<dl>{said}</dl>"
-        page.add_section(figures.reward, _charts(figures, episodes), before)
+        said = "".join(f"<dt>{markup(label)}</dt><dd>{markup(text)}</dd>" for label, text in facts(figures))
+        table = Table(HEADINGS, rows(figures), title=figures.reward)
+        page.add_section(figures.reward, table, Markup(f"<dl>{said}</dl>"), *_charts(figures, episodes))
     page.write(path)
 
 
@@ -91,7 +89,7 @@ def _ranking(figures: RewardFigures) -> Chart:
         for its, color in zip(figures.schedulers, COLORS, strict=False)
     ]  # fmt: skip
     ends = [min(its.mean_e2e for its in figures.schedulers), max(its.mean_e2e for its in figures.schedulers)]
-    points.append(line(ends, [figures.ceiling] * 2, "ceiling", "#94a3b8"))
+    points.append(line(ends, [figures.ceiling] * 2, "ceiling", FAINT))
     note = "mean clipped reward by mean E2E: it should fall"
     return Chart("Ranking", note, points, {"xaxis": axis("mean E2E (s)"), "yaxis": axis("mean clipped reward")})
 
@@ -103,9 +101,6 @@ def _against_cost(figures: RewardFigures, episodes: Sequence[Episode]) -> Chart:
         return Chart("Worth of a choice", "the random scheduler is not among them", [], layout("", ""))
     worth = np.concatenate([episode.worth[episode.counted] for episode in episodes if episode.scheduler == RANDOM])
     chosen = np.linspace(0, len(worth) - 1, min(_POINTS, len(worth))).astype(np.int64)
-    points: Trace = {
-        "type": "scattergl", "mode": "markers", "x": short(worth[chosen]), "y": short(its.clipped[chosen]),
-        "marker": {"size": 4, "opacity": 0.5, "color": COLORS[0]}, "showlegend": False,
-    }  # fmt: skip
+    points = dots(worth[chosen], its.clipped[chosen])
     shown = {"xaxis": axis("cost of a random choice less that of this one"), "yaxis": axis("clipped reward")}
     return Chart("Worth of a choice", "of the random scheduler: it should rise", [points], shown)

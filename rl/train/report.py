@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import html
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rl.report_page import Page, cards
 from rl.train.log import QUANTILES, clone_table, read_log
 from vidur.config.command_line import FlagParser
 from vidur.errors import InputError
-from vidur.metrics.report import table
-from vidur.metrics.report_charts import ACCENT, COLORS, Chart, Trace, axis, layout, line, short
 from vidur.metrics.text import in_seconds, significant
+from vidur.report import Chart, Page, Table
+from vidur.report.chart import ACCENT, COLORS, FAINT, Trace, axis, layout, line, short
 
 REPORT = "report.html"
 
 _DECISIONS = "decisions"
-_GREY = "#94a3b8"
 _VS = "_vs_"
 _METRICS = {"mean_e2e": "Mean E2E", "mean_ttft": "Mean TTFT", "p99_ttft": "p99 TTFT"}
 # A ratio to a baseline, and what it is.
@@ -64,18 +61,19 @@ def write_training_report(folder: Path) -> Path:
     """Write report.html from the log in `folder`, and return its path. Raises InputError if there is no log."""
     hyperparameters, rows = read_log(folder)
     page = Page(f"Training {folder.resolve().name}", _facts(rows, hyperparameters))
-    page.add(cards(_cards(rows)))
+    page.add_cards(_cards(rows))
     for row in rows:
         if "clone" in row:
-            page.add_section("Cloned before PPO", before=_clone(row["clone"]))
+            page.add_section("Cloned before PPO", *_clone(row["clone"]))
     if curves := _learning_curves(rows):
-        page.add_section("Against schedulers that do not learn", curves)
-    page.add_section("Learning", [_curve(rows, *item) for item in _LOSSES])
-    page.add_section("Reward", [*_reward_charts(rows), _clipped(rows), *_terms(rows)])
-    page.add_section("Decisions", _action_charts(rows))
-    page.add_section("Speed", [_curve(rows, *item) for item in _SPEED])
+        page.add_section("Against schedulers that do not learn", *curves)
+    page.add_section("Learning", *(_curve(rows, *item) for item in _LOSSES))
+    page.add_section("Reward", *_reward_charts(rows), _clipped(rows), *_terms(rows))
+    page.add_section("Decisions", *_action_charts(rows))
+    page.add_section("Speed", *(_curve(rows, *item) for item in _SPEED))
     if hyperparameters:
-        page.add_section("Hyper-parameters", before=_hyperparameters(hyperparameters))
+        rows_of_table = [[name, str(value)] for name, value in sorted(hyperparameters.items())]
+        page.add_section("Hyper-parameters", Table(["Name", "Value"], rows_of_table, num_texts=2))
     path = folder / REPORT
     page.write(path)
     return path
@@ -140,8 +138,8 @@ def _against(rows: Sequence[Mapping[str, Any]], scenario: str, label: str, metri
         last = max(last, steps[-1])
         percents = short([100 * value for value in values])
         traces.append(line(steps, percents, f"against {metric.partition(_VS)[2]}", color, mode="lines+markers"))
-    dotted = {"line": {"color": _GREY, "width": 1, "dash": "dot"}, "showlegend": False, "hoverinfo": "skip"}
-    traces.append(line([0, last], [0, 0], "as good", _GREY, **dotted))
+    dotted = {"line": {"color": FAINT, "width": 1, "dash": "dot"}, "showlegend": False, "hoverinfo": "skip"}
+    traces.append(line([0, last], [0, 0], "as good", FAINT, **dotted))
     shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis("difference (%)")}
     return Chart(label, f"{scenario}, fixed seeds: below 0 the policy is better", traces, shown)
 
@@ -160,7 +158,7 @@ def _curve(rows: Sequence[Mapping[str, Any]], name: str, title: str, note: str) 
     shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(name.partition("/")[2])}
     if len(values) < 40:
         return Chart(title, note, [line(steps, short(values), title, ACCENT, mode="lines+markers")], shown)
-    faint = line(steps, short(values), "each update", "#bfd3f9", showlegend=False)
+    faint = line(steps, short(values), "each update", f"{ACCENT}/0.35", showlegend=False)
     return Chart(
         title, note, [faint, line(steps, short(_smooth(values)), "mean of the last", ACCENT, showlegend=False)], shown
     )
@@ -194,7 +192,7 @@ def _fan(rows: Sequence[Mapping[str, Any]], name: str, title: str, note: str, un
     for low, high, opacity in ((1, 99, 0.10), (5, 95, 0.16), (25, 75, 0.28)):
         edge = {"line": {"width": 0}, "hoverinfo": "skip"}
         traces.append(line(steps, quantile(low), f"p{low}", ACCENT, showlegend=False, **edge))
-        band = {"fill": "tonexty", "fillcolor": f"rgba(37,99,235,{opacity})"}
+        band = {"fill": "tonexty", "fillcolor": f"{ACCENT}/{opacity}"}
         traces.append(line(steps, quantile(high), f"p{low} to p{high}", ACCENT, **edge, **band))
     traces.append(line(steps, quantile(50), "median", ACCENT))
     traces.append(line(steps, short([its["mean"] for _, its in found]), "mean", COLORS[1]))
@@ -243,15 +241,10 @@ def _action_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     return [*charts, *([certain] if certain.has_data else [])]
 
 
-def _clone(cloned: Mapping[str, Any]) -> str:
-    headings, *lines = ([html.escape(text) for text in row] for row in clone_table(cloned))
+def _clone(cloned: Mapping[str, Any]) -> tuple[str, Table]:
+    headings, *lines = clone_table(cloned)
     note = "Costs: above the best choice's, in the states of the demonstrator that were held out."
-    return f"<p>{note}</p><div class='scroll'>{table(headings, lines, num_texts=1)}</div>"
-
-
-def _hyperparameters(values: Mapping[str, Any]) -> str:
-    rows = [[html.escape(name), html.escape(str(value))] for name, value in sorted(values.items())]
-    return f"<div class='scroll'>{table(['Name', 'Value'], rows, num_texts=2)}</div>"
+    return note, Table(headings, lines)
 
 
 def _scalar(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:

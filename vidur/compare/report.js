@@ -1,28 +1,10 @@
-"use strict";
-// The page of a sweep. Its data is the JSON of vidur.compare.report, deflated, in the element "sweep".
+// The page of a sweep, after the script of all pages. Its data is the JSON of vidur.compare.report.
 
 const BETTER = [13, 124, 110], WORSE = [200, 76, 26];
 // Differences beyond this, in percent, have the strongest colour.
 const STRONGEST = 30;
-const PLOT_OPTIONS = { responsive: true, displaylogo: false, displayModeBar: false };
 // Up to so many replicas have a line each in the picture of their load; more have a row each in a heat map.
 const MOST_LINES = 8;
-
-async function unpack(id) {
-  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), letter => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Response(stream).json();
-}
-
-const find = id => document.getElementById(id);
-const escaped = text => text.replace(/[&<>"']/g, letter => `&#${letter.charCodeAt(0)};`);
-
-/** Rounded to significant digits, as vidur.metrics.text.significant. */
-function significant(value, digits = 3) {
-  const rounded = Math.abs(value) >= 10 ** digits ? Math.round(value) : Number(value.toPrecision(digits));
-  const whole = Math.abs(rounded) >= 1 ? String(Math.trunc(Math.abs(rounded))).length : digits;
-  return rounded.toLocaleString("en", { minimumFractionDigits: Math.max(0, digits - whole), maximumFractionDigits: 12 });
-}
 
 function seconds(value) {
   return Math.abs(value) >= 1 ? `${significant(value)} s` : `${significant(value * 1e3)} ms`;
@@ -48,10 +30,10 @@ function tint(difference) {
   if (difference === null || difference.verdict === "tie") return "";
   const strength = difference.relative ? Math.min(1, Math.abs(difference.mean) / STRONGEST) : 0.4;
   const color = difference.verdict === "win" ? BETTER : WORSE;
-  return `background:rgba(${color},${(0.14 + 0.86 * strength).toFixed(2)});color:${strength > 0.8 ? "#fff" : "#0f172a"}`;
+  return `background:rgba(${color},${(0.14 + 0.86 * strength).toFixed(2)});color:${strength > 0.8 ? "#fff" : "var(--ink)"}`;
 }
 
-class Page {
+class Sweep {
   constructor(sweep) {
     this.sweep = sweep;
     this.metric = sweep.metric;
@@ -115,8 +97,8 @@ class Page {
 
   look(scheduler) {
     const { baseline, learned, schedulers, colors } = this.sweep;
-    if (scheduler === baseline) return { color: "#64748b", dash: "dash", width: 1.6 };
-    if (schedulers[scheduler] === "lookahead") return { color: "#0f172a", dash: "dot", width: 1.6 };
+    if (scheduler === baseline) return { color: "--soft", dash: "dash", width: 1.6 };
+    if (schedulers[scheduler] === "lookahead") return { color: "--ink", dash: "dot", width: 1.6 };
     if (learned.includes(scheduler)) return { color: colors[learned.indexOf(scheduler) * 4 % colors.length], width: 2.6 };
     const plain = [...schedulers.keys()].filter(
       one => one !== baseline && schedulers[one] !== "lookahead" && !learned.includes(one));
@@ -125,7 +107,7 @@ class Page {
 
   /** The names after # in the address: so a view can be passed on. */
   readAddress() {
-    const given = new URLSearchParams(location.hash.slice(1));
+    const given = address();
     const place = (name, list) => { if (list.includes(given.get(name))) this[name] = list.indexOf(given.get(name)); };
     place("metric", this.sweep.metrics.map(metric => metric.name));
     place("point", this.sweep.points.map(point => point.label));
@@ -137,7 +119,8 @@ class Page {
     const { metrics, points, schedulers, cells } = this.sweep;
     const seed = cells[this.point][this.scheduler].runs[this.seed]?.seed ?? "";
     const chosen = { metric: metrics[this.metric].name, point: points[this.point].label, scheduler: schedulers[this.scheduler], seed };
-    history.replaceState(null, "", "#" + new URLSearchParams(chosen));
+    const theme = address().get("theme");
+    history.replaceState(null, "", "#" + new URLSearchParams(theme ? { ...chosen, theme } : chosen));
   }
 
   fillSelects() {
@@ -156,6 +139,7 @@ class Page {
     choose("seed", value => { this.seed = value; this.drawCell(); });
     find("log").addEventListener("change", () => this.drawDistributions());
     find("chips").addEventListener("click", event => this.toggle(event.target.closest("button")));
+    find("matrix").addEventListener("keydown", event => { if (event.key === "Enter") event.target.click(); });
     find("matrix").addEventListener("click", event => {
       const cell = event.target.closest("td[data-scheduler]");
       if (!cell) return;
@@ -167,20 +151,17 @@ class Page {
       this.writeAddress();
       find("one").scrollIntoView({ behavior: "smooth" });
     });
-    find("matrix").addEventListener("pointermove", event => this.explain(event));
-    find("matrix").addEventListener("pointerleave", () => { find("tip").hidden = true; });
-    document.addEventListener("click", event => {
-      const button = event.target.closest("button.copy");
-      if (button) copy(button);
+    find("matrix").addEventListener("pointermove", event => this.explain(event.target, event.clientX, event.clientY));
+    find("matrix").addEventListener("focusin", event => {
+      const { left, bottom } = event.target.getBoundingClientRect();
+      this.explain(event.target, left, bottom);
     });
+    for (const leaving of ["pointerleave", "focusout"]) find("matrix").addEventListener(leaving, () => { find("tip").hidden = true; });
   }
 
   makeChips() {
-    const chips = this.sweep.schedulers.map((name, scheduler) =>
-      `<button class=chip data-scheduler=${scheduler} aria-pressed=${this.shown.has(scheduler)}>` +
-      `<i style="border-top:3px ${{ dash: "dashed", dot: "dotted" }[this.look(scheduler).dash] ?? "solid"} ` +
-      `${this.look(scheduler).color}"></i>${escaped(name)}</button>`);
-    find("chips").innerHTML = chips.join("") + "<button class='chip plain' data-all=1>all</button>";
+    const chips = this.sweep.schedulers.map((name, scheduler) => legendChip(name, this.look(scheduler), this.shown.has(scheduler), { scheduler }));
+    find("chips").replaceChildren(...chips, element("button", { className: "chip plain", type: "button", textContent: "all", data: { all: 1 } }));
   }
 
   toggle(button) {
@@ -222,7 +203,7 @@ class Page {
       const mean = this.mean(point, baseline);
       const where = place ? "" : `<b>${escaped(its.name)}</b>`;
       const cells = others.map(scheduler => this.matrixCell(point, scheduler, scheduler === best)).join("");
-      const base = `<td class='base${best === baseline ? " best" : ""}' data-point=${point} data-scheduler=${baseline}>` +
+      const base = `<td class='base${best === baseline ? " best" : ""}' tabindex=0 data-point=${point} data-scheduler=${baseline}>` +
         `${mean ? valueText(metric, mean[0]) : "-"}</td>`;
       return `<tr class=${place ? "more" : "first"}><th title="${escaped(its.title)}">${where}</th>` +
         `<td class=number>${place ? "" : its.replicas}</td><td class=number>${(100 * its.load).toFixed(0)} %</td>${base}${cells}</tr>`;
@@ -232,9 +213,10 @@ class Page {
       return `<td class=count>${number || ""}</td>`;
     }).join("");
     find("matrix").innerHTML =
-      `<table><thead><tr><th>Scenario</th><th class=number>Replicas</th><th class=number>Load</th>` +
+      `<table data-fixed data-title="${escaped(metric.title)}"><thead><tr><th>Scenario</th><th class=number>Replicas</th><th class=number>Load</th>` +
       `<th class=name><span>${escaped(schedulers[baseline])}</span></th>${head}</tr></thead><tbody>${rows}</tbody>` +
       `<tfoot><tr><th colspan=4>better</th>${count("win")}</tr><tr><th colspan=4>worse</th>${count("loss")}</tr></tfoot></table>`;
+    dressTable(find("matrix").firstChild);
     find("matrix-note").textContent = `${metric.title}${metric.higher ? ", higher is better" : ""}: ` +
       `difference from ${schedulers[baseline]} in percent, on the same requests. Teal is better, orange worse; ` +
       "grey differences may be chance. The best mean of a row is framed.";
@@ -244,12 +226,12 @@ class Page {
     const found = this.difference(point, scheduler);
     const classes = [found === null || found.verdict === "tie" ? "tie" : "", isBest ? "best" : ""].join(" ");
     const text = found === null ? "-" : brief(found);
-    return `<td class='${classes}' style="${tint(found)}" data-point=${point} data-scheduler=${scheduler}>${text}</td>`;
+    return `<td class='${classes}' style="${tint(found)}" tabindex=0 data-point=${point} data-scheduler=${scheduler}>${text}</td>`;
   }
 
-  /** What is under the pointer, in words. */
-  explain(event) {
-    const cell = event.target.closest("td[data-scheduler]"), tip = find("tip");
+  /** What is under the pointer, or has the focus, in words. */
+  explain(target, x, y) {
+    const cell = target.closest("td[data-scheduler]"), tip = find("tip");
     if (!cell) { tip.hidden = true; return; }
     const point = Number(cell.dataset.point), scheduler = Number(cell.dataset.scheduler);
     const { schedulers, points, metrics, baseline } = this.sweep, metric = metrics[this.metric];
@@ -270,30 +252,21 @@ class Page {
       rows.map(([name, text]) => `<dt>${escaped(name)}</dt><dd>${escaped(text)}</dd>`).join("") + "</dl>";
     tip.hidden = false;
     const { innerWidth: width, innerHeight: height } = window;
-    tip.style.left = `${Math.max(8, Math.min(event.clientX + 16, width - tip.offsetWidth - 8))}px`;
-    tip.style.top = `${event.clientY + 20 + tip.offsetHeight > height ? event.clientY - tip.offsetHeight - 12 : event.clientY + 20}px`;
+    tip.style.left = `${Math.max(8, Math.min(x + 16, width - tip.offsetWidth - 8))}px`;
+    tip.style.top = `${y + 20 + tip.offsetHeight > height ? y - tip.offsetHeight - 12 : y + 20}px`;
   }
 
   // Against load.
 
   makeLoadCharts() {
     find("loads").innerHTML = this.groups.map((places, group) => {
-      const its = this.sweep.points[places[0]];
-      return `<figure class=chart><figcaption><b>${escaped(its.name)}</b> ${escaped(its.title)}` +
-        `</figcaption><div class=plot id=load${group} style="height:270px"></div></figure>`;
+      const its = this.sweep.points[places[0]], loads = places.map(place => `${(100 * this.sweep.points[place].load).toFixed(0)} %`);
+      return `<figure class=chart><figcaption><span><b>${escaped(its.name)}, ${its.replicas} replicas</b> ${escaped(its.title)}, ${loads.join(", ")} load</span>` +
+        `</figcaption><div class=plot id=load${group} style="height:270px" role=img></div></figure>`;
     }).join("");
-    // Charts are drawn when they come into view: there may be many.
-    this.inView = new Set();
-    const observer = new IntersectionObserver(entries => {
-      for (const entry of entries) {
-        const group = Number(entry.target.id.slice(4));
-        if (entry.isIntersecting) { this.inView.add(group); this.drawLoadChart(group); } else this.inView.delete(group);
-      }
-    }, { rootMargin: "200px" });
-    this.groups.forEach((_, group) => observer.observe(find(`load${group}`)));
   }
 
-  drawLoadCharts() { this.inView.forEach(group => this.drawLoadChart(group)); }
+  drawLoadCharts() { this.groups.forEach((_, group) => this.drawLoadChart(group)); }
 
   drawLoadChart(group) {
     const places = this.groups[group], metric = this.sweep.metrics[this.metric];
@@ -302,11 +275,11 @@ class Page {
     const [scale, unit] = metric.unit === "s" ? (largest < 1 ? [1e3, "ms"] : [1, "s"]) : [1, metric.unit];
     const title = metric.title + (unit ? ` (${unit})` : "");
     const traces = shown.map(scheduler => this.loadTrace(scheduler, places, scale, unit));
-    const values = this.axis({ title: { text: title, standoff: 8 } });
+    const values = { title: { text: title, standoff: 8 } };
     const layout = places.length === 1
-      ? { xaxis: values, yaxis: this.axis({ type: "category", autorange: "reversed" }), margin: { l: 136, r: 16, t: 8, b: 44 } }
-      : { xaxis: this.axis({ title: { text: "load (%)", standoff: 8 } }), yaxis: values, margin: { l: 60, r: 16, t: 8, b: 44 } };
-    this.draw(`load${group}`, traces, { ...layout, showlegend: false });
+      ? { xaxis: values, yaxis: { type: "category", autorange: "reversed" }, margin: { l: 136, r: 16, t: 8, b: 44 } }
+      : { xaxis: { title: { text: "load (%)", standoff: 8 } }, yaxis: values, margin: { l: 60, r: 16, t: 8, b: 44 } };
+    draw(`load${group}`, traces, { ...layout });
   }
 
   loadTrace(scheduler, places, scale, unit) {
@@ -341,9 +314,9 @@ class Page {
         hovertemplate: `${escaped(schedulers[one])}: %{y:.1f} % within %{x:.3s} ${unit}<extra></extra>`,
       }));
       const range = type === "log" || !ends.length ? {} : { range: [0, 1.15 * Math.max(...ends) * scale] };
-      const x = this.axis({ type, title: { text: `${time.toUpperCase()} (${unit})`, standoff: 8 }, ...range });
-      const y = this.axis({ title: { text: "requests (%)", standoff: 8 }, range: [0, 101] });
-      this.draw(`cdf-${time}`, traces, { xaxis: x, yaxis: y, showlegend: false, margin: { l: 56, r: 16, t: 8, b: 44 } });
+      const x = { type, title: { text: `${time.toUpperCase()} (${unit})`, standoff: 8 }, ...range };
+      const y = { title: { text: "requests (%)", standoff: 8 }, range: [0, 101] };
+      draw(`cdf-${time}`, traces, { xaxis: x, yaxis: y, margin: { l: 56, r: 16, t: 8, b: 44 } });
     }
   }
 
@@ -359,7 +332,8 @@ class Page {
       return `<td class='${classes}' style="${tint(found)}">${value}${small}</td>`;
     }).join("") + "</tr>").join("");
     const head = metrics.map(metric => `<th class=number>${escaped(metric.title)}</th>`).join("");
-    find("figures").innerHTML = `<table><thead><tr><th>Scheduler</th>${head}</tr></thead><tbody>${rows}</tbody></table>`;
+    find("figures").innerHTML = `<table data-title="${escaped(this.sweep.points[this.point].label)}"><thead><tr><th>Scheduler</th>${head}</tr></thead><tbody>${rows}</tbody></table>`;
+    dressTable(find("figures").firstChild);
     find("point-note").textContent = this.sweep.points[this.point].note;
   }
 
@@ -379,27 +353,28 @@ class Page {
   drawReplicas(run) {
     if (!run || !run.load) {
       Plotly.purge("replicas");
+      drawn.delete("replicas");
       find("replicas").innerHTML = "<p class=nothing>no picture: the page holds those of the first seeds</p>";
       return;
     }
     if (find("replicas").querySelector(".nothing")) find("replicas").innerHTML = "";
     const middles = run.edges.slice(1).map((edge, place) => (edge + run.edges[place]) / 2);
-    const time = this.axis({ title: { text: "time (s)", standoff: 8 } });
+    const time = { title: { text: "time (s)", standoff: 8 } };
     if (run.load.length <= MOST_LINES) {
       const traces = run.load.map((row, replica) => ({
         type: "scatter", mode: "lines", name: `replica ${replica}`, x: middles, y: row,
         line: { color: this.sweep.colors[replica], width: 1.6, shape: "hvh" },
         hovertemplate: `replica ${replica}: %{y} at %{x} s<extra></extra>`,
       }));
-      const y = this.axis({ title: { text: "outstanding requests", standoff: 8 }, rangemode: "tozero" });
-      this.draw("replicas", traces, { xaxis: time, yaxis: y, margin: { l: 56, r: 16, t: 32, b: 44 } });
+      const y = { title: { text: "outstanding requests", standoff: 8 }, rangemode: "tozero" };
+      draw("replicas", traces, { xaxis: time, yaxis: y, margin: { l: 56, r: 16, t: 32, b: 44 } });
       return;
     }
     const bar = { thickness: 10, outlinewidth: 0, title: { text: "requests", side: "right" } };
     const heat = { type: "heatmap", x: middles, y: run.load.map((_, replica) => replica), z: run.load, colorscale: this.sweep.heat,
                    zmin: 0, colorbar: bar, hovertemplate: "replica %{y}: %{z} outstanding at %{x} s<extra></extra>" };
-    const y = this.axis({ title: { text: "replica", standoff: 8 }, autorange: "reversed" });
-    this.draw("replicas", [heat], { xaxis: time, yaxis: y, margin: { l: 56, r: 16, t: 8, b: 44 } });
+    const y = { title: { text: "replica", standoff: 8 }, autorange: "reversed" };
+    draw("replicas", [heat], { xaxis: time, yaxis: y, margin: { l: 56, r: 16, t: 8, b: 44 } });
   }
 
   /** Where the requests of each size of prompt went, and all of them, in percent of that size. */
@@ -416,28 +391,16 @@ class Page {
       customdata: rows.map(row => kept.map(place => row[place])), texttemplate: rows.length > 16 ? "" : "%{z:.0f} %",
       hovertemplate: "replica %{y}, prompts of %{x} tokens: %{customdata:,} requests, %{z:.1f} % of them<extra></extra>",
     };
-    const x = this.axis({ type: "category", tickangle: 0, tickfont: { size: 11 }, title: { text: "prompt (tokens)", standoff: 8 } });
-    const y = this.axis({ title: { text: "replica", standoff: 8 }, autorange: "reversed", dtick: rows.length > 16 ? undefined : 1 });
-    this.draw("placements", [heat], { xaxis: x, yaxis: y, margin: { l: 56, r: 16, t: 8, b: 58 } });
+    const x = { type: "category", tickangle: 0, tickfont: { size: 11 }, title: { text: "prompt (tokens)", standoff: 8 } };
+    const y = { title: { text: "replica", standoff: 8 }, autorange: "reversed", dtick: rows.length > 16 ? undefined : 1 };
+    draw("placements", [heat], { xaxis: x, yaxis: y, margin: { l: 56, r: 16, t: 8, b: 58 } });
     find("placements-note").textContent =
       `where ${this.sweep.schedulers[this.scheduler]} sends prompts of each size, over all seeds; even would be ${even.toFixed(0)} %`;
   }
-
-  axis(more) { return { ...this.sweep.axis, ...more }; }
-
-  draw(id, traces, layout) { Plotly.react(id, traces, { ...this.sweep.layout, ...layout }, PLOT_OPTIONS); }
 }
 
-/** Copy the text of the element that the button names; without a clipboard select it. */
-async function copy(button) {
-  const element = find(button.dataset.of);
-  try {
-    await navigator.clipboard.writeText(element.textContent);
-    button.textContent = "copied";
-    setTimeout(() => { button.textContent = "copy"; }, 1500);
-  } catch {
-    getSelection().selectAllChildren(element);
-  }
-}
-
-unpack("sweep").then(sweep => { window.page = new Page(sweep); });
+opened.then(async () => {
+  document.body.append(element("div", { id: "tip", hidden: true }));
+  window.sweep = new Sweep(JSON.parse(await unpack("sweep")));
+  document.querySelectorAll("#loads .plot, #cdf-ttft, #cdf-tpot, #cdf-e2e, #replicas, #placements").forEach(plot => chartTools(plot.id));
+});

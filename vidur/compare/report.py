@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import itertools
 import json
 import math
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,26 +16,52 @@ from vidur.compare.console import notes
 from vidur.compare.figures import HIGHER_IS_BETTER, METRICS, TIMES, WARM_UP, metric_title, metric_unit, value_text
 from vidur.compare.record import PROBABILITIES, PROMPT_CLASSES, CellRecord
 from vidur.compare.results import PointResults, Results
-from vidur.metrics.report import table, write_page
-from vidur.metrics.report_charts import AXIS, BASE_LAYOUT, COLORS, HEAT, short
 from vidur.metrics.text import percent, plural
+from vidur.report import Markup, Page, Table
+from vidur.report.chart import COLORS, HEAT, figure, short
+from vidur.report.page import Part, command
 
 # Numbers in all the pictures of load; where there are more, the later seeds have none.
 _MOST_LOADS = 3_000_000
 
 
-def write_report(path: Path, results: Results, sections: Sequence[tuple[str, str]] = ()) -> None:
-    """sections: more of them, after the summary, each a title and HTML."""
+def write_report(path: Path, results: Results, sections: Sequence[tuple[str, Sequence[Part]]] = ()) -> None:
+    """Write the page of a sweep. sections: more of them, after the summary, each a title and parts."""
     folder = Path(__file__).parent
-    data = base64.b64encode(zlib.compress(json.dumps(_data(results), allow_nan=False).encode(), 9)).decode()
-    write_page(
-        path,
+    page = Page(
         results.title,
-        _body(results, sections),
+        _facts(results),
+        [Markup("<br>".join(map(html.escape, notes(results))))] if notes(results) else [],
         style=(folder / "report.css").read_text(encoding="utf-8"),
         script=(folder / "report.js").read_text(encoding="utf-8"),
-        data={"sweep": data},
+        data={"sweep": json.dumps(_data(results), allow_nan=False)},
     )
+    matrix = "<p class='note' id='matrix-note'></p><div class='scroll' id='matrix'></div>"
+    page.add_section("Summary", Markup(matrix), tools="<label>Metric <select id='metric'></select></label>")
+    for title, parts in sections:
+        page.add_section(title, *parts)
+    loads = "<p class='note'>Means over seeds with 95 % intervals, in the metric chosen above.</p>"
+    loads += "<div class='chips sticky' id='chips'></div><div class='charts small' id='loads'></div>"
+    page.add_section("Against load", Markup(loads))
+    distributions = "".join(map(_distribution, TIMES))
+    page.add_section(
+        "One scenario",
+        Markup("<p class='note' id='point-note'></p><div class='scroll' id='figures'></div>"),
+        Markup(f"<div class='charts small'>{distributions}</div>"),
+        tools="<label>Scenario <select id='point'></select></label>"
+        "<label><input type='checkbox' id='log' checked> logarithmic time axis</label>",
+    )
+    pictures = _figure("replicas", "Load of the replicas", "outstanding requests over time")
+    pictures += _figure("placements", "Placements", "")
+    page.add_section(
+        Markup("<span id='one'>One simulation</span>"),
+        Markup(f"<div class='charts'>{pictures}</div>{command('command', '')}"),
+        tools="<label>Scheduler <select id='scheduler'></select></label>"
+        "<label>Seed <select id='seed'></select></label>",
+    )
+    if results.failures:
+        page.add_section("Failed simulations", _failures(results))
+    page.write(path)
 
 
 def _data(results: Results) -> dict[str, Any]:
@@ -60,8 +84,6 @@ def _data(results: Results) -> dict[str, Any]:
         "classes": _class_names(),
         "colors": list(COLORS),
         "heat": HEAT,
-        "layout": BASE_LAYOUT,
-        "axis": AXIS,
     }
 
 
@@ -74,7 +96,7 @@ def _point(its: PointResults) -> dict[str, Any]:
         "replicas": scenario.num_replicas,
         "load": short([scenario.load])[0],
         "seeds": len(its.seeds),
-        "note": f"{scenario.header.title}: {scenario.rate:.3g} requests/s of the {scenario.capacity:.3g} that the "
+        "note": f"{scenario.title}: {scenario.rate:.3g} requests/s of the {scenario.capacity:.3g} that the "
         f"cluster keeps up with; objectives of goodput: TTFT {value_text('ttft', scenario.objectives.ttft)}, TPOT "
         f"{value_text('tpot', scenario.objectives.tpot)}. Below each mean its difference from the baseline; framed: "
         "the best of a column.",
@@ -139,39 +161,12 @@ def _class_names() -> list[str]:
     return [f"up to {PROMPT_CLASSES[0]:,}", *middle, f"over {PROMPT_CLASSES[-1]:,}"]
 
 
-def _body(results: Results, sections: Sequence[tuple[str, str]]) -> str:
-    more = "".join(_section(html.escape(title), content) for title, content in sections)
-    return "\n".join([
-        _header(results),
-        "<main>",
-        _warnings(results),
-        _section("Summary", "<p class='note' id='matrix-note'></p><div id='matrix'></div>",
-                 "<label>Metric <select id='metric'></select></label>"),
-        more,
-        _section("Against load",
-                 "<p class='note'>Means over seeds with 95 % intervals, in the metric chosen above.</p>"
-                 "<div class='chips sticky' id='chips'></div><div class='charts small' id='loads'></div>"),
-        _section("One scenario",
-                 "<p class='note' id='point-note'></p><div id='figures'></div>"
-                 f"<div class='charts small' style='margin-top:16px'>{''.join(map(_distribution, TIMES))}</div>",
-                 "<label>Scenario <select id='point'></select></label>"
-                 "<label><input type='checkbox' id='log' checked> logarithmic time axis</label>"),
-        _section("<span id='one'>One simulation</span>",
-                 f"<div class='charts'>{_figure('replicas', 'Load of the replicas', 'outstanding requests over time')}"
-                 f"{_figure('placements', 'Placements', '')}</div>{_command('command', '')}",
-                 "<label>Scheduler <select id='scheduler'></select></label>"
-                 "<label>Seed <select id='seed'></select></label>"),
-        _failures(results),
-        "</main><div id='tip' hidden></div>",
-    ])  # fmt: skip
-
-
-def _header(results: Results) -> str:
+def _facts(results: Results) -> list[tuple[str, str]]:
     counts = [len(its.seeds) for its in results.points]
     seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     names = len({its.scenario.name for its in results.points})
     simulations = sum(len(records) for its in results.points for records in its.records.values())
-    facts = [
+    return [
         ("Compared", f"{plural(len(results.others), 'scheduler')} with {results.baseline}, in "
                      f"{plural(names, 'scenario')} at {plural(len(results.points), 'point')}, on the same requests"),
         ("Simulations", f"{simulations:,}: {seeds} seeds of {results.requests:,} requests and more, of which the first "
@@ -181,10 +176,8 @@ def _header(results: Results) -> str:
         *(("Policy", f"SHA-256 {digest[:16]}: {', '.join(_users(results, digest))}")
           for digest in dict.fromkeys(results.policies.values())),
         ("Made", f"{results.date}, on {results.machine}"),
+        ("Command", command("sweep-command", results.command)),
     ]  # fmt: skip
-    rows = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in facts)
-    command = _command("sweep-command", results.command)
-    return f"<header><h1>{html.escape(results.title)}</h1><dl>{rows}</dl>{command}</header>"
 
 
 def _users(results: Results, digest: str) -> list[str]:
@@ -192,41 +185,24 @@ def _users(results: Results, digest: str) -> list[str]:
     return [name for name, its in results.policies.items() if its == digest]
 
 
-def _warnings(results: Results) -> str:
-    lines = "<br>".join(html.escape(line) for line in notes(results))
-    return f"<p class='warning'>{lines}</p>" if lines else ""
-
-
-def _section(title: str, content: str, tools: str = "") -> str:
-    bar = f"<div class='bar'>{tools}</div>" if tools else ""
-    return f"<section><h2>{title}</h2>{bar}{content}</section>"
-
-
 def _distribution(time: str) -> str:
     return _figure(f"cdf-{time}", time.upper(), "cumulative distribution, the mean over seeds", 300)
 
 
 def _figure(name: str, title: str, note: str, height: int = 340) -> str:
-    return (
-        f"<figure class='chart'><figcaption><b>{title}</b> <span id='{name}-note'>{html.escape(note)}</span>"
-        f"</figcaption><div class='plot' id='{name}' style='height:{height}px'></div></figure>"
-    )
+    text = Markup(f"<span id='{name}-note'>{html.escape(note)}</span>")
+    return figure(title, text, f"<div class='plot' id='{name}' style='height:{height}px' role='img'></div>")
 
 
-def _command(name: str, text: str) -> str:
-    button = f"<button class='copy' data-of='{name}'>copy</button>"
-    return f"<div class='command'>{button}<pre id='{name}'>{html.escape(text)}</pre></div>"
-
-
-def _failures(results: Results) -> str:
-    if not results.failures:
-        return ""
+def _failures(results: Results) -> Table:
     rows = [
         [
-            *map(html.escape, (one.point, one.scheduler, str(one.seed), one.error)),
-            _command(f"failed{place}", one.command),
+            failure.point,
+            failure.scheduler,
+            str(failure.seed),
+            failure.error,
+            command(f"failed{number}", failure.command),
         ]
-        for place, one in enumerate(results.failures)
+        for number, failure in enumerate(results.failures)
     ]
-    content = table(["Scenario", "Scheduler", "Seed", "Error", "Command"], rows, num_texts=5)
-    return _section("Failed simulations", f"<div class='scroll'>{content}</div>")
+    return Table(["Scenario", "Scheduler", "Seed", "Error", "Command"], rows, num_texts=5)

@@ -45,7 +45,7 @@ class ScenarioEvent(Config):
 class ScenarioHeader(Config):
     """What `scenario` holds."""
 
-    title: str = setting(dataclasses.MISSING, help="in a few words")
+    title: str = setting(dataclasses.MISSING, help="in a few words, without the load")
     load: float = setting(dataclasses.MISSING, help="arrival rate over capacity", above=0, maximum=GREATEST_LOAD)
     ttft: float = setting(1.0, help="seconds that TTFT should meet, for goodput", above=0)
     tpot: float = setting(0.05, help="seconds that TPOT should meet, for goodput", above=0)
@@ -92,10 +92,16 @@ class Scenario:
     @property
     def label(self) -> str:
         """`a93, 4 replicas, 93 % load`."""
-        replicas = plural(self.num_replicas, "replica")
-        return f"{self.name}, {replicas}, " + (
-            f"{100 * self.header.load:g} % load" if self.qps is None else f"{self.qps:g} requests/s"
-        )
+        return f"{self.name}, {plural(self.num_replicas, 'replica')}, {self._load_text}"
+
+    @property
+    def title(self) -> str:
+        """`4 equal replicas, 93 % load`: the header's title, and the load that is run."""
+        return f"{self.header.title}, {self._load_text}"
+
+    @property
+    def _load_text(self) -> str:
+        return f"{100 * self.header.load:g} % load" if self.qps is None else f"{self.qps:g} requests/s"
 
     def at(self, load: float) -> Scenario:
         """The same at another load."""

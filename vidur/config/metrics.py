@@ -23,7 +23,7 @@ class MetricsConfig(Config):
     wandb_run_name: str | None = setting(None, help="Weights & Biases run name")
     wandb_sweep_id: str | None = setting(None, help="Weights & Biases sweep id")
     wandb_run_id: str | None = setting(None, help="Weights & Biases run id")
-    enable_chrome_trace: bool = setting(True, help="write chrome_trace.json")
+    enable_chrome_trace: bool = setting(False, help="write chrome_trace.json, up to 20 MB")
     chrome_trace_max_batches: int = setting(100_000, help="batches that chrome_trace.json holds at most", minimum=1)
     save_table_to_wandb: bool = setting(False, help="send whole tables to Weights & Biases")
     store_plots: bool = setting(True, help="write report.html")

@@ -22,7 +22,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 @dataclass(frozen=True)
 class SimulationConfig(Config):
-    """A simulation. Two equal configurations give the same results."""
+    """A simulation. Two equal configurations give the same results. SLOs judge a run and do not change it."""
 
     flag_prefix: ClassVar[str | None] = ""
     help_title: ClassVar[str] = "simulation"
@@ -32,8 +32,10 @@ class SimulationConfig(Config):
     log_level: str = setting("info", help="least severe message shown", choices=LOG_LEVELS)
     time_limit: int = setting(0, help="simulated seconds after which to stop; 0 is no limit", minimum=0)
     compare_with: tuple[str, ...] = setting(
-        (), help="routers, with their default settings, whose latencies on the same requests are printed beside"
+        (), help="routers, with their default settings, whose results on the same requests are shown beside"
     )
+    slo_ttft: float | None = setting(None, help="seconds that TTFT should meet, for attainment and goodput", above=0)
+    slo_tpot: float | None = setting(None, help="seconds that TPOT should meet, for attainment and goodput", above=0)
     cluster_config: ClusterConfig = field(default_factory=ClusterConfig, metadata={"help": "the cluster"})
     request_generator_config: BaseRequestGeneratorConfig = field(
         default_factory=SyntheticRequestGeneratorConfig, metadata={"help": "where requests come from"}

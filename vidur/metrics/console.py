@@ -80,11 +80,11 @@ def _simulated(figures: Section) -> str:
 
 
 def _goodput(goodput: Section) -> str:
-    objectives = [
-        f"{name.upper()} <= {in_seconds(goodput[f'{name}_objective'])}"
-        for name in ("ttft", "tpot")
-        if goodput[f"{name}_objective"] is not None
-    ]
+    objectives = []
+    for name in ("ttft", "tpot"):
+        if (seconds := goodput[f"{name}_objective"]) is not None:
+            met = percent(goodput[f"{name}_attainment"])
+            objectives.append(f"{name.upper()} <= {in_seconds(seconds)} ({met} meet it)")
     rate, fraction = significant(goodput["requests_per_second"]), percent(goodput["fraction_of_finished"])
     return f"{rate} requests/s, {fraction} of the finished, at {' and '.join(objectives)}"
 

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidur.engine.recording import Columns
+from vidur.engine.recording import FINISHED, Columns
 from vidur.metrics.batch_runs import counted_requests, only_batches
 from vidur.metrics.columns import time_per_output_token
 from vidur.metrics.latency import latencies
-from vidur.metrics.report_charts import (
+from vidur.metrics.result import SimulationResult
+from vidur.metrics.text import MILLISECONDS, Unit, percent, significant, time_unit
+from vidur.metrics.timeline import Timeline, time_edges, timeline
+from vidur.report.chart import (
     ACCENT,
+    BAD,
     COLORS,
-    HEAT,
+    FAINT,
+    INK,
     Chart,
     Floats,
     Trace,
     axis,
     bars,
     cumulative,
+    dots,
+    heat_map,
     layout,
     line,
     range_band,
     short,
     weighted_histogram,
 )
-from vidur.metrics.result import SimulationResult
-from vidur.metrics.text import MILLISECONDS, Unit, significant, time_unit
-from vidur.metrics.timeline import Timeline, time_edges, timeline
 
 CURVE_POINTS = 1000
 SCATTER_POINTS = 2000
@@ -38,6 +43,8 @@ RATE_BINS = 100
 HEAT_COLUMNS = 200
 TAIL = 1.5
 """A distribution is first shown up to this times its p99, if its largest value is beyond that."""
+SLO_SHOWN = 5.0
+"""An SLO up to this times a distribution's p99 is within its chart."""
 HEAT_ROWS = 128
 MAX_LINES = 16
 """More replicas than this are shown as a range and a heat map."""
@@ -49,40 +56,61 @@ SERIES = {
     "busy": "Busy time (%)",
 }
 PERCENTAGES = ("kv_use", "busy")
+DISTRIBUTIONS = {
+    "ttft": ("TTFT", "time to first token: from arrival to the first output token"),
+    "tpot": ("TPOT", "time per output token after a request's first, its mean"),
+    "e2e": ("E2E", "end to end: from arrival to the last output token"),
+    "scheduling_delay": ("Scheduling delay", "from arrival to the first batch"),
+}
 
 
-def latency_charts(result: SimulationResult) -> list[Chart]:
-    """Cumulative distributions of what requests waited for; in a mixed cluster also of each group."""
-    counted = _counted(result)
-    times = latencies(result.recording, counted)
+def latency_charts(result: SimulationResult, others: Mapping[str, SimulationResult]) -> list[Chart]:
+    """Cumulative distributions of the latencies: also of each group of a mixed cluster, and under the other routers."""
+    times = latencies(result.recording, counted(result))
+    besides = {name: latencies(other.recording, counted(other)) for name, other in others.items()}
     groups = result.config.cluster_config.groups
-    group = result.recording.replicas["group"][result.recording.requests["replica"][counted]]
+    group = result.recording.replicas["group"][result.recording.requests["replica"][counted(result)]]
     num_points = result.config.metrics_config.subsamples or CURVE_POINTS
-    titles = {
-        "ttft": ("TTFT", "time to first token: from arrival to the first output token"),
-        "tpot": ("TPOT", "time per output token after a request's first"),
-        "e2e": ("E2E", "end to end: from arrival to the last output token"),
-        "scheduling_delay": ("Scheduling delay", "from arrival to the first batch"),
-    }
     charts = []
-    for name, (title, note) in titles.items():
-        values = times[name]
-        present = values[~np.isnan(values)]
+    for name, (title, note) in DISTRIBUTIONS.items():
+        present = times[name][~np.isnan(times[name])]
         p99 = float(np.percentile(present, 99)) if len(present) else 0.0
         unit = time_unit([p99])
-        curves = [_curve(values, unit, num_points, "all", "#0f172a")]
-        if len(groups) > 1:
-            for number, resolved in enumerate(groups[: len(COLORS)]):
-                curves.append(_curve(values[group == number], unit, num_points, resolved.name, COLORS[number]))
-        else:
-            curves[0]["line"]["color"] = ACCENT
-        shown = layout(f"{title} ({unit.name})", "requests (%)", **_percentile_marks(present, unit))
+        values = {router_name(result) if others else "all": times[name]}
+        if others:
+            values |= {other: figures[name] for other, figures in besides.items()}
+        elif len(groups) > 1:
+            values |= {resolved.name: times[name][group == number] for number, resolved in enumerate(groups)}
+        colors = (ACCENT, *COLORS[1:]) if others or len(groups) == 1 else (INK, *COLORS)
+        curves = [
+            _curve(seconds, unit, num_points, label, color)
+            for (label, seconds), color in zip(values.items(), colors, strict=False)
+        ]
+        slo = {"ttft": result.config.slo_ttft, "tpot": result.config.slo_tpot}.get(name)
+        shown = layout(f"{title} ({unit.name})", "requests (%)", **_marks(present, unit, slo))
         shown["yaxis"]["range"] = [0, 102]
-        if present.max(initial=0.0) > TAIL * p99:
-            shown["xaxis"]["range"] = [0, TAIL * p99 * unit.per_second]
+        end = max(TAIL * p99, 1.15 * slo if slo is not None and slo < SLO_SHOWN * p99 else 0.0)
+        if end > 0:
+            shown["xaxis"]["range"] = [0, end * unit.per_second]
+        if present.max(initial=0.0) > end:
             note += "; a double click shows the whole tail"
-        charts.append(Chart(title, note, curves, shown | {"showlegend": len(groups) > 1}, classes=("cdf",)))
+        charts.append(Chart(title, note, curves, shown, log_switch=True))
     return charts
+
+
+def outstanding_chart(results: Mapping[str, SimulationResult]) -> Chart:
+    """Requests in the cluster over time under each router."""
+    end = max(result.recording.end_time for result in results.values())
+    times = np.linspace(0.0, end, TIME_BINS)
+    traces = []
+    for (name, result), color in zip(results.items(), COLORS, strict=False):
+        arrived = np.sort(result.recording.requests["arrived_at"])
+        left = np.sort(result.recording.requests["completed_at"][result.recording.requests["status"] == FINISHED])
+        count = np.searchsorted(arrived, times, "right") - np.searchsorted(left, times, "right")
+        traces.append(line(short(times, 6), count.tolist(), name, color))
+    shown = layout("time (s)", "requests", hovermode="x unified")
+    note = "requests that have arrived and are not finished, under each router"
+    return Chart("Requests in the cluster", note, traces, shown, is_wide=True)
 
 
 def load_chart(result: SimulationResult) -> Chart:
@@ -91,7 +119,7 @@ def load_chart(result: SimulationResult) -> Chart:
     requests = result.recording.requests
     middles = short((edges[1:] + edges[:-1]) / 2, 6)
     traces = []
-    for column, name, color in (("arrived_at", "arrivals", "#94a3b8"), ("completed_at", "completions", ACCENT)):
+    for column, name, color in (("arrived_at", "arrivals", FAINT), ("completed_at", "completions", ACCENT)):
         rates = np.histogram(requests[column], edges)[0] / np.diff(edges)
         traces.append(line(middles, short(rates), name, color, line={"color": color, "width": 1.8, "shape": "hvh"}))
     shown = layout("time (s)", "requests per second", hovermode="x unified")
@@ -133,7 +161,7 @@ def batch_charts(result: SimulationResult) -> list[Chart]:
 def request_charts(result: SimulationResult) -> list[Chart]:
     """TTFT against the length of the prompt and against the time of arrival, of a sample of the requests."""
     requests = result.recording.requests
-    ids = np.flatnonzero(_counted(result))
+    ids = np.flatnonzero(counted(result))
     # A fixed seed: the report of a run is the same whenever it is written.
     if len(ids) > SCATTER_POINTS:
         ids = np.sort(np.random.default_rng(0).choice(ids, SCATTER_POINTS, replace=False))
@@ -149,7 +177,7 @@ def request_charts(result: SimulationResult) -> list[Chart]:
         ("TPOT by arrival", "arrival (s)", "TPOT (ms)", requests["arrived_at"][ids], tpot),
     ]
     return [
-        Chart(title, sampled, [_dots(x, y)], layout(x_title, y_title))
+        Chart(title, sampled, [dots(x, y)], layout(x_title, y_title))
         for title, x_title, y_title, x, y in specs
         if len(x) == 0 or x.min() < x.max()
     ]
@@ -176,28 +204,55 @@ def operation_chart(result: SimulationResult) -> Chart:
     return Chart("Operations", note, [trace], shown, height=60 + 24 * len(totals), is_wide=True)
 
 
-def _counted(result: SimulationResult) -> NDArray[np.bool_]:
+def counted(result: SimulationResult) -> NDArray[np.bool_]:
+    """bool[requests]: those that have finished, within the batches that the metrics are limited to."""
     metrics = result.config.metrics_config
     return counted_requests(result.recording, result.runs, metrics.min_batch_index, metrics.max_batch_index)
 
 
-def _percentile_marks(present: Floats, unit: Unit) -> dict[str, Any]:
-    """Dotted lines at p50, p90 and p99, named where they cross."""
-    shapes, names = [], []
-    style = {"color": "#94a3b8", "width": 1, "dash": "dot"}
+def router_name(result: SimulationResult) -> str:
+    return result.config.cluster_config.global_scheduler_config.get_type()
+
+
+def _marks(present: Floats, unit: Unit, slo: float | None) -> dict[str, Any]:
+    """Dotted lines at p50, p90 and p99, and a dashed one at the SLO (seconds), each labelled where it ends."""
     if len(present) == 0:
         return {}
     marked = (50, 90, 99)
-    for height, value in zip(marked, np.percentile(present, marked) * unit.per_second, strict=True):
-        at = float(f"{value:.6g}")
-        shapes.append({"type": "line", "layer": "below", "x0": at, "x1": at, "y0": 0, "y1": height, "line": style})
-        names.append(f"p{height} {significant(float(value))} {unit.name}")
-    text = " &nbsp; ".join(names)
-    note = {
-        "xref": "paper", "yref": "paper", "x": 0.98, "y": 0.06, "xanchor": "right", "showarrow": False, "text": text,
-        "font": {"size": 11, "color": "#475569"}, "bgcolor": "rgba(255,255,255,0.9)",
-    }  # fmt: skip
-    return {"shapes": shapes, "annotations": [note]}
+    at_percentiles = np.percentile(present, marked) * unit.per_second
+    marks = [
+        (float(f"{value:.6g}"), height, height, f"p{height} {significant(float(value))} {unit.name}", FAINT, "dot")
+        for height, value in zip(marked, at_percentiles, strict=True)
+    ]
+    if slo is not None:
+        text = (
+            f"SLO {significant(slo * unit.per_second)} {unit.name}: {percent(float((present <= slo).mean()))} meet it"
+        )
+        marks.append((slo * unit.per_second, 102, 7, text, BAD, "dash"))
+    shapes = [
+        {
+            "type": "line",
+            "layer": "below",
+            "x0": x,
+            "x1": x,
+            "y0": 0,
+            "y1": top,
+            "line": {"color": color, "width": 1, "dash": dash},
+        }
+        for x, top, _, _, color, dash in marks
+    ]
+    notes = [
+        {
+            "x": x,
+            "y": y,
+            "xanchor": "left",
+            "yanchor": "top",
+            "text": text,
+            **({"font": {"color": BAD}} if color == BAD else {}),
+        }
+        for x, _, y, text, color, _ in marks
+    ]
+    return {"shapes": shapes, "annotations": notes}
 
 
 def _curve(values: Floats, unit: Unit, num_points: int, name: str, color: str) -> Trace:
@@ -239,7 +294,7 @@ def _stacked(result: SimulationResult, lines: Timeline, many: bool) -> Chart:
 def _event_marks(result: SimulationResult) -> dict[str, Any]:
     """Lines at the configured events of the cluster, if there are few."""
     events = result.config.cluster_config.replica_events[:20]
-    style = {"color": "#dc2626", "width": 1, "dash": "dash"}
+    style = {"color": BAD, "width": 1, "dash": "dash"}
     return {
         "shapes": [
             {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": event.time, "x1": event.time, "line": style}
@@ -248,9 +303,8 @@ def _event_marks(result: SimulationResult) -> dict[str, Any]:
         "annotations": [
             {
                 "x": event.time, "yref": "paper", "y": 1, "text": f"{event.replica}: {event.action}",
-                "showarrow": False,
                 "xanchor": "left", "yanchor": "top",
-                "font": {"size": 10, "color": "#dc2626"},
+                "font": {"color": BAD},
             }
             for event in events
         ],
@@ -266,17 +320,10 @@ def _heat_maps(lines: Timeline) -> list[Chart]:
     for attribute, title in SERIES.items():
         values = _mean_of_groups(_mean_of_groups(getattr(lines, attribute), per_row, 0), per_column, 1)
         is_share = attribute in PERCENTAGES
-        trace: Trace = {
-            "type": "heatmap",
-            "x": short((begins + np.append(begins[1:], lines.edges[-1])) / 2, 6),
-            "y": first.tolist(),
-            "z": [short(row, 3) for row in values * (100 if is_share else 1)],
-            "colorscale": HEAT,
-            "zmin": 0,
-            "zmax": 100 if is_share else float(values.max()) or 1.0,
-            "colorbar": {"thickness": 10, "outlinewidth": 0},
-            "hovertemplate": "replica %{y}, %{x} s: %{z}<extra></extra>",
-        }
+        greatest = 100 if is_share else float(values.max()) or 1.0
+        x = short((begins + np.append(begins[1:], lines.edges[-1])) / 2, 6)
+        z = [short(row, 3) for row in values * (100 if is_share else 1)]
+        trace = heat_map(x, first.tolist(), z, greatest, "replica %{y}, %{x} s: %{z}")
         rows = {
             "xaxis": axis("time (s)", showgrid=False),
             "yaxis": axis("replica", showgrid=False, autorange="reversed"),
@@ -317,23 +364,11 @@ def _time_by_tokens(runs: Columns, unit: Unit) -> Chart:
     rows = np.arange(len(runs["count"]))
     if len(rows) > SCATTER_POINTS:
         rows = np.sort(np.random.default_rng(0).choice(rows, SCATTER_POINTS, replace=False))
-    dots = _dots(runs["num_tokens"][rows], runs["execution_time"][rows] * unit.per_second)
+    points = dots(runs["num_tokens"][rows], runs["execution_time"][rows] * unit.per_second)
     shown = layout("tokens in the batch", f"batch time ({unit.name})")
     return Chart(
         "Batch time by tokens",
         "a dot for each run of equal batches" + ", sampled" * (len(rows) == SCATTER_POINTS),
-        [dots],
+        [points],
         shown,
     )
-
-
-def _dots(x: NDArray[Any], y: Floats) -> Trace:
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "x": short(x, 5),
-        "y": short(y),
-        "marker": {"color": ACCENT, "size": 5, "opacity": 0.45},
-        "hovertemplate": "%{x}, %{y}<extra></extra>",
-        "showlegend": False,
-    }

@@ -27,8 +27,11 @@ def summary(
 ) -> Section:
     """Plain JSON values, None where there is nothing to measure. Seconds, counts and fractions; docs/output.md.
 
-    With an objective (seconds), also the goodput: finished requests per second that met those given.
+    With an objective (seconds), also the goodput: finished requests per second that met those given. Where none is
+    given, the SLOs of the configuration are the objectives.
     """
+    if ttft_objective is None and tpot_objective is None:
+        ttft_objective, tpot_objective = result.config.slo_ttft, result.config.slo_tpot
     recording, metrics = result.recording, result.config.metrics_config
     limits = metrics.min_batch_index, metrics.max_batch_index
     times = latencies(recording, counted_requests(recording, result.runs, *limits))
@@ -46,9 +49,15 @@ def summary(
     }
     if ttft_objective is not None or tpot_objective is not None:
         met = meets_objectives(times, ttft_objective, tpot_objective)
+        only_ttft, only_tpot = (
+            meets_objectives(times, ttft_objective, None),
+            meets_objectives(times, None, tpot_objective),
+        )
         figures["goodput"] = {
             "ttft_objective": ttft_objective,
             "tpot_objective": tpot_objective,
+            "ttft_attainment": _rate(int(only_ttft.sum()), len(met)),
+            "tpot_attainment": _rate(int(only_tpot.sum()), len(met)),
             "requests_per_second": _rate(int(met.sum()), duration(recording)),
             "fraction_of_finished": _rate(int(met.sum()), len(met)),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ from vidur.metrics.result import SimulationResult
 from vidur.metrics.token_completions import token_completions
 
 
-def write_results(result: SimulationResult, folder: str | Path) -> None:
+def write_results(
+    result: SimulationResult, folder: str | Path, others: Mapping[str, SimulationResult] | None = None
+) -> None:
     """Write what the metrics configuration asks for into `folder`, made if need be; docs/output.md lists the files.
 
-    config.json and summary.json are always written, before all others. Raises InputError if wandb is asked for and is
+    config.json and summary.json are always written, before all others. others: the same requests under other routers,
+    by name, which the report shows beside. Raises InputError if wandb is asked for and is
     not installed.
     """
     folder = Path(folder)
@@ -37,7 +41,7 @@ def write_results(result: SimulationResult, folder: str | Path) -> None:
         write_event_trace(folder / "event_trace.json", recording)
     _write_tables(result, folder)
     if metrics.store_plots:
-        write_report(folder / "report.html", result)
+        write_report(folder / "report.html", result, others)
     if metrics.uses_wandb:
         from vidur.metrics.wandb_log import log_to_wandb
 

@@ -1,0 +1,142 @@
+"""Charts as plain plotly.js figures: lists and dicts of JSON values, drawn by the page's script.
+
+A colour may be a name of theme.css as `--ink`, or `--ink/0.2` with its opacity: the script looks it up in the theme
+that is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidur.report.markup import Markup, markup
+
+Trace = dict[str, Any]
+Floats = NDArray[np.float64]
+
+COLORS = tuple(f"--series-{number}" for number in range(16))
+ACCENT = COLORS[0]
+INK, SOFT, FAINT, BAD = "--ink", "--soft", "--faint", "--bad"
+HEAT = [[number / 4, f"--heat-{number}"] for number in range(5)]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart and the words around it.
+
+    note: a line beside the title. height: pixels. is_wide: over the full width of the page. log_switch: the section
+    offers a logarithmic horizontal axis.
+    """
+
+    title: str
+    note: str
+    data: list[Trace]
+    layout: dict[str, Any]
+    height: int = 320
+    is_wide: bool = False
+    log_switch: bool = False
+
+    @property
+    def has_data(self) -> bool:
+        return any(trace["x"] for trace in self.data)
+
+    def figure(self, plot_id: str) -> Markup:
+        """The HTML in which the page's script draws the chart; without data, a line that says so."""
+        size, label = f"height:{self.height}px", markup(self.title)
+        inside = f"<div class='plot' id='{plot_id}' style='{size}' role='img' aria-label='{label}'></div>"
+        if not self.has_data:
+            inside = "<p class='nothing'>nothing was recorded</p>"
+        return figure(self.title, self.note, inside, "wide" * self.is_wide, " data-log" * self.log_switch)
+
+
+def figure(title: str, note: str, inside: str, classes: str = "", attributes: str = "") -> Markup:
+    """A framed figure below its title and note."""
+    caption = f"<figcaption><span><b>{markup(title)}</b> {markup(note)}</span></figcaption>"
+    return Markup(f"<figure class='chart {classes}'{attributes}>{caption}{inside}</figure>")
+
+
+def axis(title: str | None = None, **more: Any) -> dict[str, Any]:
+    """A plotly axis; `title` with the unit, as `TTFT (ms)`."""
+    return {**({"title": {"text": title, "standoff": 8}} if title else {}), **more}
+
+
+def layout(x_title: str, y_title: str, **more: Any) -> dict[str, Any]:
+    """A plotly layout whose vertical axis starts at 0."""
+    return {"xaxis": axis(x_title), "yaxis": axis(y_title, rangemode="tozero"), **more}
+
+
+def short(values: NDArray[Any] | Sequence[float], digits: int = 4) -> list[float | None]:
+    """Numbers of a few significant digits, for a short file; nan becomes None."""
+    return [float(f"{value:.{digits}g}") if value == value else None for value in np.asarray(values, float).tolist()]
+
+
+def cumulative(values: Floats, num_points: int) -> tuple[Floats, Floats]:
+    """x and y (percent) of the empirical distribution of the values that are not nan, in at most about `num_points`."""
+    ordered = np.sort(values[~np.isnan(values)])
+    count = len(ordered)
+    if count <= num_points:
+        return ordered, 100 * np.arange(1, count + 1) / max(count, 1)
+    rank = np.unique(np.linspace(0, count - 1, num_points).astype(np.int64))
+    return ordered[rank], 100 * (rank + 1) / count
+
+
+def weighted_histogram(values: NDArray[Any], counts: NDArray[Any], edges: Floats) -> Floats:
+    """Percent of all `counts` in each bin; what lies beyond the edges is in the first or the last."""
+    bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    sums = np.bincount(bins, counts, len(edges) - 1)
+    return 100 * sums / max(sums.sum(), 1)  # type: ignore[no-any-return]
+
+
+def bars(edges: Floats, heights: Floats, what: str) -> Trace:
+    """Bars over bins, each as wide as its bin."""
+    return {
+        "type": "bar",
+        "x": short((edges[1:] + edges[:-1]) / 2, 5),
+        "y": short(heights),
+        "width": short(np.diff(edges) * 0.94, 5),
+        "marker": {"color": ACCENT},
+        "hovertemplate": f"%{{x}} {what}: %{{y:.2f}} %<extra></extra>",
+    }
+
+
+def line(x: list[Any], y: list[Any], name: str, color: str, **more: Any) -> Trace:
+    style = {"color": color, "width": 1.6}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": style, **more}
+
+
+def dots(x: NDArray[Any], y: Floats, **more: Any) -> Trace:
+    """A scatter of points."""
+    marker = {"color": ACCENT, "size": 5, "opacity": 0.45}
+    hover = "%{x}, %{y}<extra></extra>"
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": short(x, 5),
+        "y": short(y),
+        "marker": marker,
+        "hovertemplate": hover,
+        **more,
+    }
+
+
+def range_band(x: list[Any], low: Floats, mean: Floats, high: Floats, axes: dict[str, str]) -> list[Trace]:
+    """The mean of several series in a band from the least to the greatest of them."""
+    edge = {"line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **axes}
+    return [
+        line(x, short(high), "most", ACCENT, **edge),
+        line(x, short(low), "least to most", ACCENT, **edge | {"fill": "tonexty", "fillcolor": f"{ACCENT}/0.16"}),
+        line(x, short(mean), "mean of the replicas", ACCENT, showlegend=False, **axes),
+    ]
+
+
+def heat_map(
+    x: list[Any], y: list[Any], z: list[list[float | None]], greatest: float, hover: str, **more: Any
+) -> Trace:
+    """Colours from 0 to `greatest`."""
+    bar = {"thickness": 10, "outlinewidth": 0, **more.pop("colorbar", {})}
+    scale = {"colorscale": HEAT, "zmin": 0, "zmax": greatest, "colorbar": bar}
+    return {"type": "heatmap", "x": x, "y": y, "z": z, "hovertemplate": f"{hover}<extra></extra>", **scale, **more}

@@ -1,0 +1,16 @@
+"""Texts that are HTML already."""
+
+from __future__ import annotations
+
+import html
+
+
+class Markup(str):
+    """HTML that a page takes as it is; every other string is text, which a page escapes."""
+
+    __slots__ = ()
+
+
+def markup(text: str) -> Markup:
+    """Escape a text, unless it is markup."""
+    return text if isinstance(text, Markup) else Markup(html.escape(text))
