@@ -43,7 +43,7 @@ def test_a_run_prints_its_summary_and_writes_its_files(tmp_path: Path) -> None:
     for word in ("TTFT", "TPOT", "E2E", "Throughput", "Preemptions", "20 of 20 finished"):
         assert word in out
     assert {file.name for file in only_run(tmp_path).iterdir()} == {
-        "config.json", "summary.json", "request_metrics.csv", "chrome_trace.json", "report.html",
+        "config.json", "summary.json", "request_metrics.csv", "report.html",
     }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_config_json_of_a_run_gives_the_same_bytes_again(tmp_path: Path) -> None
     first = only_run(tmp_path / "one")
     assert finish(start(tmp_path / "two", "--config", str(first / "config.json")))[0] == 0
     second = only_run(tmp_path / "two")
-    for name in ("request_metrics.csv", "chrome_trace.json", "config.json"):
+    for name in ("request_metrics.csv", "config.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 

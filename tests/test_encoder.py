@@ -244,7 +244,7 @@ def test_real_observations_of_other_models_are_finite(model: str) -> None:
     """Large models too, through a failure: the units are the hardware's own."""
     flags = f"""--replica_config_model_name {model} --replica_config_tensor_parallel_size 4
         --cluster_config_num_replicas 3 --synthetic_request_generator_config_num_requests 120
-        --poisson_request_interval_generator_config_qps 8 --no-metrics_config_enable_chrome_trace
+        --poisson_request_interval_generator_config_qps 8
         --cluster_config_replica_events time=3,replica=1,action=fail time=9,replica=1,action=return"""
     simulator = Simulator(SimulationConfig.from_cli(flags.split()))
     encoder = StateEncoder(3, 0)

@@ -19,7 +19,7 @@ from vidur.metrics.wandb_log import flat
 from vidur.metrics.writer import write_results
 
 ALWAYS = {"config.json", "summary.json"}
-DEFAULT = ALWAYS | {"request_metrics.csv", "chrome_trace.json", "report.html"}
+DEFAULT = ALWAYS | {"request_metrics.csv", "report.html"}
 OPERATIONS = {"operation_metrics.csv", "cpu_operation_metrics.csv"}
 
 
@@ -28,7 +28,7 @@ OPERATIONS = {"operation_metrics.csv", "cpu_operation_metrics.csv"}
     [
         ({}, DEFAULT),
         ({"write_metrics": False}, ALWAYS),
-        ({"enable_chrome_trace": False}, DEFAULT - {"chrome_trace.json"}),
+        ({"enable_chrome_trace": True}, DEFAULT | {"chrome_trace.json"}),
         ({"store_request_metrics": False}, DEFAULT - {"request_metrics.csv"}),
         ({"store_plots": False}, DEFAULT - {"report.html"}),
         ({"write_json_trace": True}, DEFAULT | {"event_trace.json"}),

@@ -272,7 +272,7 @@ def test_weights_of_other_shapes_are_refused() -> None:
 FLAGS = """
     --cluster_config_replica_groups num_replicas=2,device=h100 num_replicas=2,device=a100
     --length_generator_config_type quantile --synthetic_request_generator_config_num_requests 300
-    --poisson_request_interval_generator_config_qps 30 --no-metrics_config_enable_chrome_trace
+    --poisson_request_interval_generator_config_qps 30
     --cluster_config_replica_events time=2,replica=0,action=fail time=5,replica=0,action=return
 """
 

@@ -18,7 +18,7 @@ from vidur.simulator import Simulator, simulate
 MIXED = """
     --cluster_config_replica_groups num_replicas=2,device=h100 num_replicas=2,device=a100,num_blocks=600
     --length_generator_config_type quantile --synthetic_request_generator_config_num_requests 400
-    --poisson_request_interval_generator_config_qps 30 --no-metrics_config_enable_chrome_trace
+    --poisson_request_interval_generator_config_qps 30
 """
 
 

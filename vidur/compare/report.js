@@ -260,8 +260,8 @@ class Sweep {
 
   makeLoadCharts() {
     find("loads").innerHTML = this.groups.map((places, group) => {
-      const its = this.sweep.points[places[0]], loads = places.map(place => `${(100 * this.sweep.points[place].load).toFixed(0)} %`);
-      return `<figure class=chart><figcaption><span><b>${escaped(its.name)}, ${its.replicas} replicas</b> ${escaped(its.title)}, ${loads.join(", ")} load</span>` +
+      const its = this.sweep.points[places[0]], loads = places.map(place => `${(100 * this.sweep.points[place].load).toFixed(0)}`);
+      return `<figure class=chart><figcaption><span><b>${escaped(its.name)}, ${its.replicas} replicas</b> ${escaped(its.title)}, ${loads.join(", ")} % load</span>` +
         `</figcaption><div class=plot id=load${group} style="height:270px" role=img></div></figure>`;
     }).join("");
   }
@@ -367,7 +367,9 @@ class Sweep {
         hovertemplate: `replica ${replica}: %{y} at %{x} s<extra></extra>`,
       }));
       const y = { title: { text: "outstanding requests", standoff: 8 }, rangemode: "tozero" };
-      draw("replicas", traces, { xaxis: time, yaxis: y, margin: { l: 56, r: 16, t: 32, b: 44 } });
+      const layout = { xaxis: time, yaxis: y, margin: { b: 44 } };
+      addLegend("replicas", traces, layout);
+      draw("replicas", traces, layout);
       return;
     }
     const bar = { thickness: 10, outlinewidth: 0, title: { text: "requests", side: "right" } };

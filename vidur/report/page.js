@@ -66,7 +66,7 @@ function color(name) {
 /** A copy of what plotly draws, its names of colours resolved. */
 function themed(value) {
   if (typeof value === "string") return value.startsWith("--") ? color(value) : value;
-  if (Array.isArray(value)) return typeof value[0] === "number" ? value : value.map(themed);
+  if (Array.isArray(value)) return typeof value.at(-1) === "number" ? value : value.map(themed);
   if (value === null || typeof value !== "object") return value;
   return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, themed(item)]));
 }
@@ -102,7 +102,8 @@ function legendChip(name, line, pressed, data) {
 
 /** Buttons that show and hide the series of a chart; a double click leaves only one. */
 function addLegend(id, data, layout) {
-  const series = new Map();
+  const before = find(id).previousElementSibling, series = new Map();
+  if (before?.classList.contains("chips")) before.remove();
   for (const trace of data) if (trace.name && trace.showlegend !== false && !series.has(trace.name)) series.set(trace.name, trace);
   if (series.size < 2 && !layout.showlegend) return;
   const group = name => data.filter(trace => (trace.legendgroup ?? trace.name) === (series.get(name).legendgroup ?? name));
