@@ -25,6 +25,7 @@ from vidur.engine.plans import event_rows, plan_replicas
 from vidur.engine.simulation import Simulation
 from vidur.engine.state import EngineOptions, EngineState, hardware_facts
 from vidur.errors import InputError
+from vidur.learned import make_learned_router
 from vidur.metrics.result import SimulationResult
 from vidur.request_generator import RequestTable, generate_requests
 from vidur.scheduler.global_scheduler import (
@@ -103,11 +104,7 @@ class Simulator:
         if config.get_type() == "lookahead":
             return LookaheadScheduler.from_config(config, context)
         if isinstance(config, PPOGlobalSchedulerConfig):
-            # The learned router is a package on top of this one; its kernels are to be known to Numba.
-            import rl.router.compiled  # noqa: F401
-            from rl.router.scheduler import make_ppo_scheduler
-
-            return make_ppo_scheduler(config, context)
+            return make_learned_router(config, context)
         router: GlobalScheduler = GLOBAL_SCHEDULERS.get(config.get_type()).from_config(config, context)
         return router
 

@@ -6,8 +6,6 @@ Imports neither numba nor torch. The simulator compiles `PPOScheduler.choose`; `
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from importlib.util import find_spec
 
 from rl.router.checkpoint import Checkpoint, check_queue_requests, policy_path
 from rl.router.choose import choose_ppo
@@ -16,7 +14,7 @@ from rl.router.policy import Normaliser, NumpyPolicy, PolicyWeights
 from rl.router.scores import LAST, sample
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
-from vidur.scheduler.global_scheduler import GlobalScheduler, KernelScheduler, RouterContext
+from vidur.scheduler.global_scheduler import KernelScheduler, RouterContext
 from vidur.scheduler.observation import ClusterObservation, Floats
 
 
@@ -73,20 +71,9 @@ class PPOScheduler(KernelScheduler):
         return chosen
 
 
-def make_ppo_scheduler(config: PPOGlobalSchedulerConfig, context: RouterContext) -> GlobalScheduler:
-    """The router that `config` describes. Raises InputError for a checkpoint that cannot be used."""
-    return ppo_maker(config)(context)
-
-
-def ppo_maker(config: PPOGlobalSchedulerConfig) -> Callable[[RouterContext], GlobalScheduler]:
+def ppo_maker(config: PPOGlobalSchedulerConfig) -> Callable[[RouterContext], PPOScheduler]:
     """What makes the router that `config` describes for one cluster after the other, by a checkpoint that is read here.
     Raises InputError for one that cannot be used."""
-    if config.mode == "train":
-        if find_spec("torch") is None:
-            raise InputError(f"{config.flag('mode')} train needs torch: pip install 'vidur[train]', or evaluate")
-        from rl.train.online import OnlineTrainer
-
-        return partial(OnlineTrainer, config)
     if config.checkpoint == "new":
         raise InputError(f"{config.flag('checkpoint')} new is no policy to evaluate: add {config.flag('mode')} train")
     path = policy_path(config.checkpoint)

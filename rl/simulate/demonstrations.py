@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.router.encoder import StateEncoder
-from rl.router.scheduler import make_ppo_scheduler
+from rl.router.scheduler import ppo_maker
 from rl.simulate.rollout import Plans, Rollout, RunningSimulation
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.config.global_scheduler import BaseGlobalSchedulerConfig, LookaheadGlobalSchedulerConfig
@@ -46,7 +46,7 @@ def make_scheduler(
     if name == "lookahead":
         return LookaheadScheduler.from_config(LookaheadGlobalSchedulerConfig(beta=beta), context)
     if name == "ppo":
-        return make_ppo_scheduler(PPOGlobalSchedulerConfig(beta=beta), context)
+        return ppo_maker(PPOGlobalSchedulerConfig(beta=beta))(context)
     made: GlobalScheduler = GLOBAL_SCHEDULERS.get(name).from_config(
         BaseGlobalSchedulerConfig.from_type(name)(), context
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidur.atomic import write_bytes
+from vidur.learned import checkpoint_path
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,7 @@ def keep_policy(checkpoint: str | None, folder: Path) -> Policy:
     """A copy, below `folder`, of what --ppo_global_scheduler_config_checkpoint names: training leaves it alone.
 
     Raises InputError where there is none that can be used."""
-    # The learned router is a package on top of this one.
-    from rl.router.checkpoint import Checkpoint, policy_path
-
-    path = policy_path(checkpoint)
-    Checkpoint.load(path)
-    data = path.read_bytes()
+    data = checkpoint_path(checkpoint).read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     copy = folder / "policies" / f"{digest[:16]}.safetensors"
     if not copy.is_file():
