@@ -18,11 +18,12 @@ from ray_jobs import die_at_one, noted, refuse_three, square_slowly
 
 from vidur.compare.cell import Cell, Policy
 from vidur.compare.config import CompareConfig
-from vidur.compare.executor import Failure, ProcessExecutor, make_executor
+from vidur.compare.executor import Failure, ProcessExecutor
 from vidur.compare.figures import Objectives
 from vidur.compare.ray_executor import RETRIES, RayExecutor, _run
 from vidur.compare.record import CellRecord
 from vidur.compare.store import CellStore
+from vidur.compare.sweep import make_executor
 from vidur.compare.version import code_version
 from vidur.config import PPOGlobalSchedulerConfig, SimulationConfig
 from vidur.errors import InputError

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from report_pages import page_and_charts
 
-from rl.reward.report import main, verdict
+from rl.reward.report import main
 from rl.reward.reward import Reward, RewardConfig
 from rl.reward.study import RANDOM, Episode, correlation, discounted, judge, kendall_tau, run_episodes
+from rl.reward.verdict import verdict
 from vidur.config import SimulationConfig
 
 SMALL = {

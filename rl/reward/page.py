@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rl.reward.study import RANDOM, Episode, RewardFigures
+from rl.reward.verdict import HEADINGS, facts, rows
 from vidur.config import SimulationConfig
 from vidur.report import Chart, Markup, Page, Table
 from vidur.report.chart import COLORS, FAINT, Floats, Trace, axis, dots, layout, line, short
@@ -29,8 +30,6 @@ def write_reward_page(
     episodes: Sequence[Episode],
 ) -> None:
     """Write the page: for each reward the tables, the distributions, the ranking, and rewards against costs."""
-    from rl.reward.report import HEADINGS, facts, rows
-
     page = Page("What rewards see", _facts(config, simulated))
     for figures in rewards:
         said = "".join(f"<dt>{markup(label)}</dt><dd>{markup(text)}</dd>" for label, text in facts(figures))

@@ -43,11 +43,10 @@ def compare(config: CompareConfig, file: SweepFile | None, source: str | None) -
     """Simulate what is missing, print, and write the files. Returns 0, or 1 where a simulation failed."""
     # These bring in numba: after the flags are known to be good.
     from vidur.compare.console import print_results
-    from vidur.compare.executor import make_executor
     from vidur.compare.markdown import markdown
     from vidur.compare.parquet import write_parquet
     from vidur.compare.report import write_report
-    from vidur.compare.sweep import Sweep
+    from vidur.compare.sweep import Sweep, make_executor
     from vidur.simulator import announce_compilation
 
     sweep = Sweep(config, file, source)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from multiprocessing import active_children, connection, parent_process
 from typing import Any, Protocol, TypeVar
 
-from vidur.compare.config import CompareConfig
 from vidur.errors import InputError
 
 J = TypeVar("J")
@@ -148,12 +147,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
-
-
-def make_executor(config: CompareConfig) -> Executor:
-    """The one that --executor names. Raises InputError."""
-    if config.executor == "ray":
-        from vidur.compare.ray_executor import RayExecutor
-
-        return RayExecutor(config.ray_address, config.workers)
-    return ProcessExecutor(config.workers)

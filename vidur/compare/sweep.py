@@ -12,7 +12,7 @@ from pathlib import Path
 from vidur.compare.capacity import Capacities
 from vidur.compare.cell import Cell, workload_digest
 from vidur.compare.config import AUTO, CompareConfig, names
-from vidur.compare.executor import Executor, Failure
+from vidur.compare.executor import Executor, Failure, ProcessExecutor
 from vidur.compare.figures import METRICS
 from vidur.compare.policy import keep_policy
 from vidur.compare.record import CellRecord
@@ -28,6 +28,15 @@ from vidur.progress import Progress
 
 # Of --seeds auto: seeds to begin with, and the width of the interval, in percentage points, at which it ends.
 AUTO_SEEDS, AUTO_WIDTH = 5, 2.0
+
+
+def make_executor(config: CompareConfig) -> Executor:
+    """The one that --executor names. Raises InputError."""
+    if config.executor == "ray":
+        from vidur.compare.ray_executor import RayExecutor
+
+        return RayExecutor(config.ray_address, config.workers)
+    return ProcessExecutor(config.workers)
 
 
 class Sweep:

@@ -11,7 +11,7 @@ import vidur
 from vidur.config import BaseGlobalSchedulerConfig, CustomGlobalSchedulerConfig, PPOGlobalSchedulerConfig
 from vidur.errors import InputError
 
-_SIMULATOR = ("engine", "scheduler", "execution_time_predictor", "request_generator", "config", "metrics",
+SIMULATOR = ("engine", "scheduler", "execution_time_predictor", "request_generator", "config", "metrics",
               "memory_planner.py", "simulator.py", "compare/figures.py", "compare/record.py")  # fmt: skip
 # Of the learned router, in the package rl.
 _LEARNED = ("router",)
@@ -31,7 +31,7 @@ def code_version(router: BaseGlobalSchedulerConfig) -> str:
 @cache
 def _version(learned: bool) -> str:
     simulator = Path(vidur.__file__).parent
-    parts = [(simulator, simulator / name) for name in _SIMULATOR]
+    parts = [(simulator, simulator / name) for name in SIMULATOR]
     if learned:
         folder = _folder("rl")
         parts += [(folder, folder / name) for name in _LEARNED]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidur.config.model import ModelConfig
 from vidur.errors import InputError
 
 
@@ -60,8 +59,11 @@ STATE_SPACE_KEYS = ("ssm_cfg", "mamba_d_state", "ssm_state_size", "state_size", 
 GATED_ACTIVATIONS = ("silu", "swish", "swiglu")
 
 
-def read_hugging_face_config(path: Path, name: str) -> ModelConfig:
-    """The model, under `name`, of a config.json. Raises InputError, naming the file, if it is not a dense decoder's."""
+def read_hugging_face_config(path: Path) -> dict[str, Any]:
+    """Read the fields of a ModelConfig, but for its name, from a config.json.
+
+    Raises InputError, naming the file, if it does not describe a dense decoder.
+    """
     values = _read(path)
     _refuse_other_kinds(values, path)
     architecture = _architecture(values, path)
@@ -73,20 +75,19 @@ def read_hugging_face_config(path: Path, name: str) -> ModelConfig:
     if kv_heads > heads or heads % kv_heads:
         raise InputError(f"{path}: num_key_value_heads {kv_heads} does not divide num_attention_heads {heads}")
     bias = architecture.qkv_bias
-    return ModelConfig(
-        name=name,
-        num_layers=_count(values, path, "num_hidden_layers"),
-        num_q_heads=heads,
-        num_kv_heads=kv_heads,
-        embedding_dim=embedding,
-        mlp_hidden_dim=int(_count(values, path, "intermediate_size") * architecture.mlp_share),
-        head_dim=_count(values, path, "head_dim", default=embedding // heads),
-        max_position_embeddings=_count(values, path, "max_position_embeddings", default=4096),
-        vocab_size=_count(values, path, "vocab_size"),
-        use_gated_mlp=architecture.gated,
-        use_qkv_bias=bias if bias is not None else any(values.get(key) is True for key in QKV_BIAS_KEYS),
-        post_attn_norm=architecture.post_attn_norm,
-    )
+    return {
+        "num_layers": _count(values, path, "num_hidden_layers"),
+        "num_q_heads": heads,
+        "num_kv_heads": kv_heads,
+        "embedding_dim": embedding,
+        "mlp_hidden_dim": int(_count(values, path, "intermediate_size") * architecture.mlp_share),
+        "head_dim": _count(values, path, "head_dim", default=embedding // heads),
+        "max_position_embeddings": _count(values, path, "max_position_embeddings", default=4096),
+        "vocab_size": _count(values, path, "vocab_size"),
+        "use_gated_mlp": architecture.gated,
+        "use_qkv_bias": bias if bias is not None else any(values.get(key) is True for key in QKV_BIAS_KEYS),
+        "post_attn_norm": architecture.post_attn_norm,
+    }
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from vidur.config.hugging_face import read_hugging_face_config
 from vidur.errors import InputError, unknown_name
 
 
@@ -44,9 +45,7 @@ class ModelConfig:
         if path.is_dir():
             path = path / "config.json"
         if path.is_file():
-            from vidur.config.hugging_face import read_hugging_face_config
-
-            return read_hugging_face_config(path, name)
+            return ModelConfig(name, **read_hugging_face_config(path))
         if name.endswith(".json") or name.startswith((".", "/", "~")) or Path(name).is_dir():
             raise InputError(f"{where}: no model configuration at {path}")
         raise unknown_name(where, name, MODELS)

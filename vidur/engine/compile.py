@@ -31,6 +31,8 @@ _settings: Any = numba.config
 COMPILED = not _settings.DISABLE_JIT
 _OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 _WHAT = "Compiled kernels"
+# Where kernels lie, and the plain functions that are compiled with them.
+KERNEL_FOLDERS = ("vidur/engine", "vidur/scheduler", "rl/router", "rl/simulate")
 # Kernels that Python calls.
 ENTRY_POINTS = ("run", "place")
 
@@ -39,7 +41,7 @@ def kernel_folder() -> Path | None:
     """Where compiled kernels lie: by the kernels' sources and where they lie. None where they cannot be kept safely."""
     packages = Path(__file__).resolve().parent.parent.parent
     digest = hashlib.sha256(f"{numba.__version__} {packages}".encode())
-    for folder in ("vidur/engine", "vidur/scheduler", "rl/router", "rl/simulate"):
+    for folder in KERNEL_FOLDERS:
         for file in sorted((packages / folder).rglob("*.py")):
             # Numba asks for the time of a file too, and compiles anew where it has changed.
             digest.update(f"{file.relative_to(packages)} {file.stat().st_mtime_ns}".encode())

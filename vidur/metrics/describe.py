@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from vidur.config import ClusterConfig, ResolvedGroup
-from vidur.metrics.result import SimulationResult
+
+if TYPE_CHECKING:
+    from vidur.metrics.result import SimulationResult
 
 
 def describe_cluster(cluster: ClusterConfig) -> str:

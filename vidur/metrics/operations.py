@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,9 @@ from vidur.engine.recording import Columns
 from vidur.engine.state import HardwarePlan
 from vidur.metrics.csv_rows import format_rows, header_line
 from vidur.metrics.describe import unique
-from vidur.metrics.result import SimulationResult
+
+if TYPE_CHECKING:
+    from vidur.metrics.result import SimulationResult
 
 Floats = NDArray[np.float64]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,10 @@ from vidur.metrics.describe import describe_cluster, describe_group, describe_pr
 from vidur.metrics.latency import latencies, meets_objectives
 from vidur.metrics.mfu import model_flop_utilization
 from vidur.metrics.operations import operation_totals
-from vidur.metrics.result import SimulationResult
 from vidur.metrics.statistics import statistics, weighted_statistics
+
+if TYPE_CHECKING:
+    from vidur.metrics.result import SimulationResult
 
 Section = dict[str, Any]
 
