@@ -1,14 +1,25 @@
 """python -m rl.warm_start: clone schedulers from demonstrations, then learn the marginal costs of placements."""
 
-import sys
+from __future__ import annotations
 
-try:
-    from rl.train.warm_start import main
-except ModuleNotFoundError as error:
-    if __name__ != "__main__" or error.name != "torch":
-        raise
-    print("rl.warm_start: error: training needs torch: pip install 'vidur[train]'", file=sys.stderr)
-    sys.exit(2)
+import sys
+from collections.abc import Sequence
+
+from rl.train.config import WarmStartConfig, WarmStartRunConfig
+from vidur.tool import run_tool
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Clone and learn as the flags say. Returns the exit status of `run_tool`."""
+    return run_tool("rl.warm_start", (WarmStartRunConfig, WarmStartConfig), warm_start, argv, description=__doc__ or "")
+
+
+def warm_start(run: WarmStartRunConfig, warm: WarmStartConfig) -> None:
+    # This brings in numba and torch: after the flags are known to be good.
+    from rl.train.warm_start import run_warm_start
+
+    run_warm_start(run, warm)
+
 
 if __name__ == "__main__":
     sys.exit(main())

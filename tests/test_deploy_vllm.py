@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from rl.vllm.decide.config import parse_router
-from rl.vllm.http.server import LINGER_SECONDS, LimitsConfig
+from rl.vllm.http.limits import LimitsConfig
+from rl.vllm.http.server import LINGER_SECONDS
 from rl.vllm.process.router import CLASSES, main
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -20,7 +20,8 @@ from rl.router.checkpoint import Checkpoint
 from rl.router.choose import choose_ppo
 from rl.router.features import INTERACTIONS
 from rl.simulate.rollout import RunningSimulation
-from rl.train.search import SearchConfig, linear_policy, search
+from rl.train.config import SearchConfig
+from rl.train.search import linear_policy, search
 from rl.train.suite import TrainingSuite
 from vidur.engine import layout as at
 from vidur.scheduler.global_scheduler.random import choose_random

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import pytest
 from report_pages import page_and_charts
 
 from rl.train import log as training_log
-from rl.train.log import QUANTILES, ProgressLine, TrainingLog, read_log
+from rl.train.log import QUANTILES, ProgressNotes, TrainingLog, read_log
 from rl.train.report import main, write_training_report
 from vidur.errors import InputError
 
@@ -189,38 +188,8 @@ FIGURES: Mapping[str, float] = {"sps": 9000.0, "reward": -1.25, "approx_kl": 0.0
                                 "entropy": 0.8, "explained_variance": 0.4, "kl_to_reference": 0.02}  # fmt: skip
 
 
-def test_progress_is_plain_lines_where_there_is_no_terminal() -> None:
-    file = io.StringIO()
-    with ProgressLine(1000, done=200, file=file, every=0.0) as progress:
-        progress.update(400, {**FIGURES, "mean_e2e_vs_least_tokens": -0.034, "p99_ttft_vs_least_tokens": 0.1})
-        progress.update(1000, FIGURES)
-    first, second = file.getvalue().splitlines()
-    assert first.startswith(
-        "400 of 1,000 decisions (40 %), 0:00 left, 9,000 decisions/s, reward -1.250, approx_kl 0.0040"
-    )
-    # The last comparison stays.
-    assert second.endswith("against least_tokens: mean E2E -3.4 %, p99 TTFT +10.0 %")
-    assert second.startswith("1,000 of 1,000 decisions (100 %)")
-
-
-def test_lines_of_progress_are_rare_but_the_last_one_comes() -> None:
-    file = io.StringIO()
-    with ProgressLine(1000, file=file, every=3600.0) as progress:
-        for decisions in range(100, 1001, 100):
-            progress.update(decisions, FIGURES)
-    assert len(file.getvalue().splitlines()) == 1
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    file = Terminal()
-    with ProgressLine(1000, file=file) as progress:
-        progress.update(500, FIGURES)
-    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
-    assert "500/1000" in shown and "clipfrac 0.050" in shown
+def test_notes_of_progress_keep_the_last_comparison() -> None:
+    notes = ProgressNotes()
+    first = notes.text({**FIGURES, "mean_e2e_vs_least_tokens": -0.034, "p99_ttft_vs_least_tokens": 0.1})
+    assert first.startswith("9,000 decisions/s, reward -1.250, approx_kl 0.0040")
+    assert notes.text(FIGURES).endswith("against least_tokens: mean E2E -3.4 %, p99 TTFT +10.0 %")

@@ -279,5 +279,5 @@ def test_without_torch_it_says_what_to_install(log: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program, str(log)], capture_output=True, text=True, cwd=ROOT)
     assert (ran.returncode, ran.stderr) == (
-        2, "rl.vllm.learn: error: learning needs torch: pip install 'vidur[train]'\n"
+        2, "rl.vllm.learn: error: training needs torch: pip install 'vidur[train]'\n"
     )  # fmt: skip

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from rl.vllm.http.sse import EventCounter, ResponseTail
 from rl.vllm.http.wire import end_to_end
-from rl.vllm.process.admission import Admission, AdmissionConfig, Overload
-from rl.vllm.process.breaker import Breaker, BreakerConfig
+from rl.vllm.process.admission import Admission, Overload
+from rl.vllm.process.breaker import Breaker
+from rl.vllm.process.config import AdmissionConfig, BreakerConfig, ProxyConfig
 from rl.vllm.process.metrics import Histogram
-from rl.vllm.process.proxy import ProxyConfig, RetryBudget
+from rl.vllm.process.proxy import RetryBudget
 from vidur.errors import InputError
 
 CONTENTS = st.lists(

@@ -12,10 +12,12 @@ from training import flags, suite_file
 import rl.train.__main__ as train
 from rl.router.checkpoint import Checkpoint
 from rl.train import warm_start
+from rl.train.config import WarmStartConfig, parse_demonstrator
 from rl.train.log import read_log
 from rl.train.network import Actor
 from rl.train.suite import TrainingSuite
-from rl.train.warm_start import States, WarmStartConfig, parse_demonstrator
+from rl.train.warm_start import States
+from rl.warm_start import main
 from vidur.errors import InputError
 
 FAST = ["--validation_episodes", "3", "--hidden_1", "16", "--hidden_2", "8"]
@@ -23,7 +25,7 @@ FAST = ["--validation_episodes", "3", "--hidden_1", "16", "--hidden_2", "8"]
 
 def run(folder: Path, *more: str) -> tuple[int, Path]:
     output = folder / "policy.safetensors"
-    return warm_start.main(["--suite", str(suite_file(folder)), "--output", str(output), *FAST, *more]), output
+    return main(["--suite", str(suite_file(folder)), "--output", str(output), *FAST, *more]), output
 
 
 def test_a_clone_of_least_tokens_decides_as_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

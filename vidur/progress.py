@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
+
+T = TypeVar("T")
 
 # Seconds between two lines where stderr is no terminal, and between two pictures of the bar where it is one.
 LINE_EVERY, _DRAW_EVERY = 15.0, 0.1
@@ -19,8 +22,13 @@ _BAR_AFTER = 1.0
 class Progress:
     """A bar on a terminal; elsewhere a line every `every` seconds, the first one after as long.
 
-    No thread draws it: call `update` or `advance` as the work goes on, and `tick` while you wait for it.
+    No thread draws it: call `update` or `advance` as the work goes on, and `tick` while you wait for it. Work within
+    other work, or right after it, goes on with the same clock, and where the outer work has a bar the inner has none.
     """
+
+    _shown: ClassVar[float] = 0.0  # when the last line or picture came, of any work
+    _ticked: ClassVar[float] = 0.0
+    _drawn: ClassVar[Progress | None] = None
 
     def __init__(
         self, what: str = "", total: int | None = None, done: int = 0, *,
@@ -30,11 +38,13 @@ class Progress:
         self._file = sys.stderr if file is None else file
         self._every = every
         self._bar: RichProgress | None = None
-        self._begun = self._shown = time.monotonic()
         self.stage(what, total, done)
 
     def __enter__(self) -> Progress:
-        self._begun = self._shown = self._stage_begun = time.monotonic()
+        now = self._stage_begun = time.monotonic()
+        if now - Progress._ticked >= self._every:
+            Progress._shown = now
+        Progress._ticked = now
         return self
 
     def __exit__(
@@ -42,13 +52,20 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-            self._bar = None
+            self._bar = Progress._drawn = None
 
     def stage(self, what: str, total: int | None = None, done: int = 0) -> None:
         """Begin to count anew, up to `total`."""
         self._what, self._total, self._done, self._begun_with = what, total, done, done
         self._note = ""
         self._stage_begun = time.monotonic()
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, each of which is done when the next one is asked for."""
+        with self:
+            for item in items:
+                yield item
+                self.advance()
 
     def advance(self, count: int = 1) -> None:
         self.update(self._done + count)
@@ -60,14 +77,14 @@ class Progress:
 
     def tick(self) -> None:
         """Show how far it is, if it is time to."""
-        now = time.monotonic()
+        now = Progress._ticked = time.monotonic()
         if self._file.isatty():
             due = _BAR_AFTER if self._bar is None else _DRAW_EVERY
-            if now - self._shown >= due:
-                self._shown = now
+            if Progress._drawn in (None, self) and now - Progress._shown >= due:
+                Progress._shown = now
                 self._draw()
-        elif now - self._shown >= self._every:
-            self._shown = now
+        elif now - Progress._shown >= self._every:
+            Progress._shown = now
             print(self.text(), file=self._file, flush=True)
 
     def text(self) -> str:
@@ -92,6 +109,7 @@ class Progress:
             )  # fmt: skip
             self._task = self._bar.add_task("")
             self._bar.start()
+            Progress._drawn = self
         self._bar.update(self._task, total=self._total, completed=self._done, description=self.text(), refresh=True)
 
 

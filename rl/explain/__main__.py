@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from rl.router.checkpoint import SHIPPED, Checkpoint, policy_path
 from vidur.config.base import Config, setting
-from vidur.config.tool import parse_tool
-from vidur.errors import InputError
 from vidur.metrics.text import plural
+from vidur.tool import run_tool
 
 
 @dataclass(frozen=True)
@@ -37,18 +35,14 @@ class ExplainConfig(Config):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Explain a policy on the screen and in a page. Returns 0, or 2 for bad input."""
-    try:
-        (config,) = parse_tool("python -m rl.explain", __doc__ or "", (ExplainConfig,), argv)
-        explain_policy(config)
-    except InputError as error:
-        print(f"rl.explain: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Explain a policy on the screen and in a page. Returns the exit status of `run_tool`."""
+    return run_tool("rl.explain", (ExplainConfig,), explain_policy, argv, description=__doc__ or "")
 
 
 def explain_policy(config: ExplainConfig) -> None:
     """Raises InputError."""
+    from rl.router.checkpoint import SHIPPED, Checkpoint, policy_path
+
     path = policy_path(config.checkpoint)
     checkpoint = Checkpoint.load(path)
     from rl.explain.findings import explain

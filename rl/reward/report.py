@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rl.reward.reward import Reward, RewardConfig
 from rl.reward.verdict import HEADINGS, facts, rows
 from vidur.config import PPOGlobalSchedulerConfig, SimulationConfig
 from vidur.config.base import Config, setting
-from vidur.config.tool import parse_tool
 from vidur.errors import InputError, unknown_name
+from vidur.progress import Progress
+from vidur.tool import run_tool
 
 if TYPE_CHECKING:
     from rl.reward.study import RewardFigures
@@ -62,22 +62,22 @@ class RewardReportConfig(Config):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Report as the flags say. Returns 0; 2 for bad input; 130 on Ctrl-C."""
+    """Report as the flags say. Returns the exit status of `run_tool`."""
+    return run_tool("rl.reward_report", (RewardReportConfig,), _report, argv, description=__doc__ or "")
+
+
+def _report(config: RewardReportConfig) -> None:
     try:
-        (config,) = parse_tool("python -m rl.reward_report", __doc__ or "", [RewardReportConfig], argv)
         report(config)
     except InputError as error:
-        text = str(error).replace(PPOGlobalSchedulerConfig.flag("reward"), "--reward")
-        print(f"rl.reward_report: error: {text}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("rl.reward_report: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        # The flag has no prefix here.
+        raise InputError(str(error).replace(PPOGlobalSchedulerConfig.flag("reward"), "--reward")) from None
 
 
 def report(config: RewardReportConfig) -> list[RewardFigures]:
     """Run, print the tables, write the page. Raises InputError."""
+    from rl.reward.reward import Reward, RewardConfig
+
     rewards = [RewardConfig.load(name) for name in config.reward]
     path = config.config
     simulated = SimulationConfig.from_dict(_DEFAULT) if path is None else SimulationConfig.from_file(path)
@@ -92,7 +92,7 @@ def report(config: RewardReportConfig) -> list[RewardFigures]:
             raise unknown_name("--schedulers", name, scheduler_names())
     simulated = workload(simulated, config.qps, config.requests, _FIRST_SEED)
     seeds = range(_FIRST_SEED, _FIRST_SEED + config.seeds)
-    with _Progress() as progress:
+    with Progress("simulations run") as progress:
         episodes = run_episodes(simulated, config.schedulers, seeds, config.members, config.beta, progress.advance)
     figures = [judge(Reward(reward), episodes, config.schedulers, config.progress) for reward in rewards]
     for its in figures:
@@ -122,29 +122,6 @@ def print_figures(figures: RewardFigures) -> None:
     for label, text in facts(figures):
         console.print(f"{label + ':':20} {text}", soft_wrap=True)
     console.print()
-
-
-class _Progress:
-    """Counts simulations on stderr, on a terminal."""
-
-    def __enter__(self) -> _Progress:
-        from rich.console import Console
-        from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("simulations run: {task.completed:.0f}"), TimeElapsedColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
-        )  # fmt: skip
-        self._task = self._progress.add_task("", total=None)
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def advance(self) -> None:
-        self._progress.advance(self._task)
 
 
 if __name__ == "__main__":

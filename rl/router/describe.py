@@ -12,8 +12,7 @@ from rl.router.encoder import DEFAULT_QUEUE_REQUESTS, Feature, StateEncoder
 from rl.router.policy import Normaliser
 from vidur.config import SimulationConfig
 from vidur.config.base import Config, setting
-from vidur.config.tool import parse_tool
-from vidur.errors import InputError
+from vidur.tool import run_tool
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,14 +38,8 @@ class DescribeConfig(Config):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the encoder's spec. Returns 0, or 2 for bad input."""
-    try:
-        config: DescribeConfig = parse_tool("python -m rl.describe", __doc__ or "", (DescribeConfig,), argv)[0]
-        _describe(config)
-    except InputError as error:
-        print(f"rl.describe: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Print the encoder's spec. Returns the exit status of `run_tool`."""
+    return run_tool("rl.describe", (DescribeConfig,), _describe, argv, description=__doc__ or "")
 
 
 def _describe(config: DescribeConfig) -> None:

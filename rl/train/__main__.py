@@ -2,263 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, ClassVar
 
-import numpy as np
-
-try:
-    import torch
-except ModuleNotFoundError as error:
-    if __name__ != "__main__" or error.name != "torch":
-        raise
-    print("rl.train: error: training needs torch: pip install 'vidur[train]'", file=sys.stderr)
-    sys.exit(2)
-
-import vidur
-from rl.reward.reward import Reward, RewardConfig
-from rl.router.checkpoint import Checkpoint
-from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
-from rl.router.policy import PolicyWeights
-from rl.simulate.rollout import Rollout
-from rl.train.collector import Collector
-from rl.train.log import ProgressLine, TrainingLog
-from rl.train.report import write_training_report
-from rl.train.search import SearchConfig, linear_policy, search
-from rl.train.suite import TrainingSuite
-from rl.train.trainer import Trainer
-from rl.train.validation import Validation
-from rl.train.warm_start import WarmStartConfig, clone, dagger, print_clone
-from vidur.atomic import write_text
+from rl.train.config import NOT_OF_TRAINING, SearchConfig, TrainConfig, WarmStartConfig
 from vidur.config import PPOGlobalSchedulerConfig
-from vidur.config.base import Config, setting
 from vidur.config.tool import parse_tool
-from vidur.errors import InputError
+from vidur.tool import prog, run_tool
 
-# Decisions of each simulation between two updates, if the configuration leaves it open.
-_ROLLOUT_DECISIONS = 128
-
-# At most: lookahead takes some seconds for each.
-_CLONE_EPISODES = 12
-
-# Of the router's settings, those that say how a policy is used.
-_NOT_HERE = ("checkpoint", "mode", "sample", "output")
-
-
-@dataclass(frozen=True)
-class TrainConfig(Config):
-    """A training run."""
-
-    flag_prefix: ClassVar[str | None] = ""
-    help_title: ClassVar[str] = "training run"
-    help_description: ClassVar[str] = "what is trained on, for how long, and where it goes"
-
-    folder: str = setting("trained", help="where the policy, the log and the report go")
-    resume: bool = setting(False, help="go on with the run in the folder, as if it had not been interrupted")
-    seed: int = setting(0, help="of all randomness", minimum=0, maximum=2**31)
-    suite: str = setting("default", help="what is trained on: a name in data/training, or a YAML file")
-    decisions: int = setting(1_000_000, help="decisions of PPO; 0 is what comes before it alone", minimum=0)
-    first_entropy: float = setting(0.3, help="mean entropy (nats) that PPO begins with, after a search", above=0)
-    groups: int = setting(8, help="episodes at once", minimum=1)
-    members: int = setting(8, help="simulations of each, whose mean reward is the baseline", minimum=1)
-    threads: int = setting(0, help="threads that simulate; 0: one for each core", minimum=0)
-    save_every: int = setting(25, help="updates between two checkpoints", minimum=1)
-    validate_every: int = setting(25, help="updates between two comparisons with the baselines", minimum=1)
-    validation_episodes: int = setting(48, help="episodes of a comparison", minimum=1)
+_CLASSES = (TrainConfig, SearchConfig, WarmStartConfig, PPOGlobalSchedulerConfig)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the flags say. Returns 0; 1 where the loss is not finite; 2 for bad input; 130 on Ctrl-C."""
-    classes = (TrainConfig, SearchConfig, WarmStartConfig, PPOGlobalSchedulerConfig)
+    """Train as the flags say. Returns 1 where the loss is not finite, else as `run_tool`."""
+    return run_tool(
+        "rl.train",
+        lambda words: parse_tool(prog("rl.train"), __doc__ or "", _CLASSES, words, NOT_OF_TRAINING),
+        train,
+        argv,
+    )
+
+
+def train(config: TrainConfig, search: SearchConfig, warm: WarmStartConfig, ppo: PPOGlobalSchedulerConfig) -> int:
+    # This brings in numba and torch: after the flags are known to be good.
+    from rl.train.run import TrainingRun
+
+    run = TrainingRun(config, search, warm, ppo)
     try:
-        configs = parse_tool("python -m rl.train", __doc__ or "", classes, argv, _NOT_HERE)
-        return TrainingRun(*configs).run()
-    except InputError as error:
-        print(f"rl.train: error: {error}", file=sys.stderr)
-        return 2
+        return run.run()
     except KeyboardInterrupt:
-        print("rl.train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
-
-
-class TrainingRun:
-    """One run: its learner, its simulations, and its folder of policy.safetensors (of the least cost in validation),
-    checkpoint.safetensors (to resume from), log.jsonl and report.html."""
-
-    def __init__(
-        self, train: TrainConfig, search: SearchConfig, warm: WarmStartConfig, ppo: PPOGlobalSchedulerConfig
-    ) -> None:
-        self._train, self._search, self._warm, self._ppo = train, search, warm, ppo
-        self._folder = Path(train.folder)
-        self._threads = train.threads or len(os.sched_getaffinity(0))
-        self._depth = DEFAULT_QUEUE_REQUESTS if ppo.max_queue_requests is None else ppo.max_queue_requests
-        self._suite = TrainingSuite.read(train.suite)
-        reward = Reward(RewardConfig.load(ppo.reward))
-        self._trainer = Trainer(ppo, self._depth, reward, train.seed)
-        self._update = 0
-        self._decisions = 0
-        self._best_cost = float("inf")
-        # One thread: the same sums in the same order on any number of cores.
-        torch.set_num_threads(1)
-
-    @property
-    def _checkpoint(self) -> Path:
-        return self._folder / "checkpoint.safetensors"
-
-    def run(self) -> int:
-        """Train to the end, or until the loss is not finite. Returns the exit status."""
-        self._check_folder()
-        saved = Checkpoint.load(self._checkpoint, training=True) if self._train.resume else None
-        cloned = None
-        if saved is None:
-            self._write_config()
-            cloned = self._warm_start()
-        else:
-            self._check_same_run(saved)
-        collector = Collector(
-            self._suite, self._depth, self._train.groups, self._train.members, self._train.seed, self._threads
-        )
-        if saved is not None:
-            self._restore(saved, collector)
-        validation = Validation(
-            self._suite, self._depth, self._ppo.beta, self._train.validation_episodes, self._threads
-        )
-        log = TrainingLog(self._folder, resume_step=self._decisions if saved is not None else None)
-        facts = self._facts()
-        log.hyperparameters({**facts["training"], **facts["search"], **facts["warm_start"], **facts["ppo"]})
-        if cloned is not None:
-            log.clone(0, cloned)
-        status = self._learn(collector, validation, log)
-        log.close()
-        write_training_report(self._folder)
-        print(f"Policy: {self._folder / 'policy.safetensors'}\nReport: {self._folder / 'report.html'}")
-        return status
-
-    def _learn(self, collector: Collector, validation: Validation, log: TrainingLog) -> int:
-        rollout = self._ppo.rollout_decisions or _ROLLOUT_DECISIONS
-        if self._update == 0:
-            self._validate(validation, log)
-        with ProgressLine(self._train.decisions, self._decisions) as progress:
-            while self._decisions < self._train.decisions:
-                started = time.perf_counter()
-                share = self._decisions / self._train.decisions
-                rollouts, windows = collector.collect(self._trainer.weights(), rollout)
-                try:
-                    figures, results = self._trainer.learn(rollouts, windows, collector.groups, share)
-                except FloatingPointError as error:
-                    print(
-                        f"rl.train: stopped, {error}; {self._checkpoint} is the last good state: "
-                        "lower --learning_rate or clip the reward, and train anew",
-                        file=sys.stderr,
-                    )
-                    return 1
-                self._update += 1
-                count = sum(len(rollout) for rollout in rollouts)
-                self._decisions += count
-                figures["sps"] = count / (time.perf_counter() - started)
-                log.update(self._decisions, figures, rollouts, results)
-                if self._update % self._train.validate_every == 0:
-                    figures |= self._validate(validation, log)
-                progress.update(self._decisions, figures)
-                if self._update % self._train.save_every == 0:
-                    self._save(collector)
-        self._validate(validation, log)
-        self._save(collector)
-        return 0
-
-    def _validate(self, validation: Validation, log: TrainingLog) -> dict[str, float]:
-        """Compare the policy with the baselines, and save it if its cost is the least so far."""
-        figures = validation.figures(self._trainer.weights())
-        log.evaluation(self._decisions, {"training": figures})
-        if figures["cost"] < self._best_cost:
-            self._best_cost = figures["cost"]
-            best = self._trainer.checkpoint({**self._facts(), "validation": figures}, with_training=False)
-            best.save(self._folder / "policy.safetensors")
-        return figures
-
-    def _warm_start(self) -> dict[str, Any] | None:
-        """Everything before PPO. Returns what became of the clone, None if there is none."""
-        cloned = None
-        seed, actor = self._train.seed, self._trainer.actor
-        if self._search.search_iterations:
-            products, by_beta, _ = search(self._suite, self._depth, self._search, seed, self._threads)
-            rollouts = self._look_around(linear_policy(products, by_beta, self._depth))
-            self._trainer.fit_normaliser(rollouts)
-            self._trainer.begin_with_products(products, by_beta, self._train.first_entropy, rollouts)
-        else:
-            self._trainer.fit_normaliser(self._look_around(self._trainer.weights()))
-        if self._warm.demonstrators:
-            episodes = min(self._train.validation_episodes, _CLONE_EPISODES)
-            validation = Validation(self._suite, self._depth, self._ppo.beta, episodes, self._threads)
-            cloned = clone(actor, self._suite, self._depth, self._warm, seed, validation)
-            print_clone(cloned, sys.stderr)
-        if self._warm.dagger_rounds:
-            dagger(actor, self._suite, self._depth, self._warm, seed, self._threads)
-        self._trainer.start_from_here()
-        return cloned
-
-    def _look_around(self, policy: PolicyWeights) -> list[Rollout]:
-        """What a policy sees, over as many episodes as there are simulations."""
-        count = self._train.groups * self._train.members
-        collector = Collector(self._suite, self._depth, count, 1, self._train.seed + 1, self._threads)
-        return collector.collect(policy, self._suite.requests // 3)[0]
-
-    def _facts(self) -> dict[str, Any]:
-        """What the checkpoint says of how it was made."""
-        return {
-            "training": {key: value for key, value in asdict(self._train).items() if key not in _NOT_KEPT},
-            "search": asdict(self._search),
-            "warm_start": asdict(self._warm),
-            "ppo": {key: value for key, value in asdict(self._ppo).items() if key not in _NOT_HERE},
-            "decisions": self._decisions,
-            "updates": self._update,
-            "versions": {"vidur": vidur.__version__, "torch": torch.__version__, "numpy": np.__version__,
-                         "python": platform.python_version()},
-            "uses_the_future": False,
-        }  # fmt: skip
-
-    def _write_config(self) -> None:
-        write_text(self._folder / "config.json", json.dumps(self._facts(), indent=1) + "\n")
-
-    def _check_folder(self) -> None:
-        if self._train.resume and not self._checkpoint.is_file():
-            raise InputError(f"--resume: there is no {self._checkpoint} yet: leave --resume out")
-        if not self._train.resume and self._checkpoint.exists():
-            raise InputError(f"--folder {self._folder} holds a run: give --resume to go on with it, or another folder")
-
-    def _check_same_run(self, saved: Checkpoint) -> None:
-        ours = json.loads(json.dumps(self._facts()))
-        for part in ("training", "search", "warm_start", "ppo"):
-            for key, value in ours[part].items():
-                before = saved.facts[part].get(key)
-                if before != value:
-                    raise InputError(f"--resume: the run in {self._folder} has --{key} {before}, not {value}")
-
-    def _save(self, collector: Collector) -> None:
-        more = {
-            **collector.snapshot(),
-            "update": np.array(self._update),
-            "decisions": np.array(self._decisions),
-            "best_cost": np.array(self._best_cost),
-        }
-        self._trainer.checkpoint(self._facts(), with_training=True, more=more).save(self._checkpoint)
-
-    def _restore(self, saved: Checkpoint, collector: Collector) -> None:
-        self._trainer.restore(saved.training)
-        collector.restore(saved.training)
-        self._update, self._decisions = int(saved.training["update"]), int(saved.training["decisions"])
-        self._best_cost = float(saved.training["best_cost"])
-
-
-# What may differ between a run and its continuation.
-_NOT_KEPT = ("folder", "resume", "threads")
+        raise KeyboardInterrupt(run.next_step) from None
 
 
 if __name__ == "__main__":

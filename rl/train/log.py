@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,6 @@ from vidur.errors import InputError
 from vidur.metrics.text import in_seconds, percent, significant
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
     from torch.utils.tensorboard import SummaryWriter
 
     from rl.reward.reward import RewardResult
@@ -278,49 +276,15 @@ _FIGURES = (
 _COMPARED = {"mean_e2e_vs_least_tokens": "mean E2E", "p99_ttft_vs_least_tokens": "p99 TTFT"}
 
 
-class ProgressLine:
-    """A training run's progress on stderr: a bar with the figures below it on a terminal, else a line now and then.
+class ProgressNotes:
+    """What stands behind a training run's progress: the figures of the last update that matter. Those against
+    least_tokens stay until there are new ones."""
 
-    total: decisions to make; done: of these, before this process began.
-    """
-
-    def __init__(self, total: int, done: int = 0, file: IO[str] | None = None, every: float = _LINE_EVERY) -> None:
-        self._total, self._begun_with = total, done
-        self._file = sys.stderr if file is None else file
-        self._every = every
+    def __init__(self) -> None:
         self._compared: dict[str, float] = {}
-        self._started = self._printed = time.monotonic()
-        self._bar: _Bar | None = None
 
-    def __enter__(self) -> ProgressLine:
-        self._started = self._printed = time.monotonic()
-        if self._file.isatty():
-            self._bar = _Bar(self._total, self._begun_with, self._file)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(self, decisions: int, figures: Mapping[str, float]) -> None:
-        """After an update: `decisions` so far, and its figures, of which those that matter are shown; those against
-        least_tokens stay until there are new ones."""
+    def text(self, figures: Mapping[str, float]) -> str:
         self._compared |= {name: figures[name] for name in _COMPARED if name in figures}
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.show(decisions, self._text(figures))
-        elif now - self._printed >= self._every or decisions >= self._total:
-            self._printed = now
-            print(f"{self._head(decisions, now)}, {self._text(figures)}", file=self._file, flush=True)
-
-    def _head(self, decisions: int, now: float) -> str:
-        rate = (decisions - self._begun_with) / max(now - self._started, 1e-9)
-        left = max(self._total - decisions, 0) / rate if rate > 0 else float("inf")
-        share = min(decisions / self._total, 1.0) if self._total else 1.0
-        ahead = f"{_clock(left)} left" if left < float("inf") else "not moving"
-        return f"{decisions:,} of {self._total:,} decisions ({100 * share:.0f} %), {ahead}"
-
-    def _text(self, figures: Mapping[str, float]) -> str:
         parts = [f"{figures['sps']:,.0f} decisions/s"] if "sps" in figures else []
         parts += [f"{label} {form.format(figures[name])}" for name, label, form in _FIGURES if name in figures]
         if self._compared:
@@ -330,37 +294,5 @@ class ProgressLine:
         return ", ".join(parts)
 
 
-class _Bar:
-    """The bar on a terminal, and the figures below it."""
-
-    def __init__(self, total: int, done: int, file: IO[str]) -> None:
-        from rich.console import Console, Group
-        from rich.live import Live
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-        from rich.text import Text
-
-        self._progress = Progress(
-            TextColumn("decisions"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), auto_refresh=False
-        )
-        self._task: TaskID = self._progress.add_task("", total=total, completed=done)
-        self._figures = Text(style="dim")
-        self._live = Live(Group(self._progress, self._figures), console=Console(file=file), refresh_per_second=4)
-        self._live.start()
-
-    def show(self, decisions: int, text: str) -> None:
-        self._progress.update(self._task, completed=decisions)
-        self._figures.plain = text
-
-    def stop(self) -> None:
-        self._live.stop()
-
-
 def _signed(fraction: float) -> str:
     return ("+" if fraction > 0 else "") + percent(fraction)
-
-
-def _clock(seconds: float) -> str:
-    """h:mm:ss, or m:ss."""
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -9,10 +9,10 @@ from typing import Any
 
 from rl.train.log import QUANTILES, clone_table, read_log
 from vidur.config.command_line import FlagParser
-from vidur.errors import InputError
 from vidur.metrics.text import in_seconds, significant
 from vidur.report import Chart, Page, Table
 from vidur.report.chart import ACCENT, COLORS, FAINT, Trace, axis, layout, line, short
+from vidur.tool import run_tool
 
 REPORT = "report.html"
 
@@ -46,15 +46,14 @@ _ACTIONS = "policy/action_distribution"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the report. Returns 0, or 2 for bad input."""
+    """Write the report of the folder that is named. Returns the exit status of `run_tool`."""
+    return run_tool("rl.training_report", _parse, lambda folder: print(write_training_report(folder)), argv)
+
+
+def _parse(argv: Sequence[str] | None) -> tuple[Path]:
     parser = FlagParser(prog="python -m rl.training_report", description=__doc__, allow_abbrev=False)
     parser.add_argument("folder", metavar="FOLDER", help="of a training run: it holds log.jsonl")
-    try:
-        print(write_training_report(Path(parser.parse_args(argv).folder)))
-    except InputError as error:
-        print(f"rl.training_report: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return (Path(parser.parse_args(argv).folder),)
 
 
 def write_training_report(folder: Path) -> Path:

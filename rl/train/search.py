@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 
@@ -22,9 +21,10 @@ from rl.reward.cost import episode_cost
 from rl.router.choose import choose_ppo
 from rl.router.features import CONTEXT, I_BACKLOG, I_INTERFERENCE, I_LOAD, INTERACTIONS, feature_count
 from rl.router.policy import PolicyWeights, bounded_products
+from rl.train.config import SearchConfig
 from rl.train.suite import Episode, TrainingSuite
-from vidur.config.base import Config, setting
 from vidur.engine import layout as at
+from vidur.progress import Progress
 from vidur.scheduler.global_scheduler.base import ChooseKernel
 from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
 from vidur.scheduler.observation import Floats
@@ -35,19 +35,6 @@ _MIDDLE = 10.0
 _BEGIN = {I_BACKLOG: 1.0, I_INTERFERENCE: 1.0, I_LOAD: 0.5}
 _SPREAD, _SPREAD_BY_BETA, _LEAST_SPREAD = 0.6, 0.2, 0.02
 _ELITES, _KEPT = 0.25, 0.4
-
-
-@dataclass(frozen=True)
-class SearchConfig(Config):
-    """The search."""
-
-    flag_prefix: ClassVar[str | None] = ""
-    help_title: ClassVar[str] = "search"
-    help_description: ClassVar[str] = "weights of the interactions by the cost of whole episodes, before PPO"
-
-    search_iterations: int = setting(60, help="iterations of the cross-entropy method; 0 leaves it out", minimum=0)
-    search_candidates: int = setting(48, help="weights tried in an iteration", minimum=4)
-    search_episodes: int = setting(24, help="episodes that each of them replays", minimum=1)
 
 
 def linear_policy(products: Floats, products_by_beta: Floats, queue_depth: int) -> PolicyWeights:
@@ -72,7 +59,8 @@ def search(
     spread = np.repeat([_SPREAD, _SPREAD_BY_BETA], INTERACTIONS)
     elites = max(2, round(_ELITES * config.search_candidates))
     history = []
-    with ThreadPoolExecutor(threads) as pool:
+    progress = Progress("iterations of the search", config.search_iterations)
+    with ThreadPoolExecutor(threads) as pool, progress:
         for iteration in range(config.search_iterations):
             first = iteration * config.search_episodes
             drawn = [np.random.default_rng([seed, 1, first + number]) for number in range(config.search_episodes)]
@@ -84,12 +72,9 @@ def search(
             mean = _KEPT * mean + (1 - _KEPT) * best.mean(0)
             spread = np.maximum(_KEPT * spread + (1 - _KEPT) * best.std(0), _LEAST_SPREAD)
             history.append(float(costs[0]))
-            if iteration % 10 == 9 or iteration + 1 == config.search_iterations:
-                print(
-                    f"Search {iteration + 1}/{config.search_iterations}: "
-                    f"cost {np.mean(history[-10:]):.3f} of least_tokens'",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
+            progress.update(iteration + 1, f"cost {np.mean(history[-10:]):.3f} of least_tokens'")
+    if history:
+        print(progress.text(), file=sys.stderr, flush=True)
     return (*_weights(mean), history)
 
 

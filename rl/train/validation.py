@@ -16,6 +16,7 @@ from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_sch
 from rl.train.suite import Episode, TrainingSuite
 from vidur.engine import layout as at
 from vidur.engine.state import EngineState
+from vidur.progress import Progress
 from vidur.scheduler.global_scheduler.base import ChooseKernel
 from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
 from vidur.scheduler.global_scheduler.round_robin import choose_round_robin
@@ -81,7 +82,8 @@ class Validation:
             return _measured(episode.run(choose, memory(episode), self._depth), episode)
 
         with ThreadPoolExecutor(self._threads) as pool:
-            return _columns(list(pool.map(run, self._episodes)))
+            measured = pool.map(run, self._episodes)
+            return _columns(list(Progress("episodes of validation", len(self._episodes)).over(measured)))
 
 
 def _measured(engine: EngineState, episode: Episode) -> list[float]:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -24,10 +24,10 @@ from torch import Tensor
 
 from rl.reward.cost import cost_weights
 from rl.router.checkpoint import Checkpoint
-from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
-from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_scheduler, scheduler_names
+from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_scheduler
 from rl.simulate.rollout import BY_COST, BY_POLICY, Rollout, RunningSimulation
 from rl.train.collector import Collector
+from rl.train.config import WarmStartConfig, WarmStartRunConfig, parse_demonstrator
 from rl.train.log import clone_table
 from rl.train.network import Actor
 from rl.train.ppo import finite
@@ -35,9 +35,8 @@ from rl.train.suite import TrainingSuite
 from rl.train.trainer import padded, states_of
 from rl.train.validation import Validation
 from vidur.compare.console import make_console, make_table, print_table
-from vidur.config.base import Config, setting
-from vidur.config.tool import parse_tool
-from vidur.errors import InputError, unknown_name
+from vidur.errors import InputError
+from vidur.progress import Progress
 from vidur.scheduler.observation import Floats
 
 # A choice that costs more than this above the best is simply bad; so is one that its replica refuses.
@@ -45,46 +44,6 @@ _MOST = 20.0
 
 # Of one episode of a demonstrator.
 _CLONE_DECISIONS = 400
-
-
-@dataclass(frozen=True)
-class WarmStartConfig(Config):
-    """How a policy is made before PPO."""
-
-    flag_prefix: ClassVar[str | None] = ""
-    help_title: ClassVar[str] = "warm start"
-    help_description: ClassVar[str] = "behaviour cloning, then DAgger on the marginal costs that lookahead estimates"
-
-    demonstrators: tuple[str, ...] = setting(
-        (), help="schedulers to clone, with weights: least_tokens=2 lor=1 random=0.5; none clones nobody"
-    )
-    clone_decisions: int = setting(20_000, help="decisions demonstrated, all schedulers together", minimum=100)
-    clone_epochs: int = setting(10, help="passes over the demonstrations", minimum=1)
-    dagger_rounds: int = setting(0, help="rounds of DAgger; 0 is none", minimum=0)
-    dagger_episodes: int = setting(40, help="episodes of a round", minimum=1)
-    dagger_decisions: int = setting(800, help="decisions of an episode", minimum=1)
-    dagger_epochs: int = setting(8, help="passes over all states after each round", minimum=1)
-    dagger_temperature: float = setting(0.1, help="weight of the entropy beside the cost", minimum=0)
-    warm_learning_rate: float = setting(1e-3, help="of Adam", above=0)
-    warm_minibatch: int = setting(1024, help="states of one gradient step", minimum=1)
-
-    def check(self) -> None:
-        for text in self.demonstrators:
-            parse_demonstrator(text)
-
-
-def parse_demonstrator(text: str) -> tuple[str, float]:
-    """`least_tokens=2` as a name and a weight, 1 if none is given. Raises InputError."""
-    name, _, weight = text.partition("=")
-    try:
-        value = float(weight or 1.0)
-    except ValueError:
-        raise InputError(f"--demonstrators: expected SCHEDULER=WEIGHT, not {text!r}") from None
-    if not name or not 0 <= value < float("inf"):
-        raise InputError(f"--demonstrators: expected SCHEDULER=WEIGHT with a weight of at least 0, not {text!r}")
-    if name not in scheduler_names():
-        raise unknown_name("scheduler of --demonstrators:", name, scheduler_names())
-    return name, value
 
 
 @dataclass(frozen=True)
@@ -150,7 +109,8 @@ def _collect(
         return _states(rollout, prices, suite.max_replicas)
 
     with ThreadPoolExecutor(threads) as pool:
-        return _concatenate(list(pool.map(roll, range(len(episodes)))))
+        rolled = pool.map(roll, range(len(episodes)))
+        return _concatenate(list(Progress("episodes of a round of DAgger", len(episodes)).over(rolled)))
 
 
 def _states(rollout: Rollout, prices: Floats, most: int) -> States:
@@ -200,7 +160,7 @@ def clone(
     pairs = zip(demonstrators, shown, strict=True)
     weights = torch.cat([torch.full((len(held),), weight) * ~held for (_, weight), (_, _, held) in pairs])
     optimizer = torch.optim.Adam(actor.parameters(), config.warm_learning_rate)
-    for _ in range(config.clone_epochs):
+    for _ in Progress("epochs of cloning", config.clone_epochs).over(range(config.clone_epochs)):
         for rows in torch.split(torch.randperm(len(training), generator=generator), config.warm_minibatch):
             distribution = actor(training.features[rows], training.contexts[rows], training.masks[rows])
             taken = distribution.gather(1, actions[rows, None]).squeeze(1)
@@ -250,28 +210,30 @@ def _demonstrate(
     made: list[States] = []
     actions, held = [], []
     number = count = 0
-    while count < decisions:
-        episode = suite.draw(np.random.default_rng([*key, number]))
-        scheduler = make_scheduler(
-            name, episode.plans, episode.requests, episode.beta, np.random.default_rng([*key, number, 1])
-        )
-        simulation = begin_simulation(
-            scheduler, episode.plans, episode.requests, max_queue_requests, episode.beta, episode.events
-        )
-        most = min(decisions - count, _CLONE_DECISIONS, max(decisions // 10, 1))
-        rollout = run_scheduler(simulation, scheduler, max_queue_requests, most, labels=True)
-        made.append(_states(rollout, cost_weights(episode.beta, episode.time_unit), suite.max_replicas))
-        actions.append(torch.from_numpy(rollout.actions))
-        held.append(torch.full((len(rollout),), number % 10 == 9))
-        count += len(rollout)
-        number += 1
+    with Progress(f"decisions of {name} demonstrated", decisions) as progress:
+        while count < decisions:
+            episode = suite.draw(np.random.default_rng([*key, number]))
+            scheduler = make_scheduler(
+                name, episode.plans, episode.requests, episode.beta, np.random.default_rng([*key, number, 1])
+            )
+            simulation = begin_simulation(
+                scheduler, episode.plans, episode.requests, max_queue_requests, episode.beta, episode.events
+            )
+            most = min(decisions - count, _CLONE_DECISIONS, max(decisions // 10, 1))
+            rollout = run_scheduler(simulation, scheduler, max_queue_requests, most, labels=True)
+            made.append(_states(rollout, cost_weights(episode.beta, episode.time_unit), suite.max_replicas))
+            actions.append(torch.from_numpy(rollout.actions))
+            held.append(torch.full((len(rollout),), number % 10 == 9))
+            count += len(rollout)
+            progress.update(count)
+            number += 1
     return _concatenate(made), torch.cat(actions), torch.cat(held)
 
 
 def _fit(actor: Actor, states: States, config: WarmStartConfig, last: bool, generator: torch.Generator) -> None:
     """Minimise the expected cost over all states; after the last round with a learning rate that goes to 0."""
     optimizer = torch.optim.Adam(actor.parameters(), config.warm_learning_rate)
-    for epoch in range(config.dagger_epochs):
+    for epoch in Progress("epochs of DAgger", config.dagger_epochs).over(range(config.dagger_epochs)):
         if last:
             for group in optimizer.param_groups:
                 group["lr"] = config.warm_learning_rate * (1 - epoch / config.dagger_epochs)
@@ -287,41 +249,10 @@ def _fit(actor: Actor, states: States, config: WarmStartConfig, last: bool, gene
             actor.bound()
 
 
-@dataclass(frozen=True)
-class WarmStartRunConfig(Config):
-    """A warm start by itself."""
-
-    flag_prefix: ClassVar[str | None] = ""
-    help_title: ClassVar[str] = "run"
-    help_description: ClassVar[str] = "where the policy goes, and what is simulated"
-
-    output: str = setting("warm_start.safetensors", help="the policy")
-    seed: int = setting(0, help="of all randomness", minimum=0, maximum=2**31)
-    suite: str = setting("default", help="what is trained on: a name in data/training, or a YAML file")
-    max_queue_requests: int = setting(
-        DEFAULT_QUEUE_REQUESTS, help="requests without a first token that the policy sees", minimum=0, maximum=64
-    )
-    hidden_1: int = setting(32, help="units of the first hidden layer", minimum=1, maximum=1024)
-    hidden_2: int = setting(16, help="units of the second", minimum=1, maximum=1024)
-    beta: float = setting(10.0, help="at which the policy is compared with schedulers", minimum=0)
-    validation_episodes: int = setting(12, help="episodes of the comparison", minimum=1)
-    threads: int = setting(0, help="threads that simulate; 0: one for each core", minimum=0)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Clone and learn as the flags say, save the policy, print how well it does. Returns 0, or 2 for bad input."""
-    try:
-        run, warm = parse_tool("python -m rl.warm_start", __doc__ or "", (WarmStartRunConfig, WarmStartConfig), argv)
-        if not warm.demonstrators and not warm.dagger_rounds:
-            raise InputError("nothing to learn from: give --demonstrators least_tokens=1 lor=1, or --dagger_rounds 4")
-        _run(run, warm)
-    except InputError as error:
-        print(f"rl.warm_start: error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def _run(run: WarmStartRunConfig, warm: WarmStartConfig) -> None:
+def run_warm_start(run: WarmStartRunConfig, warm: WarmStartConfig) -> None:
+    """Clone and learn as the flags say, save the policy, and print how well it does. Raises InputError."""
+    if not warm.demonstrators and not warm.dagger_rounds:
+        raise InputError("nothing to learn from: give --demonstrators least_tokens=1 lor=1, or --dagger_rounds 4")
     torch.set_num_threads(1)
     suite = TrainingSuite.read(run.suite)
     threads = run.threads or len(os.sched_getaffinity(0))
@@ -349,7 +280,3 @@ def _run(run: WarmStartRunConfig, warm: WarmStartConfig) -> None:
                  for name, label in (("mean_e2e", "mean E2E"), ("p99_ttft", "p99 TTFT"))]  # fmt: skip
         print(f"Against {baseline}: {', '.join(parts)}")
     print(f"Policy: {run.output}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

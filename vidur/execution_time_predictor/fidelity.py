@@ -11,6 +11,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from vidur.config import (
     ReplicaConfig,
     RooflineExecutionTimePredictorConfig,
 )
+from vidur.config.command_line import FlagParser
 from vidur.errors import InputError
 from vidur.execution_time_predictor.build import build_tables
 from vidur.execution_time_predictor.iteration import iteration_ms
 from vidur.execution_time_predictor.tables import ExecutionTimeTables, TableBounds
+from vidur.tool import run_tool
 
 MODEL = "meta-llama/Llama-3.1-8B"
 BOUNDS = TableBounds(
@@ -134,25 +137,29 @@ def predict(tables: ExecutionTimeTables, replica: ReplicaConfig, iteration: str)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m vidur.execution_time_predictor.fidelity", description=__doc__)
+    """Compare as the flags say. Returns the exit status of `run_tool`."""
+    return run_tool("vidur.execution_time_predictor.fidelity", _parse, _report, arguments)
+
+
+def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace]:
+    parser = FlagParser(prog="python -m vidur.execution_time_predictor.fidelity", description=__doc__)
     parser.add_argument("points", type=Path, nargs="?", help="the JSON file of reference times")
     parser.add_argument("--systems", nargs="+", help="in place of a file: h200_sxm/tp1 l40s/tp2 ...")
-    parser.add_argument("--predictor", choices=sorted(PREDICTORS), default="roofline")
+    parser.add_argument("--predictor", choices=sorted(PREDICTORS), default="roofline", help="what is compared")
     options = parser.parse_args(arguments)
     if (options.points is None) == (options.systems is None):
         parser.error("give either a file or --systems")
-    try:
-        points = read_points(options.points) if options.points else measured_points(options.systems)
-        comparisons = compare(points, PREDICTORS[options.predictor]())
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    return (options,)
+
+
+def _report(options: argparse.Namespace) -> None:
+    points = read_points(options.points) if options.points else measured_points(options.systems)
+    comparisons = compare(points, PREDICTORS[options.predictor]())
     for one in comparisons:
         print(f"{one.system:14} {one.iteration:30} {one.reference:9.3f} {one.predicted:9.3f} {one.error:+7.1%}")
     for system in ("", *dict.fromkeys(one.system for one in comparisons)):
         figures = summary([one for one in comparisons if one.system.startswith(system)])
         print(f"{system or 'all':14} " + "  ".join(f"{name} {value:.2%}" for name, value in figures.items()))
-    return 0
 
 
 if __name__ == "__main__":

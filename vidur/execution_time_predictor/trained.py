@@ -25,9 +25,9 @@ from vidur.errors import InputError
 from vidur.execution_time_predictor.estimators import Estimator, estimator_of
 from vidur.execution_time_predictor.grid import TableGrid, coarse_chunks
 from vidur.execution_time_predictor.profiles import ProfileReader, TrainingData
-from vidur.execution_time_predictor.progress import steps
 from vidur.execution_time_predictor.registry import predictors
 from vidur.execution_time_predictor.tables import UPSTREAM_CPU_OPS, ExecutionTimeTables, FloatArray, TableBounds
+from vidur.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def _train_all(estimator: Estimator, data: list[TrainingData], grid: TableGrid) 
         "attn_prefill": (grid.kv_of_prefill, grid.chunks**2),
         "attn_decode": (grid.batch_sizes, grid.kv_of_decode),
     }
-    for one in steps(data, "training execution times", lambda one: one.op):
+    for one in Progress("execution times trained", len(data)).over(data):
         if len(one.times) < 2:
             raise InputError(f"{one.path}: {len(one.times)} row for {one.op}; training needs 2 at least")
         model = estimator.fit(one)

@@ -17,10 +17,10 @@ from rl.vllm.calibrate.steps import Step, read_steps
 from vidur.atomic import write_text
 from vidur.config.base import Config, setting
 from vidur.config.model import ModelConfig
-from vidur.config.tool import parse_tool
 from vidur.errors import InputError
 from vidur.execution_time_predictor.tables import LAYER_OPS, POST_NORM_OP, ExecutionTimeTables
 from vidur.metrics.text import significant
+from vidur.tool import run_tool
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -216,22 +216,21 @@ def hardware_group(factors: Floats) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0; 2 for bad input."""
-    try:
-        (config,) = parse_tool("python -m rl.vllm.calibrate", __doc__ or "", [CalibrateConfig], argv)
-        steps = read_steps(config.steps)
-        fit = fit_steps(steps)
-        tables = make_tables(fit.factors, config, f"steps of real engines ({', '.join(config.steps)})")
-    except InputError as error:
-        print(f"python -m rl.vllm.calibrate: error: {error}", file=sys.stderr)
-        return 2
+    """Calibrate as the flags say. Returns the exit status of `run_tool`."""
+    return run_tool("rl.vllm.calibrate", (CalibrateConfig,), calibrate, argv, description=__doc__ or "")
+
+
+def calibrate(config: CalibrateConfig) -> None:
+    """Fit the steps, write the folder and print the report. Raises InputError."""
+    steps = read_steps(config.steps)
+    fit = fit_steps(steps)
+    tables = make_tables(fit.factors, config, f"steps of real engines ({', '.join(config.steps)})")
     folder = Path(config.output)
     tables.save(folder / "execution_times.npz")
     write_text(folder / "simulation.yaml", simulation_of(config, folder / "execution_times.npz"))
     text = report(fit, steps)
     write_text(folder / "report.md", text)
     print(text)
-    return 0
 
 
 if __name__ == "__main__":

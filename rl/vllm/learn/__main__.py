@@ -10,16 +10,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
-from rl.router.checkpoint import Checkpoint, policy_path
-from rl.vllm.learn.experience import NOT_FINISHED, Experience, read_experience
 from vidur.config.base import Config, setting
-from vidur.config.tool import parse_tool
+from vidur.config.tool import leading_words, parse_tool
 from vidur.errors import InputError
+from vidur.tool import run_tool
 
 if TYPE_CHECKING:
+    from rl.vllm.learn.experience import Experience
     from rl.vllm.learn.improvement import Learned
 
 
@@ -50,37 +49,42 @@ class LearnConfig(Config):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 if the policy was written, 1 if it may be no better and was not, 2 for bad input."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    flags = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
-    logs, words = words[:flags], words[flags:]
-    try:
-        (config,) = parse_tool("python -m rl.vllm.learn LOG [LOG ...]", __doc__ or "", (LearnConfig,), words)
-        if not logs:
-            raise InputError("give the files of the decision log before the flags, the oldest first")
-        if find_spec("torch") is None:
-            raise InputError("learning needs torch: pip install 'vidur[train]'")
-        import torch
+    """Returns 1 where the policy may be no better and was not written, else as `run_tool`."""
+    return run_tool("rl.vllm.learn", _parse, learn_from_logs, argv)
 
-        from rl.vllm.learn.improvement import learn
 
-        torch.set_num_threads(1)
-        checkpoint = Checkpoint.load(policy_path(config.checkpoint))
-        experience = read_experience(logs, checkpoint.max_queue_requests, config.beta)
-        learned = learn(checkpoint, experience, config)
-        _print(experience, learned)
-        if not (learned.is_better or config.force):
-            print("Not written: the policy may be no better. More decisions would tell, or --force.")
-            return 1
-        learned.checkpoint.save(config.output)
-        print(f"Policy: {config.output}")
-    except InputError as error:
-        print(f"rl.vllm.learn: error: {error}", file=sys.stderr)
-        return 2
+def _parse(argv: Sequence[str] | None) -> tuple[list[str], LearnConfig]:
+    logs, flags = leading_words(argv)
+    (config,) = parse_tool("python -m rl.vllm.learn LOG [LOG ...]", __doc__ or "", (LearnConfig,), flags)
+    if not logs:
+        raise InputError("give the files of the decision log before the flags, the oldest first")
+    return logs, config
+
+
+def learn_from_logs(logs: Sequence[str], config: LearnConfig) -> int:
+    """Learn, say what the policy would have cost, and write it. Returns 1 where it may be no better."""
+    import torch
+
+    from rl.router.checkpoint import Checkpoint, policy_path
+    from rl.vllm.learn.experience import read_experience
+    from rl.vllm.learn.improvement import learn
+
+    torch.set_num_threads(1)
+    checkpoint = Checkpoint.load(policy_path(config.checkpoint))
+    experience = read_experience(logs, checkpoint.max_queue_requests, config.beta)
+    learned = learn(checkpoint, experience, config)
+    _print(experience, learned)
+    if not (learned.is_better or config.force):
+        print("Not written: the policy may be no better. More decisions would tell, or --force.")
+        return 1
+    learned.checkpoint.save(config.output)
+    print(f"Policy: {config.output}")
     return 0
 
 
 def _print(experience: Experience, learned: Learned) -> None:
+    from rl.vllm.learn.experience import NOT_FINISHED
+
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in experience.left_out.items() if count)
     print(f"{len(experience):,} decisions{f' (left out: {left_out})' if left_out else ''}, two in five held out.")
     if experience.left_out[NOT_FINISHED]:

@@ -4,23 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
-from typing import ClassVar
 
-from vidur.config.base import Config, setting
-
-
-@dataclass(frozen=True)
-class AdmissionConfig(Config):
-    """Overload."""
-
-    flag_prefix: ClassVar[str | None] = ""
-    help_title: ClassVar[str] = "overload"
-    help_description: ClassVar[str] = "replicas have queues of their own; this one keeps them bounded"
-
-    max_in_flight: int = setting(4096, help="requests on replicas at once", minimum=1)
-    max_queue: int = setting(1024, help="requests that wait in the router; more get 429", minimum=0)
-    queue_timeout: float = setting(30.0, help="seconds that one waits there; then it gets 429", above=0)
+from rl.vllm.process.config import AdmissionConfig
 
 
 class Overload(Exception):

@@ -14,7 +14,8 @@ from rl.vllm.decide.fleet import SERVING, Replica
 from rl.vllm.decide.ledger import Served
 from rl.vllm.decide.routing import Decision
 from rl.vllm.http.upstream import Address, ReplicaFailure, ReplicaPool
-from rl.vllm.process.breaker import Breaker, BreakerConfig
+from rl.vllm.process.breaker import Breaker
+from rl.vllm.process.config import BreakerConfig
 from rl.vllm.process.metrics import ReplicaMetrics, RouterMetrics
 
 LOG = logging.getLogger("vidur-router")

@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
-from vidur.config.base import Config, setting
+from rl.vllm.process.config import BreakerConfig
 
 CLOSED, HALF_OPEN, OPEN = "closed", "half_open", "open"
 STATES = (CLOSED, HALF_OPEN, OPEN)
-
-
-@dataclass(frozen=True)
-class BreakerConfig(Config):
-    """Replicas that fail."""
-
-    flag_prefix: ClassVar[str | None] = ""
-    help_title: ClassVar[str] = "failing replicas"
-    help_description: ClassVar[str] = "when one is ejected, and when it is tried again"
-
-    breaker_failures: int = setting(3, help="failed requests in a row that eject a replica", minimum=1)
-    breaker_seconds: float = setting(1.0, help="that it is left alone; doubled each time it fails again", above=0)
-    breaker_most_seconds: float = setting(30.0, help="that it is left alone at most", above=0)
-    health_interval: float = setting(1.0, help="seconds between probes of /health", above=0)
-    health_timeout: float = setting(5.0, help="seconds that a probe may take", above=0)
-    health_failures: int = setting(3, help="failed probes in a row that eject a replica", minimum=1)
 
 
 class Breaker:

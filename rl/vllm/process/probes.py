@@ -6,35 +6,17 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import TypeAlias
 
 from rl.vllm.decide.gauges import LARGEST_DATAGRAM, MetricsError, Push, Scrape, parse_metrics, parse_push
 from rl.vllm.http.upstream import ReplicaFailure, fetch
 from rl.vllm.process.backends import Backend
-from rl.vllm.process.breaker import BreakerConfig
-from vidur.config.base import Config, setting
+from rl.vllm.process.config import BreakerConfig, GaugesConfig
 
 TOLERATED_LAG = 0.5  # seconds that a timer may be late, beyond which the router's own process did not run
 LOG = logging.getLogger("vidur-router")
 Scraped: TypeAlias = Callable[[Backend, Scrape, float], None]
 Pushed: TypeAlias = Callable[[Push, float], None]
-
-
-@dataclass(frozen=True)
-class GaugesConfig(Config):
-    """What replicas report."""
-
-    flag_prefix: ClassVar[str | None] = ""
-    help_title: ClassVar[str] = "gauges"
-    help_description: ClassVar[str] = "what replicas report of themselves"
-
-    scrape_interval: float = setting(1.0, help="seconds between readings of a replica's /metrics", above=0)
-    scrape_timeout: float = setting(2.0, help="seconds that one may take", above=0)
-    push_port: int | None = setting(
-        None, help="UDP port that takes what the stat-logger plug-in pushes; 0: a free one", minimum=0, maximum=65535
-    )
-    push_host: str = setting("127.0.0.1", help="address of that port; it takes what anyone sends to it")
 
 
 class Probes:

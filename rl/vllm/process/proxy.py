@@ -7,9 +7,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
-from urllib.parse import unquote
+from typing import NamedTuple
 
 from rl.vllm.decide.arrivals import ArrivalReader, ReadArrival
 from rl.vllm.decide.routing import Arrival, Decision, NoReplicaError, Router
@@ -20,9 +18,8 @@ from rl.vllm.http.wire import BODY_METHODS, JSON_TYPE, Headers, Request, end_to_
 from rl.vllm.process.admin import AdminToken
 from rl.vllm.process.admission import Admission, Overload
 from rl.vllm.process.backends import Backend, Backends
+from rl.vllm.process.config import ProxyConfig
 from rl.vllm.process.metrics import RouterMetrics
-from vidur.config.base import Config, setting
-from vidur.errors import InputError
 
 # Where vLLM runs the model: what the schedulers' books are of.
 SCHEDULED = frozenset((
@@ -37,53 +34,6 @@ CUT_UNANSWERED = 503
 RECENT = 64  # decisions that the dashboard can show
 # Replaced by the router's own, or settled between the client and the router.
 NOT_FORWARDED = frozenset((b"host", b"content-length", b"expect", b"x-forwarded-for"))
-
-
-@dataclass(frozen=True)
-class ProxyConfig(Config):
-    """Retries and deadlines of a request."""
-
-    flag_prefix: ClassVar[str | None] = ""
-    help_title: ClassVar[str] = "retries and deadlines"
-    help_description: ClassVar[str] = "a request is tried elsewhere until the first byte of its answer has been sent"
-
-    max_retries: int = setting(3, help="of one request on other replicas", minimum=0)
-    retry_reserve: int = setting(1000, help="retries that may come at once, over all requests", minimum=0)
-    retry_ratio: float = setting(0.2, help="by which each request refills the reserve", minimum=0, maximum=1)
-    connect_timeout: float = setting(5.0, help="seconds to connect to a replica", above=0)
-    first_byte_timeout: float = setting(
-        300.0,
-        help="seconds that one replica has to begin its answer; one that is not streamed begins at its end",
-        above=0,
-    )
-    answer_timeout: float = setting(
-        600.0, help="seconds from arrival until the answer begins, retries included", above=0
-    )
-    stream_timeout: float = setting(120.0, help="seconds that an answer may pause once begun", above=0)
-    pass_paths: tuple[str, ...] = setting(
-        (
-            "/v1/", "/v2/rerank", "/v2/embed", "/cohere/v2/", "/inference/v1/generate", "/generative_scoring",
-            "/pooling", "/classify", "/score", "/rerank", "/tokenize", "/detokenize", "/version", "/ping",
-            "/invocations",
-        ),
-        help="paths that go to the replicas: whole ones, or beginnings that end with /",
-    )  # fmt: skip
-
-    session_header: str = setting("x-session-id", help="header that names a session, for session_hash")
-
-    def check(self) -> None:
-        for path in self.pass_paths:
-            if not path.startswith("/"):
-                raise InputError(f"{self.flag('pass_paths')}: {path!r} matches no path: begin it with /")
-
-    def passes(self, path: str) -> bool:
-        """Whether a path goes to the replicas. One with dot segments does not, as a replica may be behind a server that
-        resolves them to another path."""
-        if "/." in path or "%2" in path:
-            segments = unquote(path).split("/")
-            if "." in segments or ".." in segments:
-                return False
-        return path in self.pass_paths or any(path.startswith(each) for each in self.pass_paths if each.endswith("/"))
 
 
 class Recent(NamedTuple):

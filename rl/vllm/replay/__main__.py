@@ -13,14 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rl.vllm.replay.measured import Measured, as_workload, read_measured
-from vidur import SimulationConfig, simulate
 from vidur.atomic import write_text
-from vidur.config import BaseGlobalSchedulerConfig
+from vidur.config import BaseGlobalSchedulerConfig, SimulationConfig
 from vidur.config.base import Config, setting
-from vidur.config.tool import parse_tool
 from vidur.errors import InputError
 from vidur.metrics.statistics import statistics
 from vidur.metrics.text import MILLISECONDS, SECONDS, significant
+from vidur.tool import run_tool
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 LATENCIES = {"ttft": MILLISECONDS, "tpot": MILLISECONDS, "e2e": SECONDS}
@@ -68,6 +67,9 @@ def measured_latencies(requests: Sequence[Measured]) -> Latencies:
 
 def simulated_latencies(config: SimulationConfig, scheduler: str, requests: list[Measured]) -> Latencies:
     """What the simulator predicts for the same arrivals. Raises InputError if it does not finish them all."""
+    # This brings in numba: after the flags are known to be good.
+    from vidur.simulator import simulate
+
     router = BaseGlobalSchedulerConfig.from_type(scheduler, "--measured")()
     cluster = dataclasses.replace(config.cluster_config, global_scheduler_config=router)
     result = simulate(dataclasses.replace(config, cluster_config=cluster), as_workload(requests, "as measured"))
@@ -122,17 +124,15 @@ def replay(config: ReplayConfig) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0; 2 for bad input."""
-    try:
-        (config,) = parse_tool("python -m rl.vllm.replay", __doc__ or "", [ReplayConfig], argv)
-        text = replay(config)
-    except InputError as error:
-        print(f"python -m rl.vllm.replay: error: {error}", file=sys.stderr)
-        return 2
+    """Simulate what was measured, as the flags say. Returns the exit status of `run_tool`."""
+    return run_tool("rl.vllm.replay", (ReplayConfig,), _replay, argv, description=__doc__ or "")
+
+
+def _replay(config: ReplayConfig) -> None:
+    text = replay(config)
     if config.output is not None:
         write_text(config.output, text)
     print(text, end="")
-    return 0
 
 
 if __name__ == "__main__":

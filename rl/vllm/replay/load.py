@@ -15,10 +15,10 @@ import numpy as np
 
 from rl.vllm.replay.measured import Measured, write_measured
 from vidur.config.base import Config, setting
-from vidur.config.tool import parse_tool
 from vidur.errors import InputError
 from vidur.metrics.statistics import statistics
 from vidur.metrics.text import in_seconds, plural
+from vidur.tool import run_tool
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,16 @@ async def serve(config: LoadConfig) -> tuple[list[Measured], list[str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 0 if every request was served, 1 if some were not, 2 for bad input."""
+    """Send the load that the flags describe. Returns 1 where requests failed, else as `run_tool`."""
+    return run_tool("rl.vllm.load", (LoadConfig,), load, argv, description=__doc__ or "")
+
+
+def load(config: LoadConfig) -> int:
+    """Send the workload, write what was served, and say what failed. Returns 1 where something did."""
     try:
-        (config,) = parse_tool("python -m rl.vllm.load", __doc__ or "", [LoadConfig], argv)
         served, failed = asyncio.run(serve(config))
     except (RequestFailed, OSError, asyncio.TimeoutError) as error:
-        print(f"python -m rl.vllm.load: error: {config.url} does not serve: {error}", file=sys.stderr)
-        return 2
-    except InputError as error:
-        print(f"python -m rl.vllm.load: error: {error}", file=sys.stderr)
-        return 2
+        raise InputError(f"{config.url} does not serve: {error}") from None
     write_measured(config.output, served)
     e2e = statistics(np.array([request.e2e for request in served]))
     print(f"{plural(len(served), 'request')} served, E2E mean {in_seconds(e2e['mean'])}, p90 {in_seconds(e2e['p90'])}: "
