@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from recordings import empty_recording, made_up_recording, result_of, three_requests
 
+from vidur.atomic import check_writable
 from vidur.config import SimulationConfig
-from vidur.errors import InputError
+from vidur.errors import InputError, OutputError
 from vidur.metrics.operations import CPU_OPERATIONS, LAYER_OPERATIONS
 from vidur.metrics.wandb_log import flat
 from vidur.metrics.writer import write_results
@@ -47,6 +48,32 @@ OPERATIONS = {"operation_metrics.csv", "cpu_operation_metrics.csv"}
 def test_files_follow_the_flags(tmp_path: Path, flags: dict[str, Any], files: set[str], is_empty: bool) -> None:
     write_results(result_of(empty_recording() if is_empty else three_requests(), **flags), tmp_path / "run")
     assert {path.name for path in (tmp_path / "run").iterdir()} == files
+
+
+def test_what_cannot_be_written_is_named_and_the_rest_is_written(tmp_path: Path) -> None:
+    for name in ("summary.json", "report.html"):
+        (tmp_path / "run" / name).mkdir(parents=True)
+    with pytest.raises(OutputError) as raised:
+        write_results(result_of(three_requests()), tmp_path / "run")
+    assert str(raised.value) == f"{tmp_path}/run: could not write summary.json, report.html (Is a directory)"
+    written = {path.name for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert written == DEFAULT - {"summary.json", "report.html"}
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match=r"config.json, summary.json, .*\(Not a directory\)"):
+        write_results(result_of(three_requests()), tmp_path / "file" / "run")
+
+
+def test_an_output_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "there").mkdir()
+    check_writable(tmp_path / "there", "--output")
+    check_writable(tmp_path / "new" / "newer", "--output")
+    with pytest.raises(InputError, match=r"--output .*/file/below: nothing can be written there \(.*Not a directory\)"):
+        check_writable(tmp_path / "file" / "below", "--output")
+    with pytest.raises(InputError, match="/proc/none: nothing can be written there"):
+        check_writable("/proc/none", "--output")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "there"}
+    assert not list((tmp_path / "there").iterdir())
 
 
 def test_config_json_reproduces_the_run(tmp_path: Path) -> None:

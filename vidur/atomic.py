@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from vidur.errors import InputError
+
+# Of a probe: a disk that is full may still hold a file of no bytes.
+_PROBE_BYTES = 4096
 
 
 @contextmanager
@@ -39,3 +44,33 @@ def write_text(path: str | Path, text: str) -> None:
 def write_bytes(path: str | Path, data: bytes) -> None:
     with open_atomic(path, "wb") as file:
         file.write(data)
+
+
+def os_reason(error: OSError) -> str:
+    """Return what the operating system says, with the file: `/full/file: No space left on device`."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+def probe_folder(folder: Path) -> None:
+    """Make the folder if need be, and write and remove a file in it. Raises OSError where that fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(_PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_writable(folder: str | Path, flag: str) -> None:
+    """Raise InputError, naming the flag, unless files can be written to the folder; make none that is not there."""
+    folder = Path(folder)
+    try:
+        missing = [part for part in (folder, *folder.parents) if not part.exists()]
+        try:
+            probe_folder(folder)
+        finally:
+            for part in missing:
+                with suppress(OSError):  # Not made above, or another run writes there by now.
+                    part.rmdir()
+    except OSError as error:
+        raise InputError(f"{flag} {folder}: nothing can be written there ({os_reason(error)})") from None

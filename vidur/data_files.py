@@ -8,17 +8,14 @@ import logging
 import os
 import pwd
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import vidur
+from vidur.atomic import os_reason, probe_folder
 
 logger = logging.getLogger(__name__)
-
-# Of a probe: a disk that is full may hold a file of no bytes.
-_PROBE_BYTES = 4096
 
 
 def data_path(name: str) -> Path:
@@ -60,21 +57,6 @@ def optional(what: str) -> Iterator[None]:
         warn_once(
             f"{what} cannot be kept for the next run ({os_reason(error)}): set VIDUR_CACHE_DIR to a writable folder"
         )
-
-
-def os_reason(error: OSError) -> str:
-    """Return what the operating system says, with the file: `/full/file: No space left on device`."""
-    reason = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {reason}" if error.filename is not None else reason
-
-
-def probe_folder(folder: Path) -> None:
-    """Make the folder if need be, and write and remove a file in it. Raises OSError where that fails."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(bytes(_PROBE_BYTES))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def cache_folder(name: str, what: str) -> Path | None:

@@ -10,6 +10,10 @@ class InputError(Exception):
     """Bad input. Its text is one line that names the culprit (a flag, or a file and row) and the remedy."""
 
 
+class OutputError(Exception):
+    """Results that cannot be written. Its text is one line that names the files and the reason."""
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:
     """The error for a name that is not among the valid ones: the nearest come first, then all of them."""
     names = sorted(valid)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from vidur.atomic import open_atomic, write_text
 from vidur.engine.recording import Columns
+from vidur.errors import OutputError
 from vidur.metrics.batch_runs import counted_requests, only_batches
 from vidur.metrics.chrome_trace import write_chrome_trace
 from vidur.metrics.columns import batch_columns, request_columns
@@ -26,46 +28,59 @@ def write_results(
     """Write what the metrics configuration asks for into `folder`, made if need be; docs/output.md lists the files.
 
     config.json and summary.json are always written, before all others. others: the same requests under other routers,
-    by name, which the report shows beside. Raises InputError if wandb is asked for and is
-    not installed.
+    by name, which the report shows beside. Where a file cannot be written the others are,
+    and OutputError is raised. Raises InputError if wandb is asked for and is not installed.
     """
-    folder = Path(folder)
-    recording, metrics = result.recording, result.config.metrics_config
-    write_json(folder / "config.json", result.config.to_dict())
-    write_json(folder / "summary.json", result.summary)
-    if not metrics.write_metrics:
-        return
-    if metrics.enable_chrome_trace:
-        write_chrome_trace(folder / "chrome_trace.json", recording, metrics.chrome_trace_max_batches)
-    if metrics.write_json_trace:
-        write_event_trace(folder / "event_trace.json", recording)
-    _write_tables(result, folder)
-    if metrics.store_plots:
-        write_report(folder / "report.html", result, others)
-    if metrics.uses_wandb:
+    folder, metrics = Path(folder), result.config.metrics_config
+    failures: dict[str, str] = {}
+    for name, write in _files(result, others or {}).items():
+        try:
+            write(folder / name)
+        except OSError as error:
+            failures[name] = error.strerror or str(error)
+    if failures:
+        with suppress(OSError):  # It holds something, or was never made.
+            folder.rmdir()
+        reasons = ", ".join(dict.fromkeys(failures.values()))
+        raise OutputError(f"{folder}: could not write {', '.join(failures)} ({reasons})")
+    if metrics.write_metrics and metrics.uses_wandb:
         from vidur.metrics.wandb_log import log_to_wandb
 
         log_to_wandb(result)
 
 
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def _write_tables(result: SimulationResult, folder: Path) -> None:
-    metrics = result.config.metrics_config
+def _files(result: SimulationResult, others: Mapping[str, SimulationResult]) -> dict[str, Callable[[Path], None]]:
+    """What writes each of the files that are asked for."""
+    recording, metrics = result.recording, result.config.metrics_config
+    files: dict[str, Callable[[Path], None]] = {
+        "config.json": lambda path: write_json(path, result.config.to_dict()),
+        "summary.json": lambda path: write_json(path, result.summary),
+    }
+    if not metrics.write_metrics:
+        return files
+    if metrics.enable_chrome_trace:
+        files["chrome_trace.json"] = lambda path: write_chrome_trace(path, recording, metrics.chrome_trace_max_batches)
+    if metrics.write_json_trace:
+        files["event_trace.json"] = lambda path: write_event_trace(path, recording)
     limits = metrics.min_batch_index, metrics.max_batch_index
     runs = only_batches(result.runs, *limits)
     if metrics.store_request_metrics:
-        counted = counted_requests(result.recording, result.runs, *limits)
-        write_csv(folder / "request_metrics.csv", request_columns(result.recording, counted))
+        counted = counted_requests(recording, result.runs, *limits)
+        files["request_metrics.csv"] = lambda path: write_csv(path, request_columns(recording, counted))
     if metrics.keep_individual_batch_metrics and metrics.store_batch_metrics:
-        _write_batches(folder / "batch_metrics.csv", runs)
+        files["batch_metrics.csv"] = lambda path: _write_batches(path, runs)
     if metrics.keep_individual_batch_metrics and metrics.store_operation_metrics:
-        write_operation_metrics(result, runs, folder)
+        files["operation_metrics.csv"] = lambda path: write_operation_metrics(result, runs, path.parent)
     if metrics.store_token_completion_metrics:
-        columns = token_completions(result.recording, result.runs, metrics.subsamples)
-        write_csv(folder / "token_completions.csv", columns)
+        columns = token_completions(recording, result.runs, metrics.subsamples)
+        files["token_completions.csv"] = lambda path: write_csv(path, columns)
+    if metrics.store_plots:
+        files["report.html"] = lambda path: write_report(path, result, others)
+    return files
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def _write_batches(path: Path, runs: Columns) -> None:
