@@ -171,6 +171,23 @@ def test_damaged_metadata(saved: Path, key: str, value: str | None) -> None:
     refused(edited(saved, edit), "metadata")
 
 
+def test_metadata_that_is_nested_deeply(saved: Path) -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    save_file({}, str(saved), {FORMAT: deep})
+    refused(saved, "its metadata is damaged")
+    header = f'{{"__metadata__":{deep}}}'.encode()
+    saved.write_bytes(len(header).to_bytes(8, "little") + header)
+    refused(saved, "damaged or no safetensors file")
+
+
+def test_weights_of_a_type_that_numpy_does_not_have(saved: Path) -> None:
+    header = json.dumps(
+        {"__metadata__": {FORMAT: "{}"}, "policy.bias_1": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}
+    ).encode()
+    saved.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    refused(saved, "cannot be read")
+
+
 @pytest.mark.parametrize("change", ["missing", "extra", "short", "nan"])
 def test_damaged_statistics(saved: Path, change: str) -> None:
     def edit(arrays: dict[str, Any], metadata: dict[str, str]) -> None:

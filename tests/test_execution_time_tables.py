@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,3 +227,42 @@ def test_for_replica_drops_what_does_not_run() -> None:
     assert "all_reduce" not in tables.for_replica(ReplicaConfig()).linear
     assert "all_reduce" in tables.for_replica(ReplicaConfig(tensor_parallel_size=2)).linear
     assert POST_NORM_OP not in tables.for_replica(ReplicaConfig(model_name="microsoft/phi-2")).linear
+
+
+def hollow_archive(path: Path, shape: tuple[int, ...], held: int) -> Path:
+    """A compressed archive of one array of zeros: of that shape by its header, of so many bytes in truth."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("add.values.npy", "w") as member:
+        member.write(header.getvalue())
+        block = bytes(1 << 20)
+        for begin in range(0, held, len(block)):
+            member.write(block[: held - begin])
+    return path
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused_before_it_does(tmp_path: Path) -> None:
+    size = (1 << 30) + 8
+    path = hollow_archive(tmp_path / "bomb.npz", (size // 8,), size)
+    assert path.stat().st_size < 1_500_000
+    program = """
+import resource, sys
+from vidur.errors import InputError
+from vidur.execution_time_predictor.tables import ExecutionTimeTables
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    ExecutionTimeTables.load(sys.argv[1])
+except InputError as error:
+    print(error)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    text, grown = done.stdout.splitlines()
+    assert text == f"{path}: unpacked it takes 1.0 GiB; execution-time tables may take 1 GiB"
+    assert int(grown) < 64 << 10  # KiB
+
+
+def test_a_header_that_claims_more_than_there_is(tmp_path: Path) -> None:
+    path = hollow_archive(tmp_path / "liar.npz", (1 << 40,), 800)
+    with pytest.raises(InputError, match=r"liar.npz: add.values.npy is damaged: its shape \(1099511627776,\)"):
+        ExecutionTimeTables.load(path)

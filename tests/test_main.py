@@ -59,6 +59,7 @@ def files(folder: Path) -> None:
     (folder / "typo.yaml").write_text("cluster_config: {num_replica: 2}\n")
     (folder / "list.yaml").write_text("- 1\n")
     (folder / "garbage.npz").write_text("not an archive")
+    (folder / "deep.json").write_text("[" * 100_000)
     simple_tables(max_tokens=1000, max_batch=200, max_context=200).save(folder / "small.npz")
 
 
@@ -90,6 +91,17 @@ BAD = [
     ([*REPLAY, "later.csv"], "later.csv"),
     (TABLES[:2], "--tables_execution_time_predictor_config_file"),
     ([*TABLES, "nowhere.npz"], "nowhere.npz"),
+    (["--replica_config_model_name", "./deep.json"], "deep.json"),
+    (
+        [
+            "--length_generator_config_type",
+            "quantile",
+            "--quantile_request_length_generator_config_distribution",
+            "deep.json",
+        ],
+        "deep.json",
+    ),
+    ([ROUTER, "routers.py:Second", "--custom_global_scheduler_config_options", "[" * 100_000], "not JSON"),
     ([*TABLES, "garbage.npz"], "garbage.npz"),
     ([*TABLES, "small.npz", *REPLAY, "long.csv"], "prediction_max_tokens_per_request"),
     ([ROUTER, "routers.py:Third"], "Second"),
@@ -104,7 +116,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("flags", "words"), BAD, ids=[" ".join(flags) for flags, _ in BAD])
+@pytest.mark.parametrize(("flags", "words"), BAD, ids=[" ".join(flags)[:200] for flags, _ in BAD])
 def test_bad_input_gets_one_line_and_status_2(
     flags: list[str],
     words: str,

@@ -75,7 +75,8 @@ class Checkpoint:
                 arrays = {name: file.get_tensor(name) for name in names if training or not name.startswith(_TRAIN)}
         except FileNotFoundError:
             raise InputError(f"checkpoint {path}: no such file; python -m rl.train makes one") from None
-        except (SafetensorError, OSError) as error:
+        # The last two: a type of numbers that NumPy does not have, as BF16.
+        except (SafetensorError, OSError, TypeError, AttributeError) as error:
             raise InputError(
                 f"checkpoint {path} cannot be read, it is damaged or no safetensors file: {error}"
             ) from None
@@ -96,7 +97,7 @@ def _described(description: str, path: str | Path) -> tuple[int, dict[str, Any]]
     damaged = InputError(f"checkpoint {path}: its metadata is damaged: take another copy")
     try:
         parts = json.loads(description)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise damaged from None
     if not isinstance(parts, dict):
         raise damaged

@@ -174,7 +174,7 @@ def _kept(path: Path, resume_step: int) -> Iterable[str]:
             return
         try:
             step = json.loads(line).get("step", -1)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             raise InputError(
                 f"{path}:{number} is no JSON object, the log is damaged: train anew, in another folder"
             ) from None

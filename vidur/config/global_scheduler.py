@@ -142,7 +142,7 @@ class CustomGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
             raise InputError(f"{self.flag('scheduler')} must be module:Class or file.py:Class, not '{self.scheduler}'")
         try:
             options = json.loads(self.options)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise InputError(f"{self.flag('options')} is not JSON: {error}") from None
         if not isinstance(options, dict):
             raise InputError(f"{self.flag('options')} must be a JSON object, not {self.options}")

@@ -99,6 +99,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path}: not a text file in UTF-8") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise InputError(f"{path}: its values are nested too deeply") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a JSON object that describes a model")
     return values

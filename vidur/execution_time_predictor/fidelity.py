@@ -82,7 +82,7 @@ def read_points(path: Path) -> Points:
     try:
         points = json.loads(path.read_text(encoding="utf-8"))
         return {system: {name: float(ms) for name, ms in times.items()} for system, times in points.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file of iteration times ({error})") from error
 
 

@@ -7,6 +7,7 @@ Keys are (tokens) for linear operations, (KV length, chunk squared) for `attn_pr
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,8 @@ CPU_OPS = (*UPSTREAM_CPU_OPS, "cpu_overhead", "head")
 DEFAULT_KV_GRANULARITY = 64
 # Upstream looks linear operations up at the number of tokens rounded up to this.
 TOKEN_ROUNDING = 8
+# Those of a million tokens and a thousand requests in a batch take about half of it.
+_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -187,14 +190,35 @@ def _read_members(path: Path) -> dict[str, npt.NDArray[np.generic]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file of execution-time tables")
     try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: not a .npz file of execution-time tables but a single array")
-            with archive:
-                return {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(path) as archive:
+            _check_sizes(archive, path)
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except _UNREADABLE as error:
         raise InputError(f"{path}: not a readable .npz file of execution-time tables ({error})") from error
+
+
+# Of the last two, zipfile raises RuntimeError for an encrypted file, NotImplementedError for an unknown compression.
+_UNREADABLE = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
+
+
+def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raise InputError for arrays that would fill the memory, before any of them is unpacked.
+
+    Reading stops at the size that the archive states for a member, and NumPy takes memory for the shape in its header.
+    """
+    members = archive.infolist()
+    if (size := sum(member.file_size for member in members)) > _MAX_BYTES:
+        raise InputError(
+            f"{path}: unpacked it takes {size / 2**30:,.1f} GiB; execution-time tables may take {_MAX_BYTES >> 30} GiB"
+        )
+    for member in members:
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise InputError(f"{path}: {member.filename} is damaged: its shape {shape} is larger than what it holds")
 
 
 @dataclass(frozen=True)

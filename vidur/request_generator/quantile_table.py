@@ -57,7 +57,7 @@ def load_quantile_table(distribution: str, flag: str) -> QuantileTable:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{flag}: cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
     return parse_quantile_table(document, str(path))
 

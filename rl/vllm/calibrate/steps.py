@@ -69,7 +69,7 @@ def _read(path: Path) -> Iterator[Step]:
             return  # the engine was stopped in the middle of it
         try:
             yield _step(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: no step of an engine: {error!r}") from None
 
 

@@ -184,7 +184,7 @@ def _parse(line: bytes, where: str) -> LoggedDecision:
             status=fields["status"],
             served=served,
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{where}: no line of a decision log: {type(error).__name__}: {error}") from None
     count = observation.num_replicas
     if len(logged.probabilities) != count or not 0 <= logged.replica < count:

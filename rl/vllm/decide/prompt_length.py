@@ -153,7 +153,7 @@ def _load(path: str) -> Any:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"--tokenizer {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"--tokenizer {path}: not a tokenizer.json: {error}") from None
     if not isinstance(document, dict) or "model" not in document:
         raise InputError(f"--tokenizer {path}: not a tokenizer.json: it describes no model")

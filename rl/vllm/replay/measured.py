@@ -48,7 +48,7 @@ def read_measured(path: str | Path) -> list[Measured]:
             request = Measured(**json.loads(line))
             if not (request.prompt_tokens >= 1 and request.output_tokens >= 1 and 0 <= request.ttft <= request.e2e):
                 raise ValueError("lengths are at least 1, and the first token comes before the last")
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: no request as python -m rl.vllm.load notes it: {error}") from None
         requests.append(request)
     if not requests:
