@@ -268,6 +268,16 @@ def test_a_cell_that_fails_does_not_sink_the_sweep(tmp_path: Path, capsys: pytes
     assert len(after) == len(before) + 8
 
 
+def test_results_that_cannot_be_written_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--scenario", "a93", "--output", "/proc/none"]) == 2
+    assert "--output /proc/none: nothing can be written there" in capsys.readouterr().err
+    (tmp_path / "out" / "results.parquet").mkdir(parents=True)
+    assert run(tmp_path, *RATE, "--schedulers", "lor") == 1
+    error = f"vidur.compare: error: {tmp_path}/out: results.parquet could not be written: Is a directory\n"
+    assert capsys.readouterr().err.endswith(error)
+    assert {"results.json", "summary.md", "report.html"} <= {file.name for file in (tmp_path / "out").iterdir()}
+
+
 def test_a_killed_sweep_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vidur.compare", "--scenario", "a93", "--qps", "20", "--requests", "400",
                "--seeds", "20", "--workers", "2", "--schedulers", "lor,least_tokens,random",
@@ -328,6 +338,8 @@ def test_an_interrupted_sweep_says_so(tmp_path: Path) -> None:
         (["--scenario", "a93", "--load", "x"], "--load: expected numbers above 0 with commas between them, not 'x'"),
         (["--scenario", "a93", "--load", "1", "--qps", "1"], "give one of them"),
         (["--scenario", "a93", "--replicas", "1.5"], "--replicas: expected whole numbers"),
+        (["--scenario", "a93", "--json", "/proc/none/a.json"], "--json /proc/none: nothing can be written there"),
+        (["--scenario", "a93", "--markdown", "/proc"], "--markdown /proc: there is a folder of that name"),
         (["--scenario", "b88", "--replicas", "3"], "do not grow to that number in proportion"),
         (["--scenario", "a93", "--seeds", "1"], "--seeds must be a number from 2 to 100000, or auto, not '1'"),
         (["--scenario", "a93", "--schedulers", "ppo:checkpoint=nonesuch"], "nonesuch"),

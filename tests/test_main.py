@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,29 @@ def test_bad_input_gets_one_line_and_status_2(
     lines = [line for line in err.splitlines() if not line.startswith("Compiling")]
     assert out == "" and len(lines) == 1 and words in lines[0], err
     assert not (tmp_path / "simulator_output").exists()
+
+
+@pytest.mark.parametrize("folder", ["file", "file/below", "/proc/none"])
+def test_an_output_folder_that_cannot_be_written_is_refused_before_the_run(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    status, out, err = finish(start(tmp_path, *SMALL, "--metrics_config_output_dir", folder))
+    lines = [line for line in err.splitlines() if not line.startswith("Compiling")]
+    assert (status, out, len(lines)) == (2, "", 1), err
+    assert f"--metrics_config_output_dir {folder}: nothing can be written there" in lines[0]
+
+
+def test_a_disk_that_is_full_at_the_end_costs_the_files_that_do_not_fit(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: the figures are small, report.html is not."""
+    command = [sys.executable, "-m", "vidur.main", *SMALL, "--no-metrics_config_enable_chrome_trace"]
+    limited = ["bash", "-c", 'ulimit -f 20 && exec "$@"', "bash", *command]  # KiB
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    done = subprocess.run(limited, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    folder = only_run(tmp_path)
+    error = f"vidur: error: {folder.relative_to(tmp_path)}: report.html could not be written: File too large"
+    # Where nothing was compiled before, the compiled kernels do not fit either.
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, error) and "Traceback" not in done.stderr
+    assert {path.name for path in folder.iterdir()} == {"config.json", "summary.json", "request_metrics.csv"}
+    assert "Throughput" in done.stdout and "Results:" not in done.stdout
 
 
 def test_an_error_deep_in_a_run_is_one_line_of_a_real_process_too(tmp_path: Path) -> None:

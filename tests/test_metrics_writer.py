@@ -55,11 +55,11 @@ def test_what_cannot_be_written_is_named_and_the_rest_is_written(tmp_path: Path)
         (tmp_path / "run" / name).mkdir(parents=True)
     with pytest.raises(OutputError) as raised:
         write_results(result_of(three_requests()), tmp_path / "run")
-    assert str(raised.value) == f"{tmp_path}/run: could not write summary.json, report.html (Is a directory)"
+    assert str(raised.value) == f"{tmp_path}/run: summary.json, report.html could not be written: Is a directory"
     written = {path.name for path in (tmp_path / "run").iterdir() if path.is_file()}
     assert written == DEFAULT - {"summary.json", "report.html"}
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match=r"config.json, summary.json, .*\(Not a directory\)"):
+    with pytest.raises(OutputError, match=r"run: config.json, summary.json, .* could not be written: Not a directory"):
         write_results(result_of(three_requests()), tmp_path / "file" / "run")
 
 

@@ -78,6 +78,26 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     assert run_files(tmp_path / "other") != run_files(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("save_every", "file", "advice"),
+    [
+        ("100000", "policy.safetensors", "there is no checkpoint yet, so it begins anew"),
+        ("1", "checkpoint.safetensors", "--resume goes on from the last checkpoint"),
+    ],
+)
+def test_an_interrupted_run_says_how_to_go_on(save_every: str, file: str, advice: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rl.train", *flags(tmp_path, 10_000_000, "--save_every", save_every)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / file).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == f"rl.train: interrupted; {advice}"
+
+
 def test_a_loss_that_explodes_stops_the_run_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -98,6 +118,7 @@ BAD = [
     (["--demonstrators", "least_tokns=1"], "least_tokens"),
     (["--reward", "marginal"], "marginal_cost"),
     (["--dagger_rounds", "-1"], "at least 0"),
+    (["--folder", "/proc/none/run"], "--folder /proc/none/run: nothing can be written there"),
 ]
 
 

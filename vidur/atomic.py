@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from vidur.errors import InputError
+from vidur.errors import InputError, OutputError
 
 # Of a probe: a disk that is full may still hold a file of no bytes.
 _PROBE_BYTES = 4096
@@ -17,8 +17,20 @@ _PROBE_BYTES = 4096
 
 @contextmanager
 def open_atomic(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; it takes the name when the block ends, and vanishes if the block raises."""
+    """Open a temporary file beside `path`; it takes the name when the block ends, and vanishes if the block raises.
+
+    Raises OutputError where the operating system does not let it be written.
+    """
     target = Path(path)
+    try:
+        with _open_beside(target, mode) as file:
+            yield file
+    except OSError as error:
+        raise OutputError(error.errno, error.strerror or str(error), str(target)) from error
+
+
+@contextmanager
+def _open_beside(target: Path, mode: str) -> Iterator[IO[Any]]:
     target.parent.mkdir(parents=True, exist_ok=True)
     binary = "b" in mode
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".partial")
@@ -44,6 +56,24 @@ def write_text(path: str | Path, text: str) -> None:
 def write_bytes(path: str | Path, data: bytes) -> None:
     with open_atomic(path, "wb") as file:
         file.write(data)
+
+
+def write_files(folder: Path, files: Mapping[str, Callable[[Path], None]]) -> None:
+    """Write each of the files, by name. Raises OutputError, of all that failed, after the others are written.
+
+    A name may be an absolute path, of a file elsewhere.
+    """
+    failed: dict[str, OSError] = {}
+    for name, write in files.items():
+        try:
+            write(folder / name)
+        except OSError as error:
+            failed[name] = error
+    if failed:
+        with suppress(OSError):  # It holds something, or was never made.
+            folder.rmdir()
+        reasons = ", ".join(dict.fromkeys(error.strerror or str(error) for error in failed.values()))
+        raise OutputError(next(iter(failed.values())).errno, reasons, f"{folder}: {', '.join(failed)}")
 
 
 def os_reason(error: OSError) -> str:
@@ -74,3 +104,10 @@ def check_writable(folder: str | Path, flag: str) -> None:
                     part.rmdir()
     except OSError as error:
         raise InputError(f"{flag} {folder}: nothing can be written there ({os_reason(error)})") from None
+
+
+def check_writable_file(path: str | Path, flag: str) -> None:
+    """As `check_writable`, for a file."""
+    if Path(path).is_dir():
+        raise InputError(f"{flag} {path}: there is a folder of that name, give a file")
+    check_writable(Path(path).absolute().parent, flag)

@@ -10,8 +10,11 @@ class InputError(Exception):
     """Bad input. Its text is one line that names the culprit (a flag, or a file and row) and the remedy."""
 
 
-class OutputError(Exception):
-    """Results that cannot be written. Its text is one line that names the files and the reason."""
+class OutputError(OSError):
+    """Results that cannot be written: number, reason and files, as of OSError. Its text is one line of the last two."""
+
+    def __str__(self) -> str:
+        return f"{self.filename} could not be written: {self.strerror}"
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:

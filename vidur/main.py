@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from vidur.atomic import check_writable
 from vidur.config import SimulationConfig
 from vidur.interrupt import check
 from vidur.progress import Progress
@@ -31,6 +32,7 @@ def run(config: SimulationConfig) -> int:
     simulator = Simulator(config)
     # Bad input shows here, a router that is not there too, and gets one line.
     _ = simulator.simulation
+    check_writable(config.metrics_config.output_dir, config.metrics_config.flag("output_dir"))
     announce_compilation()
     with Progress("requests finished", len(simulator.requests)) as progress:
 

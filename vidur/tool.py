@@ -11,7 +11,7 @@ from typing import Any
 
 from vidur.config.base import Config
 from vidur.config.tool import parse_tool
-from vidur.errors import InputError
+from vidur.errors import InputError, OutputError
 from vidur.extras import EXTRAS, missing_package
 from vidur.interrupt import Interrupts
 
@@ -30,8 +30,9 @@ def run_tool(
 ) -> int:
     """Run `function` on the configurations that `argv` (of the process if None) gives. Returns the exit status.
 
-    The status is what `function` returns (0 for None); 2 for bad input and for a package that is not installed, 130 for
-    Ctrl-C, 143 for SIGTERM, each with one line on stderr; 141 where nobody reads the output any more.
+    The status is what `function` returns (0 for None); 2 for bad input and for a package that is not installed, 1 for
+    results that cannot be written, 130 for Ctrl-C, 143 for SIGTERM, each with one line on stderr;
+    141 where nobody reads the output any more.
 
     name: what follows `python -m`. classes: those of the flags, or a function of `argv` in place of `parse_tool`.
     advice: what the line of an interrupted run says besides; the text of a KeyboardInterrupt goes before it. forks:
@@ -47,6 +48,9 @@ def run_tool(
                     sys.stdout.flush()
         except InputError as error:
             return _fail(name, error)
+        except OutputError as error:
+            _fail(name, error)
+            return 1
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
                 raise
@@ -67,6 +71,6 @@ def prog(name: str) -> str:
     return command if command.startswith("vidur-") else f"python -m {name}"
 
 
-def _fail(name: str, error: InputError) -> int:
+def _fail(name: str, error: InputError | OutputError) -> int:
     print(f"{name}: error: {error}", file=sys.stderr)
     return 2

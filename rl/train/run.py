@@ -29,7 +29,7 @@ from rl.train.suite import TrainingSuite
 from rl.train.trainer import Trainer
 from rl.train.validation import Validation
 from rl.train.warm_start import clone, dagger, print_clone
-from vidur.atomic import write_text
+from vidur.atomic import check_writable, write_text
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
 from vidur.progress import Progress
@@ -197,6 +197,7 @@ class TrainingRun:
             raise InputError(f"--resume: there is no {self._checkpoint} yet: leave --resume out")
         if not self._train.resume and self._checkpoint.exists():
             raise InputError(f"--folder {self._folder} holds a run: give --resume to go on with it, or another folder")
+        check_writable(self._folder, "--folder")
 
     def _check_same_run(self, saved: Checkpoint) -> None:
         ours = json.loads(json.dumps(self._facts()))

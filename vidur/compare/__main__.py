@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidur.atomic import write_text
+from vidur.atomic import check_writable, check_writable_file, write_files, write_text
 from vidur.compare.config import RESUMABLE, CompareConfig
 from vidur.config.tool import leading_words, parse_tool
 from vidur.tool import prog, run_tool
@@ -49,6 +49,10 @@ def compare(config: CompareConfig, file: SweepFile | None, source: str | None) -
     from vidur.compare.sweep import Sweep, make_executor
     from vidur.simulator import announce_compilation
 
+    check_writable(config.output, "--output")
+    for flag, path in (("--json", config.json), ("--markdown", config.markdown)):
+        if path is not None:
+            check_writable_file(path, flag)
     sweep = Sweep(config, file, source)
     announce_compilation()
     with make_executor(config) as executor:
@@ -59,12 +63,16 @@ def compare(config: CompareConfig, file: SweepFile | None, source: str | None) -
                        "policies": results.policies, "rows": results.rows(),
                        "failures": [vars(failure) for failure in results.failures]},
                       allow_nan=False, indent=1) + "\n"  # fmt: skip
-    for path in (folder / "results.json", *([Path(config.json)] if config.json is not None else [])):
-        write_text(path, text)
-    for path in (folder / "summary.md", *([Path(config.markdown)] if config.markdown is not None else [])):
-        write_text(path, markdown(results))
-    write_parquet(folder / "results.parquet", results)
-    write_report(folder / "report.html", results)
+    files: dict[str, Callable[[Path], None]] = {
+        "results.json": lambda path: write_text(path, text),
+        "summary.md": lambda path: write_text(path, markdown(results)),
+        "results.parquet": lambda path: write_parquet(path, results),
+        "report.html": lambda path: write_report(path, results),
+    }
+    for source_name, copy in (("results.json", config.json), ("summary.md", config.markdown)):
+        if copy is not None:
+            files[str(Path(copy).absolute())] = files[source_name]
+    write_files(folder, files)
     print(f"Report: {folder / 'report.html'}")
     for failure in results.failures:
         print(f"vidur.compare: failed: {failure.command}: {failure.error}", file=sys.stderr)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vidur.atomic import open_atomic, write_text
+from vidur.atomic import open_atomic, write_files, write_text
 from vidur.engine.recording import Columns
-from vidur.errors import OutputError
 from vidur.metrics.batch_runs import counted_requests, only_batches
 from vidur.metrics.chrome_trace import write_chrome_trace
 from vidur.metrics.columns import batch_columns, request_columns
@@ -28,21 +26,11 @@ def write_results(
     """Write what the metrics configuration asks for into `folder`, made if need be; docs/output.md lists the files.
 
     config.json and summary.json are always written, before all others. others: the same requests under other routers,
-    by name, which the report shows beside. Where a file cannot be written the others are,
-    and OutputError is raised. Raises InputError if wandb is asked for and is not installed.
+    by name, which the report shows beside. Where a file cannot be written the other files are, and OutputError is
+    raised. Raises InputError if wandb is asked for and is not installed.
     """
-    folder, metrics = Path(folder), result.config.metrics_config
-    failures: dict[str, str] = {}
-    for name, write in _files(result, others or {}).items():
-        try:
-            write(folder / name)
-        except OSError as error:
-            failures[name] = error.strerror or str(error)
-    if failures:
-        with suppress(OSError):  # It holds something, or was never made.
-            folder.rmdir()
-        reasons = ", ".join(dict.fromkeys(failures.values()))
-        raise OutputError(f"{folder}: could not write {', '.join(failures)} ({reasons})")
+    write_files(Path(folder), _files(result, others or {}))
+    metrics = result.config.metrics_config
     if metrics.write_metrics and metrics.uses_wandb:
         from vidur.metrics.wandb_log import log_to_wandb
 
