@@ -77,7 +77,7 @@ def _cards(figures: Section) -> list[tuple[str, str, str]]:
         goodput = figures["goodput"]
         for name in ("ttft", "tpot"):
             if goodput[f"{name}_objective"] is not None:
-                note = f"TTFT within {in_seconds(goodput['ttft_objective'])}".replace("TTFT", name.upper())
+                note = f"within {in_seconds(goodput[f'{name}_objective'])}"
                 cards.append((f"{name.upper()} SLO met", percent(goodput[f"{name}_attainment"]), note))
         share = f"{percent(goodput['fraction_of_finished'])} of the finished"
         cards.append(("Goodput", f"{significant(goodput['requests_per_second'])} /s", share))

@@ -1,18 +1,9 @@
-"use strict";
-// What every page does: themes, charts and their legends, tables that sort, downloads. A page's own script follows.
+// What every page does, after theme.js: charts and their legends, tables that sort, downloads. A page's own script follows.
 
-const find = id => document.getElementById(id);
 const escaped = text => String(text).replace(/[&<>"']/g, letter => `&#${letter.charCodeAt(0)};`);
 const PLOT_OPTIONS = { responsive: true, displaylogo: false, displayModeBar: false };
 const AXIS = { gridcolor: "--grid", linecolor: "--edge", tickcolor: "--edge", zeroline: false, ticks: "outside", automargin: true };
 const drawn = new Map();
-
-function element(tag, properties = {}, ...children) {
-  const { data, ...plain } = properties, made = Object.assign(document.createElement(tag), plain);
-  Object.assign(made.dataset, data);
-  made.append(...children);
-  return made;
-}
 
 /** The text in the element of that name: base64 of what zlib made. */
 async function unpack(id) {
@@ -27,31 +18,10 @@ function significant(value, digits = 3) {
   return rounded.toLocaleString("en", { minimumFractionDigits: Math.max(0, digits - whole), maximumFractionDigits: 12 });
 }
 
-// Themes.
+// Colours.
 
-const address = () => new URLSearchParams(location.hash.slice(1));
-const systemDark = matchMedia("(prefers-color-scheme: dark)");
 let printing = false;
-
-function theme() { return document.documentElement.style.colorScheme || (systemDark.matches ? "dark" : "light"); }
-
-const redraw = () => drawn.forEach((chart, id) => draw(id, chart.data, chart.layout));
-
-/** Take the colours of "dark" or "light"; of the reader's system for any other name. */
-function setTheme(name) {
-  document.documentElement.style.colorScheme = ["dark", "light"].includes(name) ? name : "";
-  find("theme").textContent = theme() === "dark" ? "Light colours" : "Dark colours";
-  redraw();
-}
-
-function storedTheme() {
-  try { return localStorage.getItem("vidur-theme"); } catch { return null; }
-}
-
-function switchTheme() {
-  setTheme(theme() === "dark" ? "light" : "dark");
-  try { localStorage.setItem("vidur-theme", theme()); } catch { /* without storage the page keeps its theme while it is open */ }
-}
+function redraw() { drawn.forEach((chart, id) => draw(id, chart.data, chart.layout)); }
 
 const probe = document.body.appendChild(element("span", { hidden: true }));
 /** The colour that a name as `--ink`, or `--ink/0.2` with its opacity, has in the present theme. */
@@ -76,7 +46,7 @@ function themed(value) {
 function fullLayout(layout) {
   const axes = Object.entries(layout).filter(([key]) => /^[xy]axis/.test(key)).map(([key, axis]) => [key, { ...AXIS, ...axis }]);
   const annotations = (layout.annotations ?? []).map(note =>
-    ({ showarrow: false, ...note, font: { size: 11, color: "--soft", ...note.font } }));
+    ({ showarrow: false, bgcolor: "--paper/0.8", ...note, font: { size: 11, color: "--soft", ...note.font } }));
   return themed({
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: "--soft" },
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", uirevision: "kept", bargap: 0.06, showlegend: false,
@@ -250,11 +220,8 @@ function addLogSwitch(section) {
 
 async function openPage() {
   if (find("plotly")) document.head.append(element("script", { textContent: await unpack("plotly") }));
-  const theming = element("button", { id: "theme", className: "button", type: "button", onclick: switchTheme });
-  const saving = element("button", { className: "button", type: "button", textContent: "Save all data (CSV)",
-    onclick: () => save(`${fileName(document.title)}.csv`, csv(pageRows())) });
-  document.querySelector(".top").append(element("span", { className: "tools" }, saving, theming));
-  setTheme(address().get("theme") ?? storedTheme());
+  document.querySelector(".top .tools").prepend(element("button", { className: "button", type: "button", textContent: "Save all data (CSV)",
+    onclick: () => save(`${fileName(document.title)}.csv`, csv(pageRows())) }));
   JSON.parse(find("charts").textContent).forEach(({ data, layout }, number) => {
     const id = `chart${number}`;
     addLegend(id, data, layout);
@@ -267,7 +234,7 @@ async function openPage() {
     const button = event.target.closest("button[data-of]");
     if (button) copy(button);
   });
-  systemDark.addEventListener("change", () => setTheme(document.documentElement.style.colorScheme));
+  addEventListener("theme", redraw);
   for (const [event, light] of [["beforeprint", true], ["afterprint", false]])
     addEventListener(event, () => { printing = light; redraw(); });
 }

@@ -6,6 +6,7 @@ import base64
 import html
 import importlib.util
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
@@ -79,7 +80,7 @@ class Page:
         packed = "".join(
             f"<script type='text/plain' id='{name}'>{_pack(text)}</script>\n" for name, text in data.items()
         )
-        title, style = html.escape(self.title), _file("theme.css") + _file("page.css") + self._style
+        title, style = html.escape(self.title), shared("theme.css", "page.css") + self._style
         return (
             "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'>"
             "<meta name='viewport' content='width=device-width, initial-scale=1'>"
@@ -87,7 +88,7 @@ class Page:
             f"<header><div class='top'><h1>{title}</h1></div><dl>{self._facts}</dl></header>\n"
             "<main>" + "\n".join([self._warnings, *self._parts]) + "</main>\n"
             f"<script type='application/json' id='charts'>{_json(charts)}</script>\n{packed}"
-            f"<script>{_file('page.js')}{self._script}</script>\n</body></html>\n"
+            f"<script>{shared('theme.js', 'page.js')}{self._script}</script>\n</body></html>\n"
         )
 
     def write(self, path: Path) -> None:
@@ -115,8 +116,14 @@ def _pack(text: str) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 1)).decode()
 
 
-def _file(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
+def shared(*names: str) -> str:
+    """The texts of the kit's style sheets or scripts: theme.css, page.css, theme.js, page.js."""
+    return "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
+
+
+def with_shared(page: str) -> str:
+    """Put the kit's files into a page of its own, where a comment names them: `/* theme.css page.css */`."""
+    return re.sub(r"/\* ((?:(?:theme|page)\.(?:css|js) ?)+)\*/", lambda match: shared(*match[1].split()), page)
 
 
 def _plotly() -> str:

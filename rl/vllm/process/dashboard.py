@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rl.vllm.decide.routing import softmax
+from vidur.report.page import with_shared
 from vidur.scheduler.observation import (
     AWAITING,
     AWAITING_TOKENS,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from rl.vllm.process.proxy import Recent
     from rl.vllm.process.router import RouterProcess
 
-PAGE = Path(__file__).with_name("dashboard.html").read_bytes()
+PAGE = with_shared(Path(__file__).with_name("dashboard.html").read_text(encoding="utf-8")).encode()
 SAMPLES = 240  # two minutes at the two samples a second that the process takes
 
 
