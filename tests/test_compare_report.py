@@ -5,14 +5,11 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
-from report_pages import page_and_charts, unpacked
+from report_pages import in_browser, page_and_charts, unpacked
 from sweeps import SCHEDULERS, made_up_results
 
 from vidur.compare.figures import METRICS
@@ -104,15 +101,7 @@ def test_later_seeds_have_no_picture_where_there_are_too_many(tmp_path: Path, mo
 
 
 def shown(tmp_path: Path, **address: str) -> str:
-    """The page's elements once its script has run."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium to open the page with")
-    flags = "--headless=new --no-sandbox --disable-gpu --window-size=1360,4000 --virtual-time-budget=6000 --dump-dom"
-    place = f"{(tmp_path / 'report.html').as_uri()}#{urlencode(address)}"
-    command = [browser, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", place]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return found.stdout.partition("<body>")[2].partition("<script ")[0]
+    return in_browser(tmp_path / "report.html", **address)
 
 
 def texts(markup: str) -> list[str]:

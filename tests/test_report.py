@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from recordings import empty_recording, made_up_recording, result_of
 from report_pages import page_and_charts
@@ -17,9 +19,11 @@ from vidur.metrics.result import SimulationResult
 MEBIBYTE = 2**20
 
 
-def report(path: Path, result: SimulationResult) -> tuple[str, list[dict[str, Any]]]:
+def report(
+    path: Path, result: SimulationResult, others: Mapping[str, SimulationResult] | None = None
+) -> tuple[str, list[dict[str, Any]]]:
     """The page before its scripts, and its charts."""
-    write_report(path / "report.html", result)
+    write_report(path / "report.html", result, others)
     assert (path / "report.html").stat().st_size < 6 * MEBIBYTE
     return page_and_charts(path / "report.html")
 
@@ -112,3 +116,44 @@ def test_empty_run(tmp_path: Path, num_replicas: int) -> None:
 def test_partial_run_says_so(tmp_path: Path) -> None:
     page, _ = report(tmp_path, result_of(made_up_recording(100, 2, time_limit=5.0)))
     assert "the run was cut" in page
+
+
+def test_slos_are_lines_with_the_share_that_meets_them(tmp_path: Path) -> None:
+    recording = made_up_recording(200, 2, qps=30)
+    ttft = recording.requests["prefill_completed_at"] - recording.requests["arrived_at"]
+    slo = float(np.median(ttft))
+    result = result_of(recording, {"slo_ttft": slo})
+    page, charts = report(tmp_path, result)
+    share = f"{100 * np.mean(ttft <= slo):.1f} %"
+    (label,) = (note["text"] for note in charts[0]["layout"]["annotations"] if note["text"].startswith("SLO"))
+    assert label.endswith(f": {share} meet it")
+    assert charts[0]["layout"]["shapes"][-1]["x0"] == pytest.approx(slo if label.split()[2] == "s:" else slo * 1e3)
+    assert not any(note["text"].startswith("SLO") for note in charts[1]["layout"]["annotations"])
+    assert f"<span>TTFT SLO met</span><strong>{share}</strong>" in page and "TPOT SLO met" not in page
+    goodput = result.summary["goodput"]
+    assert goodput["ttft_attainment"] == goodput["fraction_of_finished"] == np.mean(ttft <= slo)
+
+
+def test_percentiles_are_labelled_at_their_lines(tmp_path: Path) -> None:
+    _, charts = report(tmp_path, result_of(made_up_recording(500, 2, qps=30)))
+    for chart in charts[:4]:
+        marks = zip(chart["layout"]["shapes"], chart["layout"]["annotations"], strict=True)
+        assert [(note["text"].split()[0], line["y1"], line["x0"] == note["x"]) for line, note in marks] == [
+            ("p50", 50, True), ("p90", 90, True), ("p99", 99, True),
+        ]  # fmt: skip
+
+
+def test_other_routers_are_beside_the_configured_one(tmp_path: Path) -> None:
+    result = result_of(made_up_recording(300, 2, qps=30), {"slo_tpot": 0.03})
+    others = {"lor": result_of(made_up_recording(300, 2, qps=15), {"slo_tpot": 0.03})}
+    page, charts = report(tmp_path, result, others)
+    assert [curve["name"] for curve in charts[1]["data"]] == ["round_robin", "lor"]
+    assert charts[1]["data"][0]["line"]["color"] != charts[1]["data"][1]["line"]["color"]
+    outstanding = charts[titles(page).index("Requests in the cluster")]["data"]
+    for line, run in zip(outstanding, (result, others["lor"]), strict=True):
+        at, count = line["x"][100], line["y"][100]
+        requests = run.recording.requests
+        assert count == pytest.approx(np.sum((requests["arrived_at"] <= at) & (requests["completed_at"] > at)), abs=1)
+    rows = re.findall(r"<tr><td>(\w+)</td><td class=number>300</td>(.*?)</tr>", page)
+    assert [row[0] for row in rows] == ["round_robin", "lor"]
+    assert all(len(re.findall("<td", cells)) == 8 for _, cells in rows)

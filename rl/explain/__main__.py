@@ -31,7 +31,7 @@ class ExplainConfig(Config):
     beta: float = setting(10.0, help="weight of the tail of TTFT beside mean E2E", minimum=0)
     decisions: int = setting(7200, help="decisions that are looked at", minimum=100)
     seed: int = setting(0, help="of the simulations and of the permutations", minimum=0, maximum=2**31)
-    output: str = setting("explain.html", help="the page")
+    output: str = setting("simulator_output/explain", help="folder of report.html, or the file itself")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +51,7 @@ def explain_policy(config: ExplainConfig) -> None:
     from rl.explain.states import collect
     from rl.explain.words import sentences
     from rl.train.suite import TrainingSuite
+    from vidur.report.page import page_path
 
     weights, depth = checkpoint.weights, checkpoint.max_queue_requests
     suite = TrainingSuite.read(config.suite)
@@ -68,8 +69,9 @@ def explain_policy(config: ExplainConfig) -> None:
         ),
     ]
     print_findings(facts, findings, said)
-    write_page(Path(config.output), f"What {Path(name).stem} has learned", facts, findings, said)
-    print(f"Page: {config.output}")
+    page = page_path(config.output)
+    write_page(page, f"What {Path(name).stem} has learned", facts, findings, said)
+    print(f"Page: {page}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rl.reward.verdict import HEADINGS, facts, rows
@@ -58,7 +57,7 @@ class RewardReportConfig(Config):
     )
     beta: float = setting(10.0, help="weight of the tail of TTFT in the cost", minimum=0)
     progress: float = setting(0.0, help="of the training, for schedules", minimum=0, maximum=1)
-    output: str = setting("reward_report.html", help="where the page goes")
+    output: str = setting("simulator_output/reward_report", help="folder of report.html, or the file itself")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,6 +85,7 @@ def report(config: RewardReportConfig) -> list[RewardFigures]:
     from rl.reward.page import write_reward_page
     from rl.reward.study import judge, run_episodes, workload
     from rl.simulate.demonstrations import scheduler_names
+    from vidur.report.page import page_path
 
     for name in config.schedulers:
         if name not in scheduler_names():
@@ -97,8 +97,9 @@ def report(config: RewardReportConfig) -> list[RewardFigures]:
     figures = [judge(Reward(reward), episodes, config.schedulers, config.progress) for reward in rewards]
     for its in figures:
         print_figures(its)
-    write_reward_page(Path(config.output), config, simulated, figures, episodes)
-    print(f"Report: {config.output}")
+    page = page_path(config.output)
+    write_reward_page(page, config, simulated, figures, episodes)
+    print(f"Report: {page}")
     return figures
 
 

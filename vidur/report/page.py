@@ -100,6 +100,12 @@ class Page:
         return f"<iframe srcdoc='{html.escape(self.html())}' style='width:100%;height:800px;border:0'></iframe>"
 
 
+def page_path(output: str) -> Path:
+    """Where a tool's page goes: report.html in the folder `output`, or `output` itself if that is a file's name."""
+    path = Path(output)
+    return path if path.suffix else path / "report.html"
+
+
 def command(name: str, text: str) -> Markup:
     """A command line with a button that copies it. name: the id of its element."""
     button = f"<button class='button' type='button' data-of='{name}'>copy</button>"
