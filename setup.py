@@ -10,4 +10,7 @@ setup(
         "rl.vllm.process": ["*.html"],
         "vidur_data": ["**/*"],
     },
+    # A path in place of an import hook: with a hook, Python started beside a clone named vidur takes the clone's folder
+    # for the package.
+    options={"editable_wheel": {"mode": "compat"}},
 )

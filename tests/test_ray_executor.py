@@ -31,7 +31,7 @@ from vidur.errors import InputError
 # Not by importing it: the executor has to do that, with its own environment.
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'vidur[ray]'"),
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: the extra ray"),
 ]
 
 VERSION = code_version(PPOGlobalSchedulerConfig())

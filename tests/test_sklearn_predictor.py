@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from vidur.execution_time_predictor import ExecutionTimeTables, TableBounds, bui
 from vidur.execution_time_predictor.estimators import Estimator, mean_absolute_percentage_error
 from vidur.execution_time_predictor.profiles import COMPUTE_OPS, TrainingData
 from vidur.execution_time_predictor.tables import UPSTREAM_CPU_OPS
+from vidur.extras import install_command
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
@@ -283,7 +285,7 @@ def test_files_that_do_not_serve(profiles: Profiles) -> None:
 
 def test_without_scikit_learn(profiles: Profiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(InputError, match=r"pip install 'vidur\[profiles\]'"):
+    with pytest.raises(InputError, match=re.escape(install_command("profiles"))):
         build(profiles.forest())
 
 

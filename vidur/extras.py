@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from vidur.errors import InputError
 
-DISTRIBUTION = "vidur"
+DISTRIBUTION = "vidur-router"
+_ROOT = Path(__file__).resolve().parent.parent
 # The extra of the distribution that brings a package, and what needs it.
 EXTRAS = {
     "aiconfigurator_core": ("aiconfigurator", "the aiconfigurator predictor"),
@@ -21,4 +25,14 @@ EXTRAS = {
 def missing_package(package: str, needed_by: str = "") -> InputError:
     """The error for a package of EXTRAS that is not installed; `needed_by` in place of what the table says."""
     extra, usual = EXTRAS[package]
-    return InputError(f"{needed_by or usual} needs {package}: pip install '{DISTRIBUTION}[{extra}]'")
+    return InputError(f"{needed_by or usual} needs {package}: {install_command(extra)}")
+
+
+def install_command(extra: str, root: Path = _ROOT) -> str:
+    """Return how to install an extra: from the clone that this package runs from, or beside the installed wheel.
+
+    root: the folder that holds this package.
+    """
+    clone = (root / "pyproject.toml").is_file()
+    requirement = shlex.quote(f"{root if clone else DISTRIBUTION}[{extra}]")
+    return f"pip install {'-e ' if clone else ''}{requirement}"

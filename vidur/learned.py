@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from vidur.config import PPOGlobalSchedulerConfig
-from vidur.errors import InputError
+from vidur.extras import missing_package
 from vidur.scheduler.global_scheduler import GlobalScheduler, RouterContext
 
 
@@ -17,7 +17,7 @@ def make_learned_router(config: PPOGlobalSchedulerConfig, context: RouterContext
     """
     if config.mode == "train":
         if find_spec("torch") is None:
-            raise InputError(f"{config.flag('mode')} train needs torch: pip install 'vidur[train]', or evaluate")
+            raise missing_package("torch", f"{config.flag('mode')} train")
         from rl.train.online import OnlineTrainer
 
         return OnlineTrainer(config, context)

@@ -112,7 +112,7 @@ class RooflineExecutionTimePredictorConfig(BaseExecutionTimePredictorConfig):
 @dataclass(frozen=True)
 class AiconfiguratorExecutionTimePredictorConfig(BaseExecutionTimePredictorConfig):
     type_name: ClassVar[str] = "aiconfigurator"
-    description: ClassVar[str] = "NVIDIA's measured tables; needs pip install '.[aiconfigurator]'"
+    description: ClassVar[str] = "NVIDIA's measured tables; needs the extra aiconfigurator"
 
     attention_decode_batching_overhead_fraction: float = setting(
         0.0, help=DECODE_BATCHING_HELP + ALREADY_INSIDE, minimum=0

@@ -24,6 +24,7 @@ from vidur.execution_time_predictor.registry import predictors
 from vidur.execution_time_predictor.sampling import fill_curve, fill_surface
 from vidur.execution_time_predictor.shape import DeviceShape
 from vidur.execution_time_predictor.tables import POST_NORM_OP, ExecutionTimeTables, FloatArray, TableBounds
+from vidur.extras import missing_package
 
 PACKAGE = "aiconfigurator_core"
 SYSTEMS = {"a100": "a100_sxm", "h100": "h100_sxm", "h200": "h200_sxm", "l40s": "l40s", "b200": "b200_sxm"}
@@ -54,9 +55,8 @@ class Database:
         try:
             from aiconfigurator_core.sdk import common, engine, operations, perf_database
         except ImportError as error:
-            raise InputError(
-                "--execution_time_predictor_config_type aiconfigurator needs the package aiconfigurator-core, and"
-                " Python 3.11 at least: pip install 'vidur[aiconfigurator]'"
+            raise missing_package(
+                "aiconfigurator_core", "the aiconfigurator predictor (Python 3.11 or later)"
             ) from error
         tables = perf_database.get_database(SYSTEMS[device], BACKEND, BACKEND_VERSION)
         return Database(operations, common, engine, tables, engine.EngineHandle.for_database(tables))

@@ -12,9 +12,9 @@ from vidur.config import (
     LinearRegressionExecutionTimePredictorConfig,
     RandomForrestExecutionTimePredictorConfig,
 )
-from vidur.errors import InputError
 from vidur.execution_time_predictor.profiles import TrainingData
 from vidur.execution_time_predictor.tables import FloatArray
+from vidur.extras import missing_package
 
 SEED = 0
 
@@ -103,10 +103,7 @@ def library_version() -> str:
     try:
         import sklearn
     except ImportError as error:
-        raise InputError(
-            "--execution_time_predictor_config_type random_forrest and linear_regression need scikit-learn:"
-            " pip install 'vidur[profiles]'"
-        ) from error
+        raise missing_package("sklearn", "the predictor random_forrest or linear_regression") from error
     return str(sklearn.__version__)
 
 
