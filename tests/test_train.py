@@ -24,6 +24,7 @@ from rl.train.config import SearchConfig
 from rl.train.search import linear_policy, search
 from rl.train.suite import TrainingSuite
 from vidur.engine import layout as at
+from vidur.extras import install_command
 from vidur.scheduler.global_scheduler.random import choose_random
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,4 +169,4 @@ def test_without_torch_it_says_what_to_install(module: str) -> None:
     code = f"import runpy, sys; sys.modules['torch'] = None; runpy.run_module('{module}', run_name='__main__')"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == 2
-    assert ran.stderr == f"{module}: error: training needs torch: pip install 'vidur[train]'\n"
+    assert ran.stderr == f"{module}: error: training needs torch: {install_command('train')}\n"

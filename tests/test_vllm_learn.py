@@ -26,6 +26,7 @@ from rl.vllm.learn.improvement import learn
 from rl.vllm.learn.off_policy import compare_policies
 from vidur import SimulationConfig, simulate
 from vidur.errors import InputError
+from vidur.extras import install_command
 from vidur.scheduler.observation import DECODE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -279,5 +280,5 @@ def test_without_torch_it_says_what_to_install(log: Path) -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program, str(log)], capture_output=True, text=True, cwd=ROOT)
     assert (ran.returncode, ran.stderr) == (
-        2, "rl.vllm.learn: error: training needs torch: pip install 'vidur[train]'\n"
+        2, f"rl.vllm.learn: error: training needs torch: {install_command('train')}\n"
     )  # fmt: skip
