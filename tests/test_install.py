@@ -81,7 +81,8 @@ def test_a_wheel_brings_its_data_pages_and_licences(clone: Path, tmp_path: Path)
     empty = tmp_path / "empty"
     empty.mkdir()
     program = (
-        "import vidur\nfrom vidur.data_files import data_path\nfrom rl.router.checkpoint import Checkpoint, policy_path\n"
+        "import vidur\nfrom vidur.data_files import data_path\n"
+        "from rl.router.checkpoint import Checkpoint, policy_path\n"
         "print(vidur.__file__); print(data_path('scenarios')); Checkpoint.load(policy_path(None))"
     )
     where = [packages / "vidur" / "__init__.py", packages / "vidur_data" / "scenarios"]
