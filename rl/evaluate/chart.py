@@ -19,6 +19,16 @@ _INK, _SOFT, _GRID = "#0f172a", "#64748b", "#e2e8f0"
 _NAMES, _PANEL, _GAP, _ROW, _TOP, _BOTTOM = 92, 380, 28, 34, 64, 34
 # Differences above this, in percent, are drawn at the edge.
 _LIMIT = 60.0
+# In a page the colours are those of its theme.
+_THEME = {
+    "#ffffff": "paper",
+    "#f8fafc": "raised",
+    _INK: "ink",
+    _SOFT: "soft",
+    _GRID: "edge",
+    _BEST: "faint",
+    **dict(zip(_COLORS, ("series-0", "series-2", "series-3", "series-1", "series-4"), strict=True)),
+}
 _FONT = "font-family='Inter, Segoe UI, Roboto, Helvetica, Arial, sans-serif'"
 
 
@@ -59,6 +69,13 @@ def chart_svg(results: Results) -> str:
         for row, found in enumerate(rows):
             parts += _marks(panel, found, _TOP + _ROW * row)
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def themed(svg: str) -> str:
+    """The chart in the colours of the page that holds it, light or dark."""
+    for color, name in _THEME.items():
+        svg = svg.replace(f"'{color}'", f"'var(--{name})'")
+    return svg
 
 
 def _differences(results: Results, its: ScenarioResults, metric: str) -> list[PairedDifference]:

@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 
 from rl.evaluate.baselines import LEAST_TOKENS, SIZE_SPLIT
-from rl.evaluate.chart import chart_svg
+from rl.evaluate.chart import chart_svg, themed
 from rl.evaluate.results import Results, thresholds_text
 from rl.evaluate.targets import MET, targets
 from vidur.compare import results as sweep_results
@@ -64,4 +64,4 @@ def _chart(results: Results) -> tuple[str, list[Part]]:
         "Differences in percent with Student's intervals at 95 %: the learned router at each beta, and the best "
         f"heuristic of each scenario. {SIZE_SPLIT} is tuned to each: {tuned}."
     )
-    return "Against least_tokens", [note, Markup(f"<div class='chart'>{chart_svg(results)}</div>")]
+    return "Against least_tokens", [note, Markup(f"<div class='chart'>{themed(chart_svg(results))}</div>")]

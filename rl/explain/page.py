@@ -125,11 +125,14 @@ def _by_class(
                 "marker": {"color": _COLOR[name]},
             }
         )
-    return Chart(title, note, traces, {**layout("", unit), "barmode": "group", "bargap": 0.25})
+    x_title = (
+        "requests a replica has, of the state" if "replica" in classes[0].name else "prompt of the arrival (tokens)"
+    )
+    return Chart(title, note, traces, {**layout(x_title, unit), "barmode": "group", "bargap": 0.25})
 
 
 def _class_table(classes: Sequence[ClassFigures]) -> Table:
-    names = ["Decisions", "Number", "As least_tokens", "As lor", "Waste, policy", "least_tokens", "lor"]
+    names = ["Decisions", "Number", "As least_tokens", "As lor", "Waste, policy", "Waste, least_tokens", "Waste, lor"]
     rows = [
         [
             its.name,

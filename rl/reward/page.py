@@ -60,13 +60,13 @@ def _charts(figures: RewardFigures, episodes: Sequence[Episode]) -> list[Chart]:
 
 def _distribution(figures: RewardFigures, stage: str, note: str) -> Chart:
     """A curve for each scheduler: percent of its decisions in bins of the middle 99 %, what is beyond in the outer."""
-    pooled = np.concatenate([getattr(its, stage) for its in figures.schedulers])
+    pooled = np.concatenate([getattr(own, stage) for own in figures.schedulers])
     low, high = np.percentile(pooled, [0.5, 99.5])
     edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
     middles = (edges[1:] + edges[:-1]) / 2
     traces = [
-        line(short(middles), short(_shares(getattr(its, stage), edges)), its.scheduler, color)
-        for its, color in zip(figures.schedulers, COLORS, strict=False)
+        line(short(middles), short(_shares(getattr(own, stage), edges)), own.scheduler, color)
+        for own, color in zip(figures.schedulers, COLORS, strict=False)
     ]
     return Chart(stage.capitalize(), note, traces, layout("reward", "decisions (%)"))
 
@@ -81,13 +81,16 @@ def _ranking(figures: RewardFigures) -> Chart:
     """Mean reward by mean E2E, with the ceiling."""
     points: list[Trace] = [
         {
-            "type": "scatter", "mode": "markers+text", "x": [its.mean_e2e], "y": [float(its.clipped.mean())],
-            "text": [its.scheduler], "textposition": "top center", "marker": {"size": 10, "color": color},
-            "name": its.scheduler, "showlegend": False,
+            "type": "scatter", "mode": "markers+text", "x": [own.mean_e2e], "y": [float(own.clipped.mean())],
+            "text": [own.scheduler], "textposition": "top center", "marker": {"size": 10, "color": color},
+            "name": own.scheduler, "showlegend": False,
         }
-        for its, color in zip(figures.schedulers, COLORS, strict=False)
+        for own, color in zip(figures.schedulers, COLORS, strict=False)
     ]  # fmt: skip
-    ends = [min(its.mean_e2e for its in figures.schedulers), max(its.mean_e2e for its in figures.schedulers)]
+    ends = [
+        min(own.mean_e2e for own in figures.schedulers),
+        max(own.mean_e2e for own in figures.schedulers),
+    ]
     points.append(line(ends, [figures.ceiling] * 2, "ceiling", FAINT))
     note = "mean clipped reward by mean E2E: it should fall"
     return Chart("Ranking", note, points, {"xaxis": axis("mean E2E (s)"), "yaxis": axis("mean clipped reward")})
@@ -95,11 +98,11 @@ def _ranking(figures: RewardFigures) -> Chart:
 
 def _against_cost(figures: RewardFigures, episodes: Sequence[Episode]) -> Chart:
     """Of random choices: the clipped reward by what the choice was worth."""
-    its = next((its for its in figures.schedulers if its.scheduler == RANDOM), None)
-    if its is None:
+    own = next((own for own in figures.schedulers if own.scheduler == RANDOM), None)
+    if own is None:
         return Chart("Worth of a choice", "the random scheduler is not among them", [], layout("", ""))
     worth = np.concatenate([episode.worth[episode.counted] for episode in episodes if episode.scheduler == RANDOM])
     chosen = np.linspace(0, len(worth) - 1, min(_POINTS, len(worth))).astype(np.int64)
-    points = dots(worth[chosen], its.clipped[chosen])
+    points = dots(worth[chosen], own.clipped[chosen])
     shown = {"xaxis": axis("cost of a random choice less that of this one"), "yaxis": axis("clipped reward")}
     return Chart("Worth of a choice", "of the random scheduler: it should rise", [points], shown)

@@ -120,7 +120,7 @@ def _learning_curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     charts: list[Chart] = []
     evaluated = _evaluated(rows)
     for scenario in dict.fromkeys(scenario for scenario, _ in evaluated):
-        metrics = [metric for its, metric in evaluated if its == scenario]
+        metrics = [metric for own, metric in evaluated if own == scenario]
         for metric in (metric for metric in metrics if _VS not in metric):
             label = _METRICS.get(metric, metric)
             relative = [other for other in metrics if other.startswith(metric + _VS)]
@@ -180,12 +180,12 @@ def _reward_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 def _fan(rows: Sequence[Mapping[str, Any]], name: str, title: str, note: str, unit: str) -> Chart:
     """How a distribution moves: bands from p1 to p99, p5 to p95, p25 to p75, the median and the mean."""
-    found = [(row["step"], row["histograms"][name]) for row in rows if name in row.get("histograms", {})]
+    points = [(row["step"], row["histograms"][name]) for row in rows if name in row.get("histograms", {})]
     shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(unit)}
-    steps = [step for step, _ in found]
+    steps = [step for step, _ in points]
 
     def quantile(percent: int) -> list[float | None]:
-        return short([its["quantiles"][QUANTILES.index(percent)] for _, its in found])
+        return short([own["quantiles"][QUANTILES.index(percent)] for _, own in points])
 
     traces: list[Trace] = []
     for low, high, opacity in ((1, 99, 0.10), (5, 95, 0.16), (25, 75, 0.28)):
@@ -194,7 +194,7 @@ def _fan(rows: Sequence[Mapping[str, Any]], name: str, title: str, note: str, un
         band = {"fill": "tonexty", "fillcolor": f"{ACCENT}/{opacity}"}
         traces.append(line(steps, quantile(high), f"p{low} to p{high}", ACCENT, **edge, **band))
     traces.append(line(steps, quantile(50), "median", ACCENT))
-    traces.append(line(steps, short([its["mean"] for _, its in found]), "mean", COLORS[1]))
+    traces.append(line(steps, short([own["mean"] for _, own in points]), "mean", COLORS[1]))
     return Chart(title, note, traces, shown)
 
 
@@ -248,8 +248,8 @@ def _clone(cloned: Mapping[str, Any]) -> tuple[str, Table]:
 
 def _scalar(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
     """Steps and values, where there is one."""
-    found = [(row["step"], row["scalars"][name]) for row in rows if row.get("scalars", {}).get(name) is not None]
-    return [step for step, _ in found], [value for _, value in found]
+    points = [(row["step"], row["scalars"][name]) for row in rows if row.get("scalars", {}).get(name) is not None]
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def _evaluated(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -266,8 +266,8 @@ def _evaluated(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _evaluation(rows: Iterable[Mapping[str, Any]], scenario: str, metric: str) -> tuple[list[int], list[float]]:
-    found = [(row["step"], row.get("evaluation", {}).get(scenario, {}).get(metric)) for row in rows]
-    return [step for step, value in found if value is not None], [value for _, value in found if value is not None]
+    points = [(row["step"], row.get("evaluation", {}).get(scenario, {}).get(metric)) for row in rows]
+    return [step for step, value in points if value is not None], [value for _, value in points if value is not None]
 
 
 if __name__ == "__main__":

@@ -70,16 +70,18 @@ def _data(results: Results) -> dict[str, Any]:
     return {
         "schedulers": list(results.schedulers),
         "baseline": list(results.schedulers).index(results.baseline),
-        "learned": [place for place, name in enumerate(results.schedulers) if name in results.policies],
+        "learned": [index for index, name in enumerate(results.schedulers) if name in results.policies],
         "metric": METRICS.index(results.metric),
         "metrics": [
             {"name": name, "title": metric_title(name), "unit": metric_unit(name), "higher": name in HIGHER_IS_BETTER}
             for name in METRICS
         ],
-        "points": [_point(its) for its in results.points],
-        "means": [[_means(its, name) for name in results.schedulers] for its in results.points],
-        "differences": [[_differences(results, its, name) for name in results.schedulers] for its in results.points],
-        "cells": [[_cell(its, name, pictured) for name in results.schedulers] for its in results.points],
+        "points": [_point(point) for point in results.points],
+        "means": [[_means(point, name) for name in results.schedulers] for point in results.points],
+        "differences": [
+            [_differences(results, point, name) for name in results.schedulers] for point in results.points
+        ],
+        "cells": [[_cell(point, name, pictured) for name in results.schedulers] for point in results.points],
         "probabilities": short(PROBABILITIES),
         "classes": _class_names(),
         "colors": list(COLORS),
@@ -87,15 +89,15 @@ def _data(results: Results) -> dict[str, Any]:
     }
 
 
-def _point(its: PointResults) -> dict[str, Any]:
-    scenario = its.scenario
+def _point(point: PointResults) -> dict[str, Any]:
+    scenario = point.scenario
     return {
         "label": scenario.label,
         "name": scenario.name,
         "title": scenario.header.title,
         "replicas": scenario.num_replicas,
         "load": short([scenario.load])[0],
-        "seeds": len(its.seeds),
+        "seeds": len(point.seeds),
         "note": f"{scenario.title}: {scenario.rate:.3g} requests/s of the {scenario.capacity:.3g} that the "
         f"cluster keeps up with; objectives of goodput: TTFT {value_text('ttft', scenario.objectives.ttft)}, TPOT "
         f"{value_text('tpot', scenario.objectives.tpot)}. Below each mean its difference from the baseline; framed: "
@@ -103,36 +105,38 @@ def _point(its: PointResults) -> dict[str, Any]:
     }
 
 
-def _means(its: PointResults, scheduler: str) -> list[list[float | None] | None]:
+def _means(point: PointResults, scheduler: str) -> list[list[float | None] | None]:
     """Mean and half the width of its interval, by metric."""
-    found = [its.mean(scheduler, metric) for metric in METRICS]
-    return [None if one is None else short([one.mean, one.half]) for one in found]
+    values = [point.mean(scheduler, metric) for metric in METRICS]
+    return [None if interval is None else short([interval.mean, interval.half]) for interval in values]
 
 
-def _differences(results: Results, its: PointResults, scheduler: str) -> list[list[Any] | None]:
+def _differences(results: Results, point: PointResults, scheduler: str) -> list[list[Any] | None]:
     """Mean, half (None: without end), verdict, corrected p-value, and whether it is in percent, by metric."""
     rows: list[list[Any] | None] = []
     for metric in METRICS:
-        found = results.comparison(its, scheduler, metric) if scheduler != results.baseline else None
-        if found is None:
+        comparison = results.comparison(point, scheduler, metric) if scheduler != results.baseline else None
+        if comparison is None:
             rows.append(None)
             continue
-        difference = found.difference
+        difference = comparison.difference
         half = difference.half if math.isfinite(difference.half) else math.nan
-        rows.append([*short([difference.mean, half]), found.verdict, *short([found.adjusted]), difference.relative])
+        rows.append(
+            [*short([difference.mean, half]), comparison.verdict, *short([comparison.adjusted]), difference.relative]
+        )
     return rows
 
 
-def _cell(its: PointResults, scheduler: str, pictured: int) -> dict[str, Any]:
+def _cell(point: PointResults, scheduler: str, pictured: int) -> dict[str, Any]:
     """A scheduler at a point; without runs where it was left out. quantiles: by PROBABILITIES, the mean over the seeds
     of each."""
-    records = dict(sorted(its.records.get(scheduler, {}).items()))
-    first = min(its.seeds)
+    records = dict(sorted(point.records.get(scheduler, {}).items()))
+    first = min(point.seeds)
     return {
         "quantiles": {time: _mean_quantiles(list(records.values()), time) for time in TIMES},
         "placements": np.sum([record.placements for record in records.values()], axis=0).tolist() if records else [],
         "runs": [
-            {"seed": seed, "command": its.commands[scheduler][seed]}
+            {"seed": seed, "command": point.commands[scheduler][seed]}
             | ({"edges": short(record.load_edges), "load": [short(row, 3) for row in record.load]}
                if seed < first + pictured else {})
             for seed, record in records.items()
@@ -141,15 +145,15 @@ def _cell(its: PointResults, scheduler: str, pictured: int) -> dict[str, Any]:
 
 
 def _mean_quantiles(records: Sequence[CellRecord], time: str) -> list[float | None]:
-    found = [record.quantiles[time] for record in records if len(record.quantiles[time])]
-    return short(np.mean(found, axis=0)) if found else []
+    values = [record.quantiles[time] for record in records if len(record.quantiles[time])]
+    return short(np.mean(values, axis=0)) if values else []
 
 
 def _pictured_seeds(results: Results) -> int:
     """How many of the first seeds have a picture of their load."""
     sizes = [
-        max((record.load.size for record in its.records.get(name, {}).values()), default=0)
-        for its in results.points
+        max((record.load.size for record in point.records.get(name, {}).values()), default=0)
+        for point in results.points
         for name in results.schedulers
     ]
     return max(1, _MOST_LOADS // max(1, sum(sizes)))
@@ -162,10 +166,10 @@ def _class_names() -> list[str]:
 
 
 def _facts(results: Results) -> list[tuple[str, str]]:
-    counts = [len(its.seeds) for its in results.points]
+    counts = [len(point.seeds) for point in results.points]
     seeds = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    names = len({its.scenario.name for its in results.points})
-    simulations = sum(len(records) for its in results.points for records in its.records.values())
+    names = len({point.scenario.name for point in results.points})
+    simulations = sum(len(records) for point in results.points for records in point.records.values())
     return [
         ("Compared", f"{plural(len(results.others), 'scheduler')} with {results.baseline}, in "
                      f"{plural(names, 'scenario')} at {plural(len(results.points), 'point')}, on the same requests"),
@@ -182,7 +186,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
 
 def _users(results: Results, digest: str) -> list[str]:
     """The schedulers with that checkpoint."""
-    return [name for name, its in results.policies.items() if its == digest]
+    return [name for name, checkpoint in results.policies.items() if checkpoint == digest]
 
 
 def _distribution(time: str) -> str:

@@ -92,6 +92,8 @@ def latency_charts(result: SimulationResult, others: Mapping[str, SimulationResu
         end = max(TAIL * p99, 1.15 * slo if slo is not None and slo < SLO_SHOWN * p99 else 0.0)
         if end > 0:
             shown["xaxis"]["range"] = [0, end * unit.per_second]
+        if others:
+            note += f"; percentiles of {router_name(result)}"
         if present.max(initial=0.0) > end:
             note += "; a double click shows the whole tail"
         charts.append(Chart(title, note, curves, shown, log_switch=True))
@@ -237,7 +239,7 @@ def _marks(present: Floats, unit: Unit, slo: float | None) -> dict[str, Any]:
             "x1": x,
             "y0": 0,
             "y1": top,
-            "line": {"color": color, "width": 1, "dash": dash},
+            "line": {"color": color, "width": 1.3, "dash": dash},
         }
         for x, top, _, _, color, dash in marks
     ]
@@ -271,18 +273,18 @@ def _stacked(result: SimulationResult, lines: Timeline, many: bool) -> Chart:
     ]
     traces: list[Trace] = []
     shown: dict[str, Any] = {"xaxis": axis("time (s)", anchor=f"y{len(SERIES)}"), "hovermode": "x unified"}
-    for place, (attribute, title) in enumerate(SERIES.items()):
+    for index, (attribute, title) in enumerate(SERIES.items()):
         values = getattr(lines, attribute) * (100 if attribute in PERCENTAGES else 1)
-        suffix = "" if place == 0 else str(place + 1)
+        suffix = "" if index == 0 else str(index + 1)
         axes = {"yaxis": f"y{suffix}"}
-        top = 1 - place / len(SERIES)
+        top = 1 - index / len(SERIES)
         limits = {"range": [0, 103]} if attribute in PERCENTAGES else {"rangemode": "tozero"}
         shown[f"yaxis{suffix}"] = axis(title, domain=[top - 1 / len(SERIES) + 0.03, top], **limits)
         if many:
             traces += range_band(middles, values.min(axis=0), values.mean(axis=0), values.max(axis=0), axes)
             continue
         for replica, series in enumerate(values):
-            more: dict[str, Any] = {"legendgroup": names[replica], "showlegend": place == 0 and len(values) > 1, **axes}
+            more: dict[str, Any] = {"legendgroup": names[replica], "showlegend": index == 0 and len(values) > 1, **axes}
             traces.append(line(middles, short(series), f"replica {names[replica]}", COLORS[replica], **more))
     shown |= _event_marks(result)
     note = "the mean of all replicas, in a band from the least to the greatest" if many else "mean over each time bin"
@@ -352,7 +354,7 @@ def _histogram(title: str, note: str, what: str, values: NDArray[Any], runs: Col
         edges = np.arange(0.5, high + step + 0.5, step) if step == 1 else np.arange(0, high + step + 1, step)
     else:
         edges = np.linspace(0, high or 1.0, 61)
-    shown = layout(what, "batches (%)")
+    shown = layout(f"{title.lower()} ({what})", "batches (%)")
     heights = weighted_histogram(values, runs["count"], edges)
     if heights.max() > 50:  # one bar would leave the others invisible
         shown["yaxis"] = axis("batches (%), logarithmic", type="log", dtick=1)
