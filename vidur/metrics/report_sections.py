@@ -234,7 +234,7 @@ def _marks(present: Floats, unit: Unit, slo: float | None) -> dict[str, Any]:
     shapes = [
         {
             "type": "line",
-            "layer": "below",
+            "layer": "below" if dash == "dot" else "above",
             "x0": x,
             "x1": x,
             "y0": 0,
