@@ -2,45 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rl.simulate.rollout import Plans
 from vidur.compare.capacity import middle_rate
 from vidur.config import SimulationConfig
-from vidur.config.document import parse_yaml
-from vidur.data_files import data_path
+from vidur.config.base import Config, setting
+from vidur.config.document import read
+from vidur.documents import named_document, short
 from vidur.engine import layout as at
 from vidur.engine.simulation import Simulation
 from vidur.engine.state import EngineOptions, EngineState
-from vidur.errors import InputError, unknown_name
+from vidur.errors import InputError
 from vidur.request_generator import RequestTable
 from vidur.request_generator.quantile_table import QuantileTable, load_quantile_table
 from vidur.scheduler.global_scheduler.base import ChooseKernel
 from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
 from vidur.scheduler.observation import DECODE_SECONDS, Floats
 
-Range = tuple[float, float]
+
+class Range(NamedTuple):
+    """The least and the greatest of what is drawn, both above 0."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of_document(cls, value: Any, where: str) -> Range:
+        """Of `[least, most]`."""
+        if (
+            not isinstance(value, list)
+            or len(value) != 2
+            or not all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in value)
+            or not 0 < value[0] <= value[1] < math.inf
+        ):
+            raise InputError(f"{where}: expected [least, most], 0 < least <= most, not {short(value)}")
+        return cls(float(value[0]), float(value[1]))
 
 
 @dataclass(frozen=True)
-class TrainingCluster:
-    name: str
-    weight: float
-    config: SimulationConfig
+class TrainingCluster(Config):
+    """A cluster of a suite: its settings go over those of the suite's base."""
+
+    name: str = setting(MISSING, help="what the cluster is called")
+    cluster_config: dict[str, Any] = setting(MISSING, help="as of a configuration of vidur.main")
+    weight: float = setting(1.0, help="how often it is drawn, beside the others'", minimum=0)
 
 
 @dataclass(frozen=True)
-class TrainingLengths:
-    distribution: str
-    weight: float
-    prompt_scale: Range
-    output_scale: Range
-    table: QuantileTable
+class TrainingLengths(Config):
+    distribution: str = setting(MISSING, help="a name in data/workloads, or a file of quantiles")
+    weight: float = setting(1.0, help="how often it is drawn, beside the others'", minimum=0)
+    prompt_scale: Range = setting(Range(1.0, 1.0), help="factors of an episode's prompts")
+    output_scale: Range = setting(Range(1.0, 1.0), help="factors of an episode's outputs")
+
+    @cached_property
+    def table(self) -> QuantileTable:
+        return load_quantile_table(self.distribution, self.flag("distribution"))
+
+    def check(self) -> None:
+        _ = self.table
 
 
 @dataclass(frozen=True)
@@ -74,70 +101,60 @@ class Episode:
         return engine
 
 
-@dataclass
-class TrainingSuite:
-    """Read from data/training/*.yaml by `load`; every key is in default.yaml, with a comment."""
+@dataclass(frozen=True)
+class TrainingSuite(Config):
+    """What episodes are drawn from; every key is in data/training/default.yaml, with a comment."""
 
-    clusters: tuple[TrainingCluster, ...]
-    lengths: tuple[TrainingLengths, ...]
-    max_tokens: int
-    load: Range
-    poisson_share: float
-    gamma_cv: Range
-    beta: Range
-    slow_share: float
-    slow_factor: Range
-    requests: int
-    _plans: dict[str, Plans] = field(default_factory=dict)
+    clusters: tuple[TrainingCluster, ...] = setting(MISSING, help="a list of clusters")
+    lengths: tuple[TrainingLengths, ...] = setting(MISSING, help="a list of distributions of lengths")
+    max_tokens: int = setting(MISSING, help="a longer request has its prompt cut", minimum=2)
+    load: Range = setting(MISSING, help="of the measured capacity")
+    poisson_share: float = setting(MISSING, help="of the episodes; the others have Gamma gaps", minimum=0, maximum=1)
+    gamma_cv: Range = setting(MISSING, help="coefficients of variation of the Gamma gaps")
+    beta: Range = setting(MISSING, help="weights of the tail of TTFT, log-uniform")
+    slow_share: float = setting(MISSING, help="of the episodes: one replica is slowed", minimum=0, maximum=1)
+    slow_factor: Range = setting(MISSING, help="by which it is slowed")
+    requests: int = setting(MISSING, help="of an episode", minimum=1)
+    base: dict[str, Any] | None = setting(None, help="a configuration of vidur.main, which each cluster changes")
 
     @classmethod
     def read(cls, name: str) -> TrainingSuite:
         """The suite of a name in data/training, or of a YAML file. Raises InputError."""
-        path = Path(name) if "/" in name or name.endswith((".yaml", ".yml")) else data_path("training") / f"{name}.yaml"
-        if not path.is_file():
-            shipped = [file.stem for file in data_path("training").glob("*.yaml")]
-            raise unknown_name("training suite (a name in data/training, or a YAML file)", name, shipped)
-        return cls.of(parse_yaml(path.read_text(encoding="utf-8"), path), str(path))
+        path, document = named_document("training suite", "training", name)
+        return read(cls, document, str(path))
 
-    @classmethod
-    def of(cls, document: Any, where: str) -> TrainingSuite:
-        keys = {
-            "base", "clusters", "lengths", "max_tokens", "load", "poisson_share", "gamma_cv", "beta", "slow_share",
-            "slow_factor", "requests",
-        }  # fmt: skip
-        given = _mapping(document, where, keys, required=keys - {"base"})
-        base = dict(given.get("base") or {})
-        clusters = tuple(
-            _cluster(item, base, f"{where}: clusters[{i}]")
-            for i, item in enumerate(_list(given["clusters"], f"{where}: clusters"))
-        )
-        lengths = tuple(
-            _lengths(item, f"{where}: lengths[{i}]")
-            for i, item in enumerate(_list(given["lengths"], f"{where}: lengths"))
-        )
-        return cls(
-            clusters,
-            lengths,
-            max_tokens=int(_number(given["max_tokens"], f"{where}: max_tokens", 2)),
-            load=_range(given["load"], f"{where}: load"),
-            poisson_share=_number(given["poisson_share"], f"{where}: poisson_share", 0, 1),
-            gamma_cv=_range(given["gamma_cv"], f"{where}: gamma_cv"),
-            beta=_range(given["beta"], f"{where}: beta"),
-            slow_share=_number(given["slow_share"], f"{where}: slow_share", 0, 1),
-            slow_factor=_range(given["slow_factor"], f"{where}: slow_factor"),
-            requests=int(_number(given["requests"], f"{where}: requests", 1)),
-        )
+    def check(self) -> None:
+        for name in ("clusters", "lengths"):
+            if not getattr(self, name):
+                raise InputError(f"{self.flag(name)}: expected a list of at least one")
+        _ = self.configs
+
+    @cached_property
+    def configs(self) -> dict[str, SimulationConfig]:
+        """The configuration of each cluster, by name."""
+        base, configs = dict(self.base or {}), {}
+        for index, cluster in enumerate(self.clusters):
+            document = {**base, "cluster_config": {**base.get("cluster_config", {}), **cluster.cluster_config}}
+            try:
+                configs[cluster.name] = SimulationConfig.from_dict(document)
+            except InputError as error:
+                raise InputError(f"{self.flag('clusters')}[{index}]: {error}") from None
+        return configs
 
     @property
     def max_replicas(self) -> int:
-        return max(cluster.config.cluster_config.num_replicas for cluster in self.clusters)
+        return max(config.cluster_config.num_replicas for config in self.configs.values())
+
+    @cached_property
+    def _plans(self) -> dict[str, Plans]:
+        return {}
 
     def plans(self, cluster: TrainingCluster) -> Plans:
         """The plans of a cluster, for requests of up to `max_tokens`; made once."""
         if cluster.name not in self._plans:
             half = np.full(1, self.max_tokens // 2)
             longest = RequestTable.of(np.zeros(1), half, self.max_tokens - half, "the longest request")
-            self._plans[cluster.name] = Plans.of(cluster.config, longest)
+            self._plans[cluster.name] = Plans.of(self.configs[cluster.name], longest)
         return self._plans[cluster.name]
 
     def draw(self, rng: np.random.Generator) -> Episode:
@@ -189,61 +206,5 @@ def capacity(plans: Plans, prompts: Any, outputs: Any) -> float:
     return middle_rate(engine.times[:, at.COMPLETED])
 
 
-def _cluster(item: Any, base: Mapping[str, Any], where: str) -> TrainingCluster:
-    given = _mapping(item, where, {"name", "weight", "cluster_config"}, required={"name", "cluster_config"})
-    document = {**base, "cluster_config": {**base.get("cluster_config", {}), **given["cluster_config"]}}
-    try:
-        config = SimulationConfig.from_dict(document)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-    return TrainingCluster(str(given["name"]), _number(given.get("weight", 1.0), f"{where}: weight", 0), config)
-
-
-def _lengths(item: Any, where: str) -> TrainingLengths:
-    keys = {"distribution", "weight", "prompt_scale", "output_scale"}
-    given = _mapping(item, where, keys, required={"distribution"})
-    name = str(given["distribution"])
-    return TrainingLengths(
-        name,
-        _number(given.get("weight", 1.0), f"{where}: weight", 0),
-        _range(given.get("prompt_scale", [1, 1]), f"{where}: prompt_scale"),
-        _range(given.get("output_scale", [1, 1]), f"{where}: output_scale"),
-        load_quantile_table(name, f"{where}: distribution"),
-    )
-
-
 def _weighted(weights: Sequence[float], rng: np.random.Generator) -> int:
     return int(rng.choice(len(weights), p=np.array(weights) / np.sum(weights)))
-
-
-def _mapping(value: Any, where: str, keys: set[str], required: set[str]) -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        raise InputError(f"{where}: expected keys and values")
-    for key in value:
-        if key not in keys:
-            raise unknown_name(f"{where}: key", str(key), keys)
-    for key in sorted(required):
-        if key not in value:
-            raise InputError(f"{where}: {key} is missing")
-    return dict(value)
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise InputError(f"{where}: expected a list of at least one")
-    return value
-
-
-def _number(value: Any, where: str, least: float, most: float = np.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise InputError(f"{where}: expected a number from {least} to {most}, not {value!r}")
-    return float(value)
-
-
-def _range(value: Any, where: str) -> Range:
-    if not isinstance(value, list) or len(value) != 2:
-        raise InputError(f"{where}: expected [least, most], not {value!r}")
-    low, high = (_number(end, where, 0.0) for end in value)
-    if not 0 < low <= high:
-        raise InputError(f"{where}: expected 0 < least <= most, not {value!r}")
-    return low, high

@@ -15,13 +15,14 @@ from vidur.compare.capacity import Capacities
 from vidur.compare.figures import Objectives
 from vidur.compare.workload import has_rate, reseeded, with_rate
 from vidur.config import ReplicaEventConfig, SimulationConfig, SyntheticRequestGeneratorConfig
-from vidur.config.base import Config, setting, settings_of
-from vidur.config.document import flatten, make_record, parse_yaml, read_value
+from vidur.config.base import Config, setting
+from vidur.config.document import flatten, read
 from vidur.config.given import build
 from vidur.config.global_scheduler import BaseGlobalSchedulerConfig
 from vidur.config.replica_event import ACTIONS
 from vidur.data_files import data_path
-from vidur.errors import InputError, unknown_name
+from vidur.documents import named_document
+from vidur.errors import InputError
 from vidur.metrics.text import plural
 from vidur.request_generator import RequestTable, generate_requests
 
@@ -75,7 +76,7 @@ class Scenario:
         """Of the contents of a file. Raises InputError naming `where`."""
         if not isinstance(document, Mapping) or not isinstance(document.get("scenario"), Mapping):
             raise InputError(f"{where}: the key scenario is missing: give title and load below it")
-        header = _header(document["scenario"], f"{where}: scenario")
+        header = read(ScenarioHeader, document["scenario"], f"{where}: scenario")
         config = build(flatten({key: value for key, value in document.items() if key != "scenario"}, where))
         if not has_rate(config.request_generator_config):
             raise InputError(f"{where}: a scenario needs synthetic requests whose intervals have a rate, as poisson")
@@ -184,10 +185,7 @@ class Scenario:
 
 def read_scenario_document(name: str) -> tuple[Path, Any]:
     """The file, and what is in it, of a name in data/scenarios or of a YAML file. Raises InputError."""
-    path = Path(name) if "/" in name or name.endswith((".yaml", ".yml")) else data_path("scenarios") / f"{name}.yaml"
-    if not path.is_file():
-        raise unknown_name("scenario (a name in data/scenarios, or a YAML file)", name, scenario_names())
-    return path, parse_yaml(path.read_text(encoding="utf-8"), path)
+    return named_document("scenario", "scenarios", name)
 
 
 def scenario_names() -> list[str]:
@@ -198,12 +196,3 @@ def scenario_names() -> list[str]:
 
 def _is_scenario(file: Path) -> bool:
     return re.search(r"^scenario:", file.read_text(encoding="utf-8"), re.MULTILINE) is not None
-
-
-def _header(given: Mapping[str, Any], where: str) -> ScenarioHeader:
-    items = {item.name: item for item in settings_of(ScenarioHeader)}
-    for key in given:
-        if key not in items:
-            raise unknown_name(f"key in {where}:", str(key), items)
-    values = {key: read_value(items[key], value, f"{where}.{key}") for key, value in given.items()}
-    return make_record(ScenarioHeader, values, where)  # type: ignore[return-value]

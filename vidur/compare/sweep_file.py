@@ -8,21 +8,22 @@ that go over the scenario's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vidur.compare.config import CompareConfig
 from vidur.compare.scenario import Scenario, read_scenario_document
-from vidur.config.base import settings_of
-from vidur.config.document import TOP_LEVEL, parse_yaml
+from vidur.config.base import Config, setting, settings_of
+from vidur.config.document import TOP_LEVEL, check_keys, read
 from vidur.data_files import data_path
-from vidur.errors import InputError, unknown_name
+from vidur.documents import load_document
+from vidur.errors import InputError
 
 # Where things run and are written is not the sweep's.
 _NOT_OF_SWEEPS = ("scenario", "executor", "ray_address", "workers", "output", "markdown", "json")
 _GRID = ("load", "qps", "replicas")
-_ENTRY = ("scenario", "name", "title", "without", *_GRID)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,12 @@ class SweepFile:
             path = data_path("scenarios") / f"{path.stem}.yaml"
         if not path.is_file():
             raise InputError(f"there is no sweep file {name}: give a YAML file with scenarios in it, or --scenario")
-        document = parse_yaml(path.read_text(encoding="utf-8"), path)
+        document = load_document(path)
         if not isinstance(document, Mapping) or not isinstance(document.get("scenarios"), list):
             hint = "; a scenario is given by --scenario" if "scenario" in (document or ()) else ""
             raise InputError(f"{path}: the key scenarios is missing: a list of scenarios{hint}")
         items = {item.name: item for item in settings_of(CompareConfig) if item.name not in _NOT_OF_SWEEPS}
-        for key in document:
-            if key not in items and key not in ("title", "scenarios"):
-                raise unknown_name(f"key in {path}:", str(key), [*items, "title", "scenarios"])
+        check_keys(document, str(path), [*items, "title", "scenarios"])
         flags = {}
         for key, item in items.items():
             if key in document and key not in _GRID:
@@ -68,42 +67,50 @@ class SweepFile:
                 flags[key] = _text(value) if item.type is str else value
         shared = {key: document[key] for key in _GRID if key in document}
         entries = tuple(
-            _entry(value, shared, f"{path}: scenarios[{place}]") for place, value in enumerate(document["scenarios"])
+            _entry(value, shared, f"{path}: scenarios[{index}]") for index, value in enumerate(document["scenarios"])
         )
         return cls(str(document.get("title", path.stem)), flags, entries)
 
 
+@dataclass(frozen=True)
+class EntryKeys(Config):
+    """The keys of an entry, beside those of a configuration of vidur.main."""
+
+    scenario: object = setting(MISSING, help="a name in data/scenarios, a file, or the header of a whole scenario")
+    name: str | None = setting(None, help="what the scenario is called; the file's name if none")
+    title: object = setting(None, help="in a few words")
+    load: tuple[float, ...] | None = setting(None, help="arrival rates over the capacity", above=0, single=True)
+    qps: tuple[float, ...] | None = setting(None, help="arrival rates in requests/s", above=0, single=True)
+    replicas: tuple[int, ...] | None = setting(None, help="numbers of replicas", above=0, single=True)
+    without: tuple[str, ...] = setting((), help="schedulers that are left out", single=True)
+
+
 def _entry(value: Any, shared: Mapping[str, Any], where: str) -> Entry:
     given = {"scenario": value} if isinstance(value, str) else value
-    if not isinstance(given, Mapping) or "scenario" not in given:
-        raise InputError(f"{where}: expected the name of a scenario, or a mapping with the key scenario")
-    for key in given:
-        if key not in _ENTRY and key not in TOP_LEVEL:
-            raise unknown_name(f"key in {where}:", str(key), [*_ENTRY, *TOP_LEVEL])
-    base = given["scenario"]
-    document: Any = {"scenario": base}
-    name = None
-    if isinstance(base, str):
-        path, document = read_scenario_document(base)
-        name = path.stem
-    name = given.get("name", name)
-    if not isinstance(name, str) or not isinstance(document, Mapping):
-        raise InputError(f"{where}: name is missing: give what the scenario is called")
-    document = _merged(document, {key: item for key, item in given.items() if key in TOP_LEVEL})
-    if "title" in given and isinstance(document.get("scenario"), Mapping):
-        document = {**document, "scenario": {**document["scenario"], "title": str(given["title"])}}
-    grid = {**shared, **{key: given[key] for key in _GRID if key in given}}
-    if "load" in given or "qps" in given:
-        grid = {key: item for key, item in grid.items() if key in given or key == "replicas"}
-    if "load" in grid and "qps" in grid:
+    check_keys(given, where, [*(item.name for item in settings_of(EntryKeys)), *TOP_LEVEL])
+    changes = {key: item for key, item in given.items() if key in TOP_LEVEL}
+    own = {key: item for key, item in given.items() if key not in TOP_LEVEL}
+    if "load" in own or "qps" in own:
+        shared = {key: item for key, item in shared.items() if key == "replicas"}
+    entry = read(EntryKeys, {**shared, **own}, where)
+    if entry.load and entry.qps:
         raise InputError(f"{where}: load and qps are two ways to say one thing: give one of them")
-    return Entry(
-        Scenario.of(document, name, where),
-        _numbers(grid, "load", where),
-        _numbers(grid, "qps", where),
-        None if (found := _numbers(grid, "replicas", where, whole=True)) is None else tuple(map(int, found)),
-        _words(given.get("without", []), f"{where}: without"),
-    )
+    document: Any = {"scenario": entry.scenario}
+    name = entry.name
+    if isinstance(entry.scenario, str):
+        path, document = read_scenario_document(entry.scenario)
+        name = name or path.stem
+    if name is None or not isinstance(document, Mapping):
+        raise InputError(f"{where}: name is missing: give what the scenario is called")
+    document = _merged(document, changes)
+    if entry.title is not None and isinstance(document.get("scenario"), Mapping):
+        document = {**document, "scenario": {**document["scenario"], "title": str(entry.title)}}
+    scenario = Scenario.of(document, name, where)
+    return Entry(scenario, _once(entry.load), _once(entry.qps), _once(entry.replicas), entry.without)
+
+
+def _once(values: tuple[T, ...] | None) -> tuple[T, ...] | None:
+    return None if values is None else tuple(dict.fromkeys(values))
 
 
 def _merged(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,25 +124,6 @@ def _merged(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
         else:
             merged[key] = value
     return merged
-
-
-def _numbers(grid: Mapping[str, Any], key: str, where: str, whole: bool = False) -> tuple[float, ...] | None:
-    if key not in grid:
-        return None
-    values = grid[key] if isinstance(grid[key], list) else [grid[key]]
-    for value in values:
-        kind = int if whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < float("inf"):
-            what = "a whole number" if whole else "a number"
-            raise InputError(f"{where}: {key}: expected {what} above 0, or a list of such, not {value!r}")
-    return tuple(dict.fromkeys(values))
-
-
-def _words(value: Any, where: str) -> tuple[str, ...]:
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        raise InputError(f"{where}: expected a name, or a list of names, not {value!r}")
-    return tuple(words)
 
 
 def _text(value: Any) -> str:

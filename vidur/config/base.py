@@ -7,12 +7,13 @@ import math
 import os
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vidur.errors import InputError, unknown_name
 
+C = TypeVar("C", bound="Config")
 _SETTINGS: dict[type[Any], tuple[Setting, ...]] = {}  # by class: type hints are slow to resolve
 LARGEST_INTEGER = 2**63 - 1
 KIND_NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
@@ -71,6 +72,17 @@ class Config:
 
     def check(self) -> None:
         """Raise InputError where fields contradict one another."""
+
+    @classmethod
+    def named(cls: type[C], name_of: Callable[[str], str], **values: Any) -> C:
+        """One of these values; errors call a setting what `name_of` calls it, in place of its flag."""
+        try:
+            return cls(**values)
+        except InputError as error:
+            text = str(error)
+            for item in settings_of(cls):
+                text = re.sub(rf"{re.escape(cls.flag(item.name))}\b", lambda _, name=item.name: name_of(name), text)
+            raise InputError(text) from None
 
     @classmethod
     def flag(cls, name: str) -> str:

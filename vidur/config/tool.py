@@ -44,7 +44,10 @@ def parse_tool(
         hint = f"did you mean {' or '.join('--' + name for name in near)}?" if near else "see --help"
         raise InputError(f"unknown argument {extras[0]}: {hint}")
     given = dict(defaults or {}) | {name: read_flag(flags[name], value) for name, value in vars(values).items()}
-    return [_make(cls, {name: value for name, value in given.items() if flags[name].owner is cls}) for cls in classes]
+    return [
+        cls.named("--{}".format, **{name: value for name, value in given.items() if flags[name].owner is cls})
+        for cls in classes
+    ]
 
 
 def leading_words(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -62,14 +65,3 @@ def _underscored(word: str, flags: Collection[str]) -> str:
         return f"--{plain}{equals}{value}"
     negated = plain.removeprefix("no_")
     return f"--no-{negated}" if negated != plain and negated in flags else word
-
-
-def _make(cls: type[Config], values: dict[str, Any]) -> Config:
-    try:
-        return cls(**values)
-    except InputError as error:
-        # The flag has no prefix here.
-        text = str(error)
-        for item in settings_of(cls):
-            text = text.replace(cls.flag(item.name), f"--{item.name}")
-        raise InputError(text) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vidur.data_files import data_path
+from vidur.documents import parse_json
 from vidur.errors import InputError, unknown_name
 from vidur.request_generator.request_table import FloatArray, IntArray
 
@@ -54,12 +54,12 @@ def load_quantile_table(distribution: str, flag: str) -> QuantileTable:
             raise unknown_name(f"{flag} (a name in data/workloads, or a .json file)", distribution, shipped)
         path = shipped[distribution]
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{flag}: cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-    return parse_quantile_table(document, str(path))
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file in UTF-8") from None
+    return parse_quantile_table(parse_json(text, str(path)), str(path))
 
 
 def parse_quantile_table(document: object, path: str) -> QuantileTable:

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from rl.vllm.decide.fleet import HardwareGroupConfig, ReplicaConfig
 from vidur.config import (
@@ -19,11 +19,10 @@ from vidur.config import (
 )
 from vidur.config.base import Config, PolyConfig, Setting, setting, settings_of
 from vidur.config.command_line import FlagParser, add_flag, read_flag
-from vidur.config.document import parse_yaml, read_value
+from vidur.config.document import read_value
 from vidur.config.flag import Flag
+from vidur.documents import load_document
 from vidur.errors import InputError, unknown_name
-
-C = TypeVar("C", bound=Config)
 
 EXPLORATIONS = ("none", "epsilon", "sample")
 
@@ -150,7 +149,12 @@ def parse_router(
         if named or role == "scheduler":
             given[role] = _make_scheduler(role, named or {"type": "ppo"}, given, by_flag, options)
     given |= by_flag
-    return _make(RouterConfig, given), [_make(cls, given) for cls in classes]
+    configs = [
+        cls.named("--{}".format, **{item.name: given[item.name] for item in settings_of(cls) if item.name in given})
+        for cls in (RouterConfig, *classes)
+    ]
+    assert isinstance(configs[0], RouterConfig)
+    return configs[0], configs[1:]
 
 
 _SCHEDULERS = ("scheduler", "shadow")
@@ -220,13 +224,7 @@ def _read_replica(text: str) -> ReplicaConfig:
 
 def _read_file(path: Path, flags: Mapping[str, Flag], options: Mapping[str, Flag]) -> dict[str, Any]:
     """What the YAML file gives, by flag; a scheduler as a mapping with its options. Raises InputError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"--config {path}: not a text file in UTF-8") from None
-    document = parse_yaml(text, path)
+    document = load_document(path, "--config ")
     if document is None:
         return {}
     if not isinstance(document, Mapping):
@@ -280,15 +278,3 @@ def _make_scheduler(
     if family is CustomGlobalSchedulerConfig and ":" in name:
         values["scheduler"] = name
     return family(**values)
-
-
-def _make(cls: type[C], given: Mapping[str, Any]) -> C:
-    """`cls` from what was given; its flags have no prefix here."""
-    items: tuple[Setting, ...] = settings_of(cls)
-    try:
-        return cls(**{item.name: given[item.name] for item in items if item.name in given})
-    except InputError as error:
-        text = str(error)
-        for item in items:
-            text = text.replace(cls.flag(item.name), f"--{item.name}")
-        raise InputError(text) from None

@@ -31,9 +31,8 @@ from rl.vllm.process.operations import Operations
 from rl.vllm.process.probes import Probes, PushListener
 from rl.vllm.process.proxy import Proxy
 from rl.vllm.process.states import router_states
-from vidur.config.base import settings_of
-from vidur.config.document import make_record, read_value
-from vidur.errors import InputError, unknown_name
+from vidur.config.document import read
+from vidur.errors import InputError
 
 LOG = logging.getLogger("vidur-router")
 TICK_SECONDS = 0.5
@@ -206,14 +205,7 @@ def _read_replica(document: Any) -> ReplicaConfig:
     """A replica to add, from {"url": ..., "name": ..., "group": ...}. Raises InputError."""
     if not isinstance(document, dict):
         raise InputError('add: give {"url": ..., "name": ..., "group": ...}')
-    items = {item.name: item for item in settings_of(ReplicaConfig)}
-    for key in document:
-        if key not in items:
-            raise unknown_name("add: key", str(key), items)
-    values = {key: read_value(items[key], value, f"add: {key}") for key, value in document.items()}
-    replica = make_record(ReplicaConfig, values, "add")
-    assert isinstance(replica, ReplicaConfig)
-    return replica
+    return read(ReplicaConfig, document, "add")
 
 
 def serve(routing: RouterConfig, *parts: Any) -> None:

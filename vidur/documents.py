@@ -1,0 +1,129 @@
+"""Files of YAML and JSON: what is in them, whatever it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from reprlib import Repr
+from typing import Any
+
+from vidur.data_files import data_path
+from vidur.errors import InputError, unknown_name
+
+# Bounds of a YAML file: collections within each other, and values in all.
+DEEPEST, MOST_VALUES = 64, 1_000_000
+
+
+def named_document(kind: str, folder: str, name: str) -> tuple[Path, Any]:
+    """The path and the contents of the YAML file `name`, or of the one of that name in a folder of data/.
+
+    kind: what it is, for errors, as `training suite`. Raises InputError."""
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        return path, load_document(path, f"{kind} ")
+    path = data_path(folder) / f"{name}.yaml"
+    if not path.is_file():
+        shipped = [file.stem for file in data_path(folder).glob("*.yaml")]
+        raise unknown_name(f"{kind} (a name in data/{folder}, or a YAML file)", name, shipped)
+    return path, load_document(path)
+
+
+def load_document(path: Path, what: str = "") -> Any:
+    """The contents of a YAML or JSON file. `what` stands before the path of one that cannot be read.
+
+    Raises InputError, naming the file and mostly the line, for what is neither."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{what}{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{what}{path}: not a text file in UTF-8") from None
+    return parse_json(text, str(path)) if path.suffix.lower() == ".json" else parse_yaml(text, path)
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The document. Raises InputError naming `where`, also for one that is nested too deep."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}, line {error.lineno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise InputError(f"{where}: its values are nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{where}: not JSON: {error}") from None
+
+
+def parse_yaml(text: str, path: Path) -> Any:
+    """The document. Raises InputError, naming the file, for what is not YAML, for a key that is given twice, and for
+    nesting or aliases that would take all memory."""
+    import yaml
+
+    try:
+        _check_size(yaml.parse(text, Loader=yaml.SafeLoader), path)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_keys_differ(node, path, set())
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{path}{line}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _check_size(events: Iterable[Any], path: Path) -> None:
+    """Raise InputError for a document that is nested too deep, or that has too many values once its aliases stand for
+    what they repeat. The parser of events keeps none of them, so this takes no memory whatever the document is."""
+    sizes: dict[str, int] = {}
+    # The values so far of each collection that is open, and its anchor.
+    open_: list[tuple[str | None, int]] = [(None, 0)]
+    for event in events:
+        kind, anchor = type(event).__name__, getattr(event, "anchor", None)
+        if kind in ("MappingStartEvent", "SequenceStartEvent"):
+            open_.append((anchor, 1))
+            size = 0
+        elif kind in ("MappingEndEvent", "SequenceEndEvent"):
+            anchor, size = open_.pop()
+        elif kind == "ScalarEvent":
+            size = 1
+        elif kind == "AliasEvent":
+            # One that is still open stands for itself.
+            size = sizes.get(anchor or "", MOST_VALUES + 1 if anchor in [name for name, _ in open_] else 1)
+        else:
+            continue
+        if anchor is not None and kind not in ("AliasEvent", "MappingStartEvent", "SequenceStartEvent"):
+            sizes[anchor] = size
+        name, before = open_[-1]
+        open_[-1] = name, before + size
+        line = f"{path}, line {event.start_mark.line + 1}"
+        if len(open_) > DEEPEST:
+            raise InputError(f"{line}: nested more than {DEEPEST} deep")
+        if before + size > MOST_VALUES:
+            raise InputError(f"{line}: more than {MOST_VALUES:,} values, or an alias that repeats itself")
+
+
+def _check_keys_differ(node: Any, path: Path, seen_nodes: set[int]) -> None:
+    """Raise InputError if a mapping gives a key twice, which the YAML loader lets pass, or a collection as a key."""
+    if node is not None and isinstance(node.value, list) and id(node) not in seen_nodes:
+        seen_nodes.add(id(node))
+        seen = set()
+        for child in node.value:
+            key, value = child if isinstance(child, tuple) else (None, child)
+            if key is not None:
+                line = f"{path}, line {key.start_mark.line + 1}"
+                if not isinstance(key.value, str):
+                    raise InputError(f"{line}: a key is text, not a list or a mapping")
+                if key.value in seen:
+                    raise InputError(f"{line}: the key {key.value} is given twice")
+                seen.add(key.value)
+            _check_keys_differ(value, path, seen_nodes)
+
+
+def short(value: Any) -> str:
+    """What a value is, in at most 60 characters, whatever there is in it."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+_SHORT = Repr()
+_SHORT.maxstring = 60
