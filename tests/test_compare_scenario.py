@@ -118,7 +118,7 @@ def test_tight_memory_preempts() -> None:
     [
         ("cluster_config: {num_replicas: 2}\n", "the key scenario is missing"),
         ("scenario: {title: x}\n", "load is missing"),
-        ("scenario: {title: x, load: high}\n", "scenario.load: expected a number"),
+        ("scenario: {title: x, load: high}\n", "scenario: load: expected a number"),
         ("scenario: {title: x, load: 0.9, laod: 1}\n", "'laod': did you mean load"),
         (
             "scenario: {title: x, load: 0.9}\ncluster_config: {num_replica: 2}\n",

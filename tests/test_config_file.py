@@ -33,6 +33,12 @@ def write(tmp_path: Path) -> Any:
     return write
 
 
+# Each line is nine times the one before: 10**9 values from 500 characters.
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
 def error_of(*argv: str) -> str:
     with pytest.raises(InputError) as caught:
         SimulationConfig.from_cli(argv)
@@ -142,7 +148,7 @@ request_generator_config:
         ("cluster_config: {global_scheduler_config: {type: 3}}", ["global_scheduler_config.type", "name of a type"]),
         ("cluster_config: {global_scheduler_config: {count: waiting}}", ["'cluster_config.global_scheduler_config.c"]),
         ("cluster_config: {num_replicas: four}", ["cluster_config.num_replicas", "an integer, not 'four'"]),
-        ("cluster_config: {num_replicas: 4.0}", ["cluster_config.num_replicas", "an integer"]),
+        ("cluster_config: {num_replicas: 4.5}", ["cluster_config.num_replicas", "an integer"]),
         ("cluster_config: {num_replicas: true}", ["cluster_config.num_replicas", "an integer"]),
         ("cluster_config: {num_replicas: null}", ["cluster_config.num_replicas", "an integer"]),
         ("cluster_config: [1]", ["cluster_config", "expected a mapping"]),
@@ -151,17 +157,24 @@ request_generator_config:
         ("poisson_request_interval_generator_config_qps: .nan", ["qps", "finite"]),
         ("poisson_request_interval_generator_config_qp: 1", ["unknown key"]),
         ("replica_scheduler_config_type: 1", ["replica_scheduler_config_type", "name of a type"]),
-        ("replica_groups: 3", ["replica_groups", "list of mappings"]),
-        ("replica_groups: [3]", ["replica_groups[0]", "expected a mapping"]),
+        ("replica_groups: 3", ["replica_groups", "a list, each ReplicaGroupConfig"]),
+        ("replica_groups: [3]", ["replica_groups[0]", "expected keys and values"]),
         ("replica_groups: [{devise: h100}]", ["replica_groups[0]", "'devise'", "device"]),
-        ("replica_groups: [{device: 100}]", ["replica_groups[0].device", "expected text"]),
+        ("replica_groups: [{device: 100}]", ["replica_groups[0]: device", "expected text"]),
         ("replica_events: [{time: 1, replica: 0}]", ["replica_events[0]", "action is missing"]),
         ("seed: 1\nseed: 2", ["line 2", "seed is given twice"]),
         ("seed_: 1\n  x: 2", ["line 2", "not YAML"]),
         ("- 1", ["expected a mapping of settings"]),
         ("3: 4", ["unknown key", "'3'"]),
         ("cluster_config: {num_replicas: 2}\ncluster_config_num_replicas: 3", ["given twice"]),
-        ("a: &a [*a]", ["unknown key"]),
+        ("a: &a [*a]", ["line 1", "an alias that repeats itself"]),
+        ("? [a]\n: 1", ["line 1", "a key is text"]),
+        ("? {a: 1}\n: 1", ["line 1", "a key is text"]),
+        ("[" * 100_000, ["line 1", "nested more than 64 deep"]),
+        ("- " * 100_000, ["line 1", "nested more than 64 deep"]),
+        ("{a: " * 100_000, ["line 1", "nested more than 64 deep"]),
+        (LAUGHS, ["line 7", "more than 1,000,000 values"]),
+        ("seed: " + "9" * 5000, ["not YAML"]),
     ],
 )
 def test_a_mistake_gets_one_line_with_file_and_key(text: str, parts: list[str], write: Any) -> None:
@@ -169,6 +182,27 @@ def test_a_mistake_gets_one_line_with_file_and_key(text: str, parts: list[str], 
     assert "run.yaml" in line
     for part in parts:
         assert part in line
+
+
+def test_aliases_that_repeat_a_little_are_read(write: Any) -> None:
+    text = "cluster_config:\n  replica_groups: [&a {num_replicas: 2}, *a, {<<: *a, device: h100}]\n"
+    groups = SimulationConfig.from_file(write(text)).cluster_config.replica_groups
+    assert [(group.num_replicas, group.device) for group in groups] == [(2, None), (2, None), (2, "h100")]
+
+
+def test_whole_numbers_may_be_written_with_an_exponent(write: Any) -> None:
+    requests: Any = SimulationConfig.from_file(
+        write("request_generator_config: {num_requests: 1e3}")
+    ).request_generator_config
+    flag = "--synthetic_request_generator_config_num_requests"
+    by_flag: Any = SimulationConfig.from_cli([flag, "1e3"]).request_generator_config
+    assert requests.num_requests == by_flag.num_requests == 1000
+    for text in ("1.5e0", "1e-1", "1e30", "nan", "inf"):
+        assert flag in error_of(flag, text)
+
+
+def test_deep_json_is_one_line(write: Any) -> None:
+    assert "nested too deeply" in error_of("--config", write("[" * 100_000, "deep.json"))
 
 
 def test_limits_beyond_a_file_name_the_flag(write: Any) -> None:

@@ -362,8 +362,8 @@ def test_the_earlier_reward_has_the_earlier_numbers() -> None:
 TERM = {"term": "ttft"}
 BAD: list[tuple[Any, str]] = [
     ([], "expected keys and values"),
-    ({}, "terms: expected a list"),
-    ({"terms": []}, "terms: expected a list"),
+    ({}, "terms is missing: a list of"),
+    ({"terms": []}, "terms: give one"),
     ({"terms": [TERM], "sacle": 2}, "unknown key in FILE: 'sacle': did you mean scale?"),
     ({"terms": [{"term": "sojourn"}]}, "terms[0]: unknown reward term 'sojourn': did you mean sojourn_time?"),
     ({"terms": [{"weight": 1}]}, "terms[0]: term is missing: give one of latency_threshold"),
@@ -379,9 +379,9 @@ BAD: list[tuple[Any, str]] = [
     ({"terms": [{**TERM, "weight": [[0, 1], [1.5, 2]]}]}, "terms[0]: weight[1]: progress goes up from 0 to 1"),
     ({"terms": [{**TERM, "name": 3}]}, "terms[0]: name: expected text"),
     ({"terms": [TERM, TERM]}, "terms[1]: there is a ttft already"),
-    ({"terms": [{**TERM, "credit": "seen"}]}, "terms[0]: unknown ttft: credit 'seen'"),
+    ({"terms": [{**TERM, "credit": "seen"}]}, "unknown FILE: terms[0]: credit 'seen'"),
     ({"terms": [{"term": "throughput"}]}, "terms[0]: target is missing: requests per second"),
-    ({"terms": [{"term": "throughput", "target": 0}]}, "terms[0]: throughput: target must be above 0, not 0"),
+    ({"terms": [{"term": "throughput", "target": 0}]}, "terms[0]: target must be above 0, not 0"),
     ({"terms": [{"term": "slo_violations", "ttft_objective": 2}]}, "foreseen counts misses of 1 s and 0.05 s"),
     ({"terms": [TERM], "scale": 0}, "scale must be above 0"),
     ({"terms": [TERM], "normalisation": "mean"}, "unknown FILE: normalisation 'mean': did you mean mean_std?"),

@@ -153,7 +153,7 @@ def sources(config: str | None, suite: TrainingSuite, count: int, seed: int) -> 
             raise unknown_name("--config (a YAML file, or a cluster of the suite)", config, names)
     for number in range(count):
         cluster = clusters[number % len(clusters)]
-        episode = dataclasses.replace(suite, clusters=(cluster,)).draw(np.random.default_rng([seed, number]))
+        episode = suite.draw(np.random.default_rng([seed, number]), only=cluster)
         yield Source(cluster.name, episode.plans, episode.requests, episode.events)
 
 

@@ -157,9 +157,10 @@ class TrainingSuite(Config):
             self._plans[cluster.name] = Plans.of(self.configs[cluster.name], longest)
         return self._plans[cluster.name]
 
-    def draw(self, rng: np.random.Generator) -> Episode:
-        """An episode. The same generator state gives the same one."""
-        cluster = self.clusters[_weighted([item.weight for item in self.clusters], rng)]
+    def draw(self, rng: np.random.Generator, only: TrainingCluster | None = None) -> Episode:
+        """An episode, of one cluster `only` if it is given. The same generator state gives the same one."""
+        clusters = self.clusters if only is None else (only,)
+        cluster = clusters[_weighted([item.weight for item in clusters], rng)]
         plans = self.plans(cluster)
         prompts, outputs = self._draw_lengths(plans, rng)
         gaps = rng.exponential(size=self.requests)

@@ -16,7 +16,7 @@ from vidur.errors import InputError, unknown_name
 C = TypeVar("C", bound="Config")
 _SETTINGS: dict[type[Any], tuple[Setting, ...]] = {}  # by class: type hints are slow to resolve
 LARGEST_INTEGER = 2**63 - 1
-KIND_NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+KIND_NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or false", dict: "keys and values"}
 
 
 def setting(default: Any = dataclasses.MISSING, *, help: str, **limits: Any) -> Any:
@@ -147,6 +147,7 @@ def _setting_of(field: dataclasses.Field[Any], hint: Any) -> Setting:
     if get_origin(hint) is tuple:
         many = True
         hint = get_args(hint)[0]
+    hint = get_origin(hint) or hint  # dict of dict[str, Any]
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory
     return Setting(field.name, hint, many, optional, default, field.metadata)
 

@@ -118,10 +118,21 @@ def _read_record(cls: type[Config], text: str, where: str) -> Config:
 def read_text(item: Setting, text: str, where: str) -> Any:
     """A word of the command line in the setting's type (of its elements where it is a list)."""
     try:
-        value = TRUTH[text.lower()] if item.type is bool else item.type(text)
-    except (ValueError, KeyError):
+        value = TRUTH[text.lower()] if item.type is bool else _whole(text) if item.type is int else item.type(text)
+    except (ValueError, KeyError, OverflowError):
         raise InputError(f"{where}: expected {item.type_name}, not {text!r}") from None
     return value if item.many else conform(item, value, where)
+
+
+def _whole(text: str) -> int:
+    """`1000`, or `1e3`. Raises ValueError or OverflowError for what is not whole."""
+    try:
+        return int(text)
+    except ValueError:
+        value = float(text)
+        if int(value) != value:
+            raise
+        return int(value)
 
 
 def _parser() -> argparse.ArgumentParser:
