@@ -58,8 +58,8 @@ COMPILED_BY = re.compile(r"\bimport .*\b(numba|kernel|allocating_kernel|Callback
 OUTERMOST = {"rl.explain.scores"}
 # Modules that a simulation imports, and that none of its figures depends on.
 NO_FIGURES = (
-    "vidur", "vidur.atomic", "vidur.data_files", "vidur.documents", "vidur.errors", "vidur.learned", "vidur.progress",
-    "vidur.registry",
+    "vidur", "vidur.atomic", "vidur.data_files", "vidur.documents", "vidur.errors", "vidur.extras", "vidur.learned",
+    "vidur.progress", "vidur.registry",
 )  # fmt: skip
 
 # A class or function for users that is made of modules which import it: imported where it is called. No other import

@@ -17,9 +17,19 @@ class OutputError(OSError):
         return f"{self.filename} could not be written: {self.strerror}"
 
 
-def unknown_name(kind: str, name: str, valid: Iterable[str]) -> InputError:
-    """The error for a name that is not among the valid ones: the nearest come first, then all of them."""
+def known_name(name: str, valid: Iterable[str]) -> str | None:
+    """`name` as it is among the valid ones; if it is not, the only one that differs from it in capitals alone."""
+    names = set(valid)
+    if name in names:
+        return name
+    alike = [other for other in names if other.casefold() == name.casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str], remedy: str = "") -> InputError:
+    """The error for a name that is not among the valid ones: the nearest come first, then all of them, then what else
+    helps."""
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return InputError(f"unknown {kind} '{name}': {hint}valid: {', '.join(names)}")
+    return InputError(f"unknown {kind} '{name}': {hint}valid: {', '.join(names)}{remedy}")

@@ -28,6 +28,18 @@ def make_learned_router(config: PPOGlobalSchedulerConfig, context: RouterContext
     return ppo_maker(config)(context)
 
 
+def beta_warning(config: PPOGlobalSchedulerConfig) -> str | None:
+    """What to say of a beta that the policy was not trained on. Raises InputError for an unusable checkpoint."""
+    from rl.router.checkpoint import Checkpoint, policy_path
+
+    if config.mode == "train":
+        return None
+    known = Checkpoint.load(policy_path(config.checkpoint)).beta_range
+    if known is None or known[0] <= config.beta <= known[1]:
+        return None
+    return f"{config.flag('beta')} {config.beta:g} is outside of {known[0]:g} to {known[1]:g}, which the policy knows"
+
+
 def checkpoint_path(checkpoint: str | None) -> Path:
     """The file of the policy that --ppo_global_scheduler_config_checkpoint names.
 

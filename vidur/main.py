@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from vidur.atomic import check_writable
-from vidur.config import SimulationConfig
+from vidur.config import PPOGlobalSchedulerConfig, SimulationConfig
 from vidur.interrupt import check
 from vidur.progress import Progress
 from vidur.tool import run_tool
@@ -25,11 +25,15 @@ def run(config: SimulationConfig) -> int:
     logging.basicConfig(level=config.log_level.upper(), format="%(message)s", stream=sys.stderr)
     # These bring in numba: after the flags are known to be good.
     from vidur.engine.recording import FINISHED, REFUSED
+    from vidur.learned import beta_warning
     from vidur.metrics.console import print_comparison, print_summary
     from vidur.metrics.writer import write_results
     from vidur.simulator import Simulator, announce_compilation, simulate_beside
 
     simulator = Simulator(config)
+    router = config.cluster_config.global_scheduler_config
+    if isinstance(router, PPOGlobalSchedulerConfig) and (warning := beta_warning(router)):
+        print(f"vidur: warning: {warning}", file=sys.stderr)
     # Bad input shows here, a router that is not there too, and gets one line.
     _ = simulator.simulation
     check_writable(config.metrics_config.output_dir, config.metrics_config.flag("output_dir"))
@@ -48,7 +52,7 @@ def run(config: SimulationConfig) -> int:
     others = {} if simulator.interrupted or nothing else simulate_beside(config, simulator.requests)
     print_summary(result)
     if others:
-        print_comparison({config.cluster_config.global_scheduler_config.get_type(): result, **others})
+        print_comparison({router.get_type(): result, **others})
     if nothing:
         refused = int((statuses == REFUSED).sum())
         reason = f"{refused:,} of {len(statuses):,} do not fit into the KV-cache of a replica" if refused else (

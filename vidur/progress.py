@@ -100,10 +100,11 @@ class Progress:
 
     def _draw(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as RichProgress
 
         if self._bar is None:
-            self._bar = Progress(
+            self._bar = RichProgress(
                 BarColumn(), TextColumn("{task.description}", markup=False), console=Console(file=self._file),
                 transient=True, auto_refresh=False,
             )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from vidur.errors import unknown_name
+from vidur.errors import known_name, unknown_name
 
 T = TypeVar("T")
 
@@ -30,9 +30,10 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """The entry of that name. Raises InputError with the nearest valid names if there is none."""
-        if name not in self._entries:
+        known = known_name(name, self._entries)
+        if known is None:
             raise unknown_name(self.kind, name, self._entries)
-        return self._entries[name]
+        return self._entries[known]
 
     def names(self) -> list[str]:
         return sorted(self._entries)

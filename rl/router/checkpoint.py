@@ -22,6 +22,7 @@ from rl.router.encoder import EncoderSpec, spec_difference
 from rl.router.policy import Normaliser, PolicyWeights
 from vidur.atomic import write_bytes
 from vidur.data_files import data_path
+from vidur.documents import load_document
 from vidur.errors import InputError
 
 FORMAT = "vidur-policy-1"
@@ -44,6 +45,15 @@ class Checkpoint:
     facts: Mapping[str, Any] = field(default_factory=dict)
     training: Arrays = field(default_factory=dict)
     normaliser: Normaliser | None = None
+
+    @property
+    def beta_range(self) -> tuple[float, float] | None:
+        """The betas of its training: as it says, or as the shipped suite that it names; None where neither is known."""
+        beta = self.facts.get("beta_range")
+        suite = data_path("training") / f"{self.facts.get('training', {}).get('suite')}.yaml"
+        if beta is None and suite.is_file():
+            beta = load_document(suite)["beta"]
+        return None if beta is None else (float(beta[0]), float(beta[1]))
 
     def save(self, path: str | Path) -> None:
         """Write the file whole or not at all."""

@@ -182,6 +182,7 @@ class TrainingRun:
             "search": asdict(self._search),
             "warm_start": asdict(self._warm),
             "ppo": {key: value for key, value in asdict(self._ppo).items() if key not in NOT_OF_TRAINING},
+            "beta_range": list(self._suite.beta),
             "decisions": self._decisions,
             "updates": self._update,
             "versions": {"vidur": vidur.__version__, "torch": torch.__version__, "numpy": np.__version__,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from vidur.errors import InputError, unknown_name
+from vidur.errors import InputError, known_name, unknown_name
 
 C = TypeVar("C", bound="Config")
 _SETTINGS: dict[type[Any], tuple[Setting, ...]] = {}  # by class: type hints are slow to resolve
@@ -120,9 +120,9 @@ class PolyConfig(Config):
     @classmethod
     def from_type(cls, name: str, where: str | None = None) -> type[PolyConfig]:
         """The family's class of that type name or alias. Raises InputError with the nearest valid names."""
-        for member in cls.family.values():
-            if name == member.type_name or name in member.type_aliases:
-                return member
+        names = {alias: member for member in cls.family.values() for alias in (member.type_name, *member.type_aliases)}
+        if (known := known_name(name, names)) is not None:
+            return names[known]
         raise unknown_name(where or f"--{cls.type_flag}", name, cls.family)
 
 
@@ -160,7 +160,9 @@ def conform(item: Setting, value: Any, where: str) -> Any:
     if value is None and item.optional:
         return None
     if not item.many:
-        return conform_one(item.type, value, where, item.type_name)
+        value = conform_one(item.type, value, where, item.type_name)
+        # Capitals do not matter where no two names differ in them alone.
+        return (known_name(value, item.metadata["choices"]) or value) if "choices" in item.metadata else value
     if not isinstance(value, (list, tuple)):
         raise InputError(f"{where}: expected {item.type_name}, not {value!r}")
     return tuple(conform_one(item.type, element, where, item.type_name) for element in value)

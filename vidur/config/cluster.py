@@ -14,6 +14,9 @@ from vidur.config.replica_group import ReplicaGroupConfig, ResolvedGroup
 from vidur.config.replica_scheduler import BaseReplicaSchedulerConfig, SarathiSchedulerConfig
 from vidur.errors import InputError
 
+# Every replica has queues of its own in memory, and routers look at all of them for each request.
+MOST_REPLICAS = 16_384
+
 
 @dataclass(frozen=True)
 class ClusterConfig(Config):
@@ -22,7 +25,12 @@ class ClusterConfig(Config):
     help_title: ClassVar[str] = "cluster"
     help_description: ClassVar[str] = "how many replicas, alike or in groups, and what befalls them"
 
-    num_replicas: int = setting(1, help="number of replicas; the sum of the groups' if groups are given", minimum=1)
+    num_replicas: int = setting(
+        1,
+        help="number of replicas; the sum of the groups' if groups are given",
+        minimum=1,
+        maximum=MOST_REPLICAS,
+    )
     num_routers: int = setting(
         1,
         help="routers side by side, none of which sees what the others place; each request comes in at one at random",
@@ -61,6 +69,8 @@ class ClusterConfig(Config):
             total = sum(group.num_replicas for group in self.replica_groups)
             if self.num_replicas not in (1, total):
                 raise contradicting_replica_count(self.num_replicas, total)
+            if total > MOST_REPLICAS:
+                raise InputError(f"{self.flag('replica_groups')}: at most {MOST_REPLICAS:,} replicas, not {total:,}")
             object.__setattr__(self, "num_replicas", total)
         else:
             self.replica_scheduler_config.check_pipeline(self.replica_config.num_pipeline_stages)

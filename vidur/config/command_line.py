@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,7 +38,27 @@ def parse_command_line(argv: Sequence[str] | None = None) -> SimulationConfig:
         if name != "config"
     }
     file = getattr(values, "config", None)
-    return build({**(read_document(Path(file), given) if file is not None else {}), **given})
+    config = build({**(read_document(Path(file), given) if file is not None else {}), **given})
+    _warn_of_no_effect(config, [all_flags()[name] for name in given])
+    return config
+
+
+def _warn_of_no_effect(config: Config, given: Sequence[Flag]) -> None:
+    """Say on stderr which flags belong to a type that is not chosen."""
+    chosen = _parts_of(config)
+    settings = {cls.flag(item.name) for cls in chosen for item in settings_of(cls)}
+    for flag in given:
+        if not issubclass(flag.owner, PolyConfig) or flag.owner in chosen or f"--{flag.name}" in settings:
+            continue
+        families = [part for part in chosen if issubclass(part, PolyConfig) and part.family is flag.owner.family]
+        because = f" with --{families[0].type_flag} {families[0].type_name}" if families else ""
+        print(f"vidur: warning: --{flag.name} has no effect{because}", file=sys.stderr)
+
+
+def _parts_of(config: Config) -> list[type[Any]]:
+    """The classes of a configuration and of all that it is made of."""
+    parts = [getattr(config, item.name) for item in settings_of(type(config)) if item.is_part]
+    return [type(config), *(cls for part in parts for cls in _parts_of(part))]
 
 
 def flags_of(config: Config) -> list[str]:

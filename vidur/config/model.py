@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vidur.config.hugging_face import read_hugging_face_config
-from vidur.errors import InputError, unknown_name
+from vidur.errors import InputError, known_name, unknown_name
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class ModelConfig:
 
         Raises InputError if there is neither, or the file does not describe a dense decoder.
         """
-        if name in MODELS:
-            return MODELS[name]
+        if (known := known_name(name, MODELS)) is not None:
+            return MODELS[known]
         path = Path(name).expanduser()
         if path.is_dir():
             path = path / "config.json"
@@ -48,7 +48,9 @@ class ModelConfig:
             return ModelConfig(name, **read_hugging_face_config(path))
         if name.endswith(".json") or name.startswith((".", "/", "~")) or Path(name).is_dir():
             raise InputError(f"{where}: no model configuration at {path}")
-        raise unknown_name(where, name, MODELS)
+        raise unknown_name(
+            where, name, MODELS, remedy="; or the path of any dense decoder's config.json (Hugging Face)"
+        )
 
 
 def _model(

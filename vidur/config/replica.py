@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from vidur.config.base import Config, setting
-from vidur.config.device_sku import DeviceSKU, NodeSKU, check_node_holds_device
+from vidur.config.device_sku import DEVICES, NODES, DeviceSKU, NodeSKU, check_node_holds_device
 from vidur.config.model import ModelConfig
 from vidur.errors import InputError
 
@@ -27,9 +27,11 @@ class ReplicaConfig(Config):
     memory_margin_fraction: float = setting(0.1, help="fraction of the device's memory kept free", minimum=0, below=1)
     num_pipeline_stages: int = setting(1, help="pipeline stages: divides the layers", minimum=1)
     tensor_parallel_size: int = setting(1, help="devices of a stage: divides heads and embedding", minimum=1)
-    device: str = setting("a100", help="a40, a100, h100, h200, l40s or b200")
+    device: str = setting("a100", help="a40, a100, h100, h200, l40s or b200", choices=tuple(DEVICES))
     network_device: str = setting(
-        DEFAULT_NETWORK_DEVICE, help="the node that holds the devices; follows the device if only that is given"
+        DEFAULT_NETWORK_DEVICE,
+        choices=tuple(NODES),
+        help="the node that holds the devices; follows the device if only that is given",
     )
 
     @cached_property

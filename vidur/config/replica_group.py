@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from vidur.config.base import Config, setting, settings_of
-from vidur.config.device_sku import DeviceSKU, check_node_holds_device
+from vidur.config.device_sku import DEVICES, NODES, DeviceSKU, check_node_holds_device
 from vidur.config.replica import ReplicaConfig
 from vidur.config.replica_scheduler import BaseReplicaSchedulerConfig
 from vidur.errors import InputError
@@ -27,8 +27,10 @@ class ReplicaGroupConfig(Config):
     memory_margin_fraction: float | None = setting(None, help="as --replica_config_memory_margin_fraction")
     num_pipeline_stages: int | None = setting(None, help="as --replica_config_num_pipeline_stages")
     tensor_parallel_size: int | None = setting(None, help="as --replica_config_tensor_parallel_size")
-    device: str | None = setting(None, help="as --replica_config_device")
-    network_device: str | None = setting(None, help="as --replica_config_network_device; else the device's default")
+    device: str | None = setting(None, help="as --replica_config_device", choices=tuple(DEVICES))
+    network_device: str | None = setting(
+        None, help="as --replica_config_network_device; else the device's default", choices=tuple(NODES)
+    )
     batch_size_cap: int | None = setting(None, help="as the replica scheduler's")
     block_size: int | None = setting(None, help="as the replica scheduler's")
     watermark_blocks_fraction: float | None = setting(None, help="as the replica scheduler's")
