@@ -80,9 +80,10 @@ class Fluid:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("scenarios", nargs="*", default=["a79", "a93", "r2_93", "b88", "m2_88"], metavar="SCENARIO")
+    scenarios = parser.parse_args().scenarios
     print("| scenario | balanced, s | best split by prompt length, s |  |")
     print("|---|---|---|---|")
-    for name in parser.parse_args().scenarios:
+    for name in scenarios:
         fluid = Fluid(name)
         balanced, best = fluid.balanced(), fluid.best_split()
         print(f"| `{name}` | {balanced:.2f} | {best:.2f} | {100 * (best / balanced - 1):+.1f} % |", flush=True)

@@ -9,6 +9,7 @@ python scripts/interval_coverage.py
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Iterator
 from statistics import NormalDist
 
@@ -70,6 +71,7 @@ def coverage(draw: Callable[[np.random.Generator, int], Pair], count: int) -> Fl
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     print("| seeds, values | Student's t | percentile | BCa | symmetric bootstrap-t |")
     print("|---|---|---|---|---|")
     for count in (5, 10):

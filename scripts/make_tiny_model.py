@@ -7,6 +7,7 @@ needs the `tokenizers` package, which vLLM's environment has.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -69,10 +70,9 @@ def make_tokenizer() -> Tokenizer:
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
-        print("usage: make_tiny_model.py FOLDER", file=sys.stderr)
-        return 2
-    folder = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where the model's files go")
+    folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     make_tokenizer().save(str(folder / "tokenizer.json"))
     generation = {"bos_token_id": MODEL["bos_token_id"], "eos_token_id": MODEL["eos_token_id"]}

@@ -2,6 +2,9 @@
 # Set up a virtual environment (in .venv, or in $VENV) and run the simulator with the flags given. uv, where it is
 # installed, sets it up in a fraction of the time.
 set -euo pipefail
+if [ "${1:-}" = --help ] && ! [ -x "$(dirname "$0")/../${VENV:-.venv}/bin/python" ]; then
+  . "$(dirname "$0")/help.sh" # all flags are listed once the environment is there
+fi
 cd "$(dirname "$0")/.."
 venv=${VENV:-.venv}
 uv=$(command -v uv || true)

@@ -11,6 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+if __name__ == "__main__" and (len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help")):
+    print(__doc__)
+    sys.exit(0 if sys.argv[1:] else 2)
+
 import numpy as np
 
 import vidur.main

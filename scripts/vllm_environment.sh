@@ -3,6 +3,7 @@
 # 3.11 or 3.12 ($VIDUR_VLLM_PYTHON names it); takes 3 minutes and 3.5 GB, in $VIDUR_VLLM_VENV or below ~/.cache.
 # Where pip would fetch PyTorch for CUDA, point it at an index of CPU builds: PIP_EXTRA_INDEX_URL.
 set -euo pipefail
+. "$(dirname "$0")/help.sh"
 vllm=0.32.0
 torch=2.13.0
 venv=${VIDUR_VLLM_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/vidur-vllm-$vllm}
