@@ -6,11 +6,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from vidur.config.base import Config, setting
-from vidur.metrics.text import plural
 from vidur.tool import run_tool
+
+if TYPE_CHECKING:
+    from rl.explain.findings import Findings
+
+# Of those that matter most, so many are printed; the page has all.
+_QUANTITIES = 8
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def explain_policy(config: ExplainConfig) -> None:
-    """Raises InputError."""
+    """Watch, print the findings and write the page. Raises InputError."""
     from rl.router.checkpoint import SHIPPED, Checkpoint, policy_path
 
-    path = policy_path(config.checkpoint)
-    checkpoint = Checkpoint.load(path)
+    checkpoint = Checkpoint.load(policy_path(config.checkpoint))
+    # These bring in numba: after the policy is known to be good.
     from rl.explain.findings import explain
     from rl.explain.page import write_page
-    from rl.explain.screen import print_findings
     from rl.explain.states import collect
-    from rl.explain.words import sentences
     from rl.train.suite import TrainingSuite
     from vidur.report.page import page_path
 
@@ -58,20 +61,31 @@ def explain_policy(config: ExplainConfig) -> None:
     print(f"Watching {config.decisions:,} decisions: about a minute ...", file=sys.stderr, flush=True)
     states = collect(weights, depth, config.config, suite, config.beta, config.decisions, config.seed)
     findings = explain(weights, states, config.seed)
-    said = sentences(findings)
-    name = config.checkpoint or SHIPPED
-    facts = [
-        ("Checkpoint", str(name)),
-        ("Watched on", ", ".join(findings.clusters)),
-        (
-            "Decisions",
-            f"{findings.decisions:,} in {plural(findings.simulations, 'simulation')}, beta {findings.beta:g}",
-        ),
-    ]
-    print_findings(facts, findings, said)
+    name = str(config.checkpoint or SHIPPED)
+    facts = [("Checkpoint", name), *findings.facts()]
+    print_findings(facts, findings)
     page = page_path(config.output)
-    write_page(page, f"What {Path(name).stem} has learned", facts, findings, said)
+    write_page(page, f"What {Path(name).stem} has learned", facts, findings)
     print(f"Page: {page}")
+
+
+def print_findings(facts: Sequence[tuple[str, str]], findings: Findings) -> None:
+    """Print what matters, then what is done differently, as tables."""
+    from rl.explain.findings import CLASS_HEADINGS, IMPORTANCE_HEADINGS, class_rows, importance_rows
+    from vidur.compare.console import make_console, make_table
+
+    console = make_console()
+    for label, text in facts:
+        console.print(f"{label:<12}{text}", soft_wrap=True, markup=False)
+    groups, things = importance_rows(findings.by_group), importance_rows(findings.by_quantity[:_QUANTITIES])
+    importances = [*groups, *([f"  {name}", *figures] for name, *figures in things)]
+    kinds = class_rows([*findings.by_class, *findings.by_load])
+    for headings, rows in ((IMPORTANCE_HEADINGS, importances), (CLASS_HEADINGS, kinds)):
+        table = make_table(console, headings)
+        for row in rows:
+            table.add_row(*row)
+        console.print()
+        console.print(table)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.explain.judgement import LEAST_TOKENS, POLICY, Decisions, Judged
+from rl.explain.choices import LEAST_TOKENS, LOR, POLICY, Decisions, Judged
 from rl.explain.quantities import GROUPS, quantities
 from rl.explain.states import States
 from rl.explain.sweeps import (
@@ -24,6 +24,7 @@ from rl.explain.sweeps import (
     importance,
 )
 from rl.router.policy import PolicyWeights
+from vidur.metrics.text import plural
 from vidur.scheduler.observation import Floats
 
 LONG_PROMPT = 3000
@@ -62,7 +63,7 @@ class Roles:
 
 @dataclass(frozen=True)
 class Findings:
-    """waste: percent, by scheduler (rl.explain.judgement). difference: of the policy's and least_tokens', and half its
+    """waste: percent, by scheduler (rl.explain.choices). difference: of the policy's and least_tokens', and half its
     95 % interval over the simulations. agreement: percent of the decisions, by scheduler."""
 
     beta: float
@@ -82,6 +83,17 @@ class Findings:
     by_beta: ByBeta
     roles: Roles
 
+    def facts(self) -> list[tuple[str, str]]:
+        """Labels and texts: where the policy was watched, and what its choices and others' waste there."""
+        apart, half = self.difference
+        interval = "" if np.isnan(half) else f" ± {half:.0f}"
+        return [
+            ("Watched on", ", ".join(self.clusters)),
+            ("Decisions", f"{self.decisions:,} in {plural(self.simulations, 'simulation')}, beta {self.beta:g}"),
+            ("Waste", ", ".join(f"{name} {self.waste[name]:.0f} %" for name in (POLICY, LEAST_TOKENS, LOR))),
+            ("Difference", f"{apart:+.0f}{interval} points of waste from least_tokens (95 %, over the simulations)"),
+        ]
+
 
 def explain(weights: PolicyWeights, states: Sequence[States], seed: int) -> Findings:
     """What the states say of the policy that visited them. states: by cluster, all of one beta and queue depth."""
@@ -90,13 +102,13 @@ def explain(weights: PolicyWeights, states: Sequence[States], seed: int) -> Find
     things = quantities(states[0].queue_depth)
     rng = np.random.default_rng(seed)
     by_group = [
-        importance(weights, judged, group, note, [it for it in things if it.group == group], rng)
+        importance(weights, judged, group, note, [quantity for quantity in things if quantity.group == group], rng)
         for group, note in GROUPS.items()
     ]
-    by_quantity = [importance(weights, judged, it.name, it.group, [it], rng) for it in things]
-    found = {its.name: its for its in by_quantity}
-    heeded = [it for it in things if it.of_replica and found[it.name].changed >= _HEEDED]
-    swept = sorted(heeded, key=lambda it: -found[it.name].lost)[:_CURVES]
+    by_quantity = [importance(weights, judged, quantity.name, quantity.group, [quantity], rng) for quantity in things]
+    importances = {item.name: item for item in by_quantity}
+    heeded = [quantity for quantity in things if quantity.of_replica and importances[quantity.name].changed >= _HEEDED]
+    swept = sorted(heeded, key=lambda quantity: -importances[quantity.name].lost)[:_CURVES]
     return Findings(
         beta=states[0].beta,
         decisions=len(decisions),
@@ -105,12 +117,12 @@ def explain(weights: PolicyWeights, states: Sequence[States], seed: int) -> Find
         waste={name: float(values.mean()) for name, values in decisions.waste.items()},
         difference=_difference(decisions),
         agreement={name: 100 * float(values.mean()) for name, values in decisions.agreement.items()},
-        by_group=sorted(by_group, key=lambda its: -its.lost),
-        by_quantity=sorted(by_quantity, key=lambda its: -its.lost),
+        by_group=sorted(by_group, key=lambda item: -item.lost),
+        by_quantity=sorted(by_quantity, key=lambda item: -item.lost),
         by_feature=feature_importances(weights, judged, states[0].queue_depth, rng),
         by_class=[_class_figures(decisions, judged, *item) for item in _prompt_classes(decisions.prompts)],
         by_load=[_class_figures(decisions, judged, *item) for item in _load_classes(decisions.load)],
-        curves=[curve(weights, states, it, rng) for it in swept],
+        curves=[curve(weights, states, quantity, rng) for quantity in swept],
         by_prompt=by_prompt(weights, judged, rng),
         by_beta=by_beta(weights, judged),
         roles=_roles(judged, decisions.prompts),
@@ -152,24 +164,24 @@ def _load_classes(load: Floats) -> list[tuple[str, NDArray[np.bool_]]]:
 
 
 def _class_figures(decisions: Decisions, judged: Sequence[Judged], name: str, rows: NDArray[np.bool_]) -> ClassFigures:
-    parts = np.split(rows, np.cumsum([len(one.states) for one in judged])[:-1])
+    parts = np.split(rows, np.cumsum([len(part.states) for part in judged])[:-1])
     return ClassFigures(
         name=name,
         decisions=int(rows.sum()),
-        waste={its: float(values[rows].mean()) for its, values in decisions.waste.items()},
-        agreement={its: 100 * float(values[rows].mean()) for its, values in decisions.agreement.items()},
-        to_longest={its: 100 * float(values[rows].mean()) for its, values in decisions.to_longest.items()},
-        busiest={its: _busiest(judged, parts, its) for its in (POLICY, LEAST_TOKENS)},
+        waste={scheduler: float(values[rows].mean()) for scheduler, values in decisions.waste.items()},
+        agreement={scheduler: 100 * float(values[rows].mean()) for scheduler, values in decisions.agreement.items()},
+        to_longest={scheduler: 100 * float(values[rows].mean()) for scheduler, values in decisions.to_longest.items()},
+        busiest={scheduler: _busiest(judged, parts, scheduler) for scheduler in (POLICY, LEAST_TOKENS)},
     )
 
 
 def _busiest(judged: Sequence[Judged], rows: Sequence[NDArray[np.bool_]], scheduler: str) -> float:
     """The busiest replica's requests over an equal share, mean over the simulations; nan where there are too few."""
     ratios = []
-    for one, its in zip(judged, rows, strict=True):
-        placed, replicas = one.placed[scheduler], one.states.available.shape[1]
-        for number in np.unique(one.states.episode):
-            counts = np.bincount(placed[its & (one.states.episode == number)], minlength=replicas)
+    for part, chosen_rows in zip(judged, rows, strict=True):
+        placed, replicas = part.placed[scheduler], part.states.available.shape[1]
+        for number in np.unique(part.states.episode):
+            counts = np.bincount(placed[chosen_rows & (part.states.episode == number)], minlength=replicas)
             if counts.sum() >= _LEAST_SPREAD:
                 ratios.append(counts.max() * replicas / counts.sum())
     return float(np.mean(ratios)) if ratios else float("nan")
@@ -177,13 +189,13 @@ def _busiest(judged: Sequence[Judged], rows: Sequence[NDArray[np.bool_]], schedu
 
 def _roles(judged: Sequence[Judged], prompts: Floats) -> Roles:
     """Of the cluster with most replicas up to 8 among those whose replicas are equal; of the first if none is."""
-    equal = [one for one in judged if np.ptp(one.states.speed) == 0 and one.states.available.shape[1] <= 8]
-    one = max(equal or judged[:1], key=lambda its: its.states.available.shape[1])
-    states, replicas = one.states, one.states.available.shape[1]
+    equal = [part for part in judged if np.ptp(part.states.speed) == 0 and part.states.available.shape[1] <= 8]
+    part = max(equal or judged[:1], key=lambda candidate: candidate.states.available.shape[1])
+    states, replicas = part.states, part.states.available.shape[1]
     class_of = np.searchsorted(np.quantile(prompts, [0.25, 0.5, 0.75]), states.prompts)
     numbers = np.unique(states.episode)
     shares = {}
-    for name, placed in one.placed.items():
+    for name, placed in part.placed.items():
         counts = np.zeros((4, replicas))
         for number in numbers:
             rows = states.episode == number
@@ -193,3 +205,33 @@ def _roles(judged: Sequence[Judged], prompts: Floats) -> Roles:
             np.add.at(counts, (class_of[rows], rank[placed[rows]]), 1)
         shares[name] = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     return Roles(states.cluster, [name for name, _ in _prompt_classes(prompts)][:4], shares)
+
+
+IMPORTANCE_HEADINGS = ("Without what it sees of ...", "Advantage lost", "Decisions changed")
+CLASS_HEADINGS = (
+    "Decisions",
+    "Number",
+    "As least_tokens",
+    "As lor",
+    "Waste, policy",
+    "Waste, least_tokens",
+    "Waste, lor",
+)
+
+
+def importance_rows(items: Sequence[Importance]) -> list[list[str]]:
+    """Under IMPORTANCE_HEADINGS."""
+    return [[item.name, f"{item.lost:.1f} %", f"{item.changed:.1f} %"] for item in items]
+
+
+def class_rows(classes: Sequence[ClassFigures]) -> list[list[str]]:
+    """Under CLASS_HEADINGS."""
+    return [
+        [
+            figures.name,
+            f"{figures.decisions:,}",
+            *(f"{figures.agreement[name]:.0f} %" for name in (LEAST_TOKENS, LOR)),
+            *(f"{figures.waste[name]:.0f} %" for name in (POLICY, LEAST_TOKENS, LOR)),
+        ]
+        for figures in classes
+    ]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rl.explain.findings import ClassFigures, Findings
-from rl.explain.judgement import LEAST_TOKENS, LOR, POLICY, RANDOM
+from rl.explain.choices import LEAST_TOKENS, LOR, POLICY, RANDOM
+from rl.explain.findings import CLASS_HEADINGS, ClassFigures, Findings, class_rows
 from rl.explain.sweeps import LONG, SHORT, Curve, Importance
 from vidur.report import Chart, Page, Table
 from vidur.report.chart import ACCENT, COLORS, FAINT, Trace, axis, heat_map, layout, line, short
@@ -19,16 +19,20 @@ _FEATURES = 18
 _LEAST_SHOWN = 0.05
 
 
-def write_page(
-    path: Path, title: str, facts: Sequence[tuple[str, str]], findings: Findings, said: Sequence[str]
-) -> None:
-    """said: the paragraphs above the charts."""
+# What the figures are not.
+_NOTE = (
+    "These are single choices in the states that the policy itself brings about, judged as if no request came after "
+    "them: another router would see other states. Compare whole runs with python -m rl.evaluate."
+)
+
+
+def write_page(path: Path, title: str, facts: Sequence[tuple[str, str]], findings: Findings) -> None:
+    """Write the findings as charts and a table; facts: labels and texts at the head of the page."""
     page = Page(title, facts)
     page.add_cards(_cards(findings))
-    page.add_section("What it has learned", *said)
-    page.add_section("What matters", *_what_matters(findings))
+    page.add_section("What matters", _NOTE, *_what_matters(findings))
     kinds = [*findings.by_class, *findings.by_load]
-    page.add_section("What it does differently", _class_table(kinds), *_what_differs(findings))
+    page.add_section("What it does differently", Table(CLASS_HEADINGS, class_rows(kinds)), *_what_differs(findings))
     curves = [chart for curve in findings.curves for chart in _curve(curve)]
     page.add_section("How it responds", *curves, _by_prompt(findings))
     page.add_section("Short and long prompts", *_specialisation(findings))
@@ -90,14 +94,14 @@ def _cards(findings: Findings) -> list[tuple[str, str, str]]:
 
 def _importances(title: str, note: str, items: Sequence[Importance], wide: bool = False) -> Chart:
     """Bars from the greatest down; what loses nothing is left out."""
-    shown = [its for its in items if abs(its.lost) >= _LEAST_SHOWN or its.changed >= _LEAST_SHOWN][::-1]
+    shown = [item for item in items if abs(item.lost) >= _LEAST_SHOWN or item.changed >= _LEAST_SHOWN][::-1]
     trace: Trace = {
         "type": "bar",
         "orientation": "h",
-        "x": short([its.lost for its in shown]),
-        "y": [its.name for its in shown],
+        "x": short([item.lost for item in shown]),
+        "y": [item.name for item in shown],
         "marker": {"color": ACCENT},
-        "customdata": [[round(its.changed, 1), its.note] for its in shown],
+        "customdata": [[round(item.changed, 1), item.note] for item in shown],
         "hovertemplate": "%{y}: %{x:.1f} % lost, %{customdata[0]} % of the decisions change"
         "<br>%{customdata[1]}<extra></extra>",
     }
@@ -115,12 +119,12 @@ def _by_class(
     """A bar for each scheduler in each class."""
     traces: list[Trace] = []
     for name in schedulers:
-        values: list[Mapping[str, float]] = [getattr(its, figure) for its in classes]
+        values: list[Mapping[str, float]] = [getattr(figures, figure) for figures in classes]
         traces.append(
             {
                 "type": "bar",
-                "x": [its.name for its in classes],
-                "y": short([its[name] for its in values]),
+                "x": [figures.name for figures in classes],
+                "y": short([figures[name] for figures in values]),
                 "name": "chance" if name == RANDOM else name,
                 "marker": {"color": _COLOR[name]},
             }
@@ -131,20 +135,6 @@ def _by_class(
     return Chart(title, note, traces, {**layout(x_title, unit), "barmode": "group", "bargap": 0.25})
 
 
-def _class_table(classes: Sequence[ClassFigures]) -> Table:
-    names = ["Decisions", "Number", "As least_tokens", "As lor", "Waste, policy", "Waste, least_tokens", "Waste, lor"]
-    rows = [
-        [
-            its.name,
-            f"{its.decisions:,}",
-            *(f"{its.agreement[name]:.0f} %" for name in (LEAST_TOKENS, LOR)),
-            *(f"{its.waste[name]:.0f} %" for name in (POLICY, LEAST_TOKENS, LOR)),
-        ]
-        for its in classes
-    ]
-    return Table(names, rows)
-
-
 def _curve(curve: Curve) -> list[Chart]:
     name, unit = curve.quantity.name, curve.quantity.unit
     made = []
@@ -153,17 +143,17 @@ def _curve(curve: Curve) -> list[Chart]:
         ("chosen", "how often that replica is chosen", curve.chosen, "states (%)"),
     ):
         x = short(curve.values)
-        traces = [line(x, short(values[its]), its, color) for its, color in ((SHORT, COLORS[0]), (LONG, COLORS[1]))]
+        traces = [line(x, short(values[kind]), kind, color) for kind, color in ((SHORT, COLORS[0]), (LONG, COLORS[1]))]
         shown = {"xaxis": axis(f"{name} ({unit})"), "yaxis": axis(y)}
         made.append(Chart(f"{name.capitalize()}: {what}", note, traces, shown))
     return made
 
 
 def _by_prompt(findings: Findings) -> Chart:
-    its = findings.by_prompt
+    response = findings.by_prompt
     traces = [
-        line(short(its.prompts), short(values), name, color)
-        for (name, values), color in zip(its.shares.items(), COLORS, strict=False)
+        line(short(response.prompts), short(values), name, color)
+        for (name, values), color in zip(response.shares.items(), COLORS, strict=False)
     ]
     shown = {
         "xaxis": axis("prompt of the arrival (tokens)", type="log", dtick="D2"),
@@ -179,7 +169,7 @@ def _roles(findings: Findings, name: str, title: str) -> Chart:
         [f"{number + 1}" for number in range(shares.shape[1])],
         findings.roles.classes,
         [short(row, 3) for row in shares],
-        float(np.ceil(max(its.max() for its in findings.roles.shares.values()))),
+        float(np.ceil(max(values.max() for values in findings.roles.shares.values()))),
         "prompts %{y}: %{z:.0f} % to replica %{x}",
         colorbar={"title": {"text": "% of class"}},
         texttemplate="%{z:.0f}",
@@ -193,8 +183,8 @@ def _roles(findings: Findings, name: str, title: str) -> Chart:
 
 
 def _beta_charts(findings: Findings) -> list[Chart]:
-    its = findings.by_beta
-    x: list[float] = list(its.betas)
+    effect = findings.by_beta
+    x: list[float] = list(effect.betas)
     logarithmic = axis("beta", type="log", tickvals=x)
 
     def chart(title: str, note: str, unit: str, lines: Mapping[str, Floats]) -> Chart:
@@ -204,9 +194,9 @@ def _beta_charts(findings: Findings) -> list[Chart]:
         ]
         return Chart(title, note, traces, {"xaxis": logarithmic, "yaxis": axis(unit)})
 
-    shares = {"to the least to read": its.least_backlog, "as least_tokens": its.as_least_tokens}
+    shares = {"to the least to read": effect.least_backlog, "as least_tokens": effect.as_least_tokens}
     return [
         chart("Decisions", "the same states, at another beta", "decisions (%)", shares),
-        chart("What a decision adds to TTFT", "of all requests together, mean", "seconds", {"TTFT": its.ttft}),
-        chart("What a decision adds to E2E", "of all requests together, mean", "seconds", {"E2E": its.e2e}),
+        chart("What a decision adds to TTFT", "of all requests together, mean", "seconds", {"TTFT": effect.ttft}),
+        chart("What a decision adds to E2E", "of all requests together, mean", "seconds", {"E2E": effect.e2e}),
     ]

@@ -58,11 +58,11 @@ class Quantity:
 
 def quantities(queue_depth: int) -> list[Quantity]:
     """What there is to see, of a router of that queue depth."""
-    ages = tuple(QUEUE_AGE + QUEUE_COLUMNS * place for place in range(queue_depth))
-    prompts = tuple(QUEUE_PROMPT + QUEUE_COLUMNS * place for place in range(queue_depth))
+    ages = tuple(QUEUE_AGE + QUEUE_COLUMNS * index for index in range(queue_depth))
+    prompts = tuple(QUEUE_PROMPT + QUEUE_COLUMNS * index for index in range(queue_depth))
     speed = tuple(hardware_column(column, queue_depth) for column in (SPEED, PREFILL_SECONDS, DECODE_SECONDS))
     completed = tuple(ARRIVAL_COLUMNS + at for at in (COMPLETED_COUNT, COMPLETED_OUTPUT, COMPLETED_PROMPT))
-    found = [
+    seen = [
         Quantity("prompt tokens not yet read", "tokens", QUEUE, (AWAITING_TOKENS,)),
         Quantity("requests without a first token", "requests", QUEUE, (AWAITING,)),
         Quantity("ages of the first in the queue", "s", QUEUE, ages),
@@ -79,7 +79,7 @@ def quantities(queue_depth: int) -> list[Quantity]:
         Quantity("age of the arrival", "s", ARRIVAL, (ARRIVAL_AGE,), of_replica=False),
         Quantity("lengths of what has completed", "tokens", ARRIVAL, completed, of_replica=False),
     ]
-    return [quantity for quantity in found if quantity.columns]
+    return [quantity for quantity in seen if quantity.columns]
 
 
 def permuted(states: States, chosen: Sequence[Quantity], rng: np.random.Generator) -> States:

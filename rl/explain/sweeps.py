@@ -9,9 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.explain.judgement import LEAST_TOKENS, POLICY, Judged, overlap, part_to
+from rl.explain.choices import (
+    LEAST_TOKENS,
+    POLICY,
+    Judged,
+    choices,
+    encode,
+    masked,
+    overlap,
+    part_to,
+    policy_scores,
+    scores_of,
+)
 from rl.explain.quantities import Quantity, permuted, sweep, with_value
-from rl.explain.scores import choices, encode, masked, policy_scores, scores_of
 from rl.explain.states import States, hardware_column
 from rl.router.encoder import EncoderSpec
 from rl.router.policy import PolicyWeights
@@ -28,14 +38,12 @@ _SWEPT = 2000
 class Importance:
     """What a policy loses where it sees something of another state in place of its own.
 
-    lost: percent of its advantage over chance; lost_to_least_tokens: of that over least_tokens, None where it has none;
-    changed: percent of the decisions that become others.
+    lost: percent of its advantage over chance; changed: percent of the decisions that become others.
     """
 
     name: str
     note: str
     lost: float
-    lost_to_least_tokens: float | None
     changed: float
 
 
@@ -77,7 +85,7 @@ def importance(
     rng: np.random.Generator,
 ) -> Importance:  # fmt: skip
     """Of quantities, all together."""
-    scores = [[policy_scores(weights, permuted(one.states, things, rng)) for one in judged] for _ in range(_REPEATS)]
+    scores = [[policy_scores(weights, permuted(part.states, things, rng)) for part in judged] for _ in range(_REPEATS)]
     return _importance(judged, name, note, scores)
 
 
@@ -86,28 +94,28 @@ def feature_importances(
 ) -> list[Importance]:
     """Of the numbers that the encoder makes of the quantities, one by one."""
     spec = EncoderSpec.of(queue_depth)
-    encoded = [encode(one.states) for one in judged]
+    encoded = [encode(part.states) for part in judged]
     made = []
-    for place, feature in enumerate((*spec.replica, *spec.context)):
+    for index, feature in enumerate((*spec.replica, *spec.context)):
         scores = []
-        for one, (features, contexts) in zip(judged, encoded, strict=True):
-            changed = _feature_permuted(features, contexts, place, rng)
-            scores.append(scores_of(weights, *changed, one.states.available))
+        for part, (features, contexts) in zip(judged, encoded, strict=True):
+            changed = _feature_permuted(features, contexts, index, rng)
+            scores.append(scores_of(weights, *changed, part.states.available))
         made.append(_importance(judged, feature.name, f"{feature.meaning} ({feature.unit})", [scores]))
-    return sorted(made, key=lambda its: -its.lost)
+    return sorted(made, key=lambda item: -item.lost)
 
 
 def _feature_permuted(
-    features: Floats, contexts: Floats, place: int, rng: np.random.Generator
+    features: Floats, contexts: Floats, index: int, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """With feature `place`, those of the context after those of replicas, taken from other states (see `permuted`)."""
+    """With feature `index`, those of the context after those of replicas, taken from other states (see `permuted`)."""
     other = rng.permutation(len(features))
-    if place < features.shape[1]:
+    if index < features.shape[1]:
         features = features.copy()
-        features[:, place] = rng.permuted(features[other, place], axis=1)
+        features[:, index] = rng.permuted(features[other, index], axis=1)
     else:
         contexts = contexts.copy()
-        contexts[:, place - features.shape[1]] = contexts[other, place - features.shape[1]]
+        contexts[:, index - features.shape[1]] = contexts[other, index - features.shape[1]]
     return features, contexts
 
 
@@ -117,25 +125,29 @@ def _importance(judged: Sequence[Judged], name: str, note: str, repeats: Sequenc
     def mean(values: Sequence[Floats]) -> float:
         return float(np.concatenate(values).mean())
 
-    ours = mean([one.waste(one.chosen[POLICY]) for one in judged])
-    theirs = mean([one.waste(one.chosen[LEAST_TOKENS]) for one in judged])
+    ours = mean([part.waste(part.chosen[POLICY]) for part in judged])
     chosen = [[choices(scores) for scores in repeat] for repeat in repeats]
     extra = float(
         np.mean(
             [
-                mean([one.waste(its) - one.waste(one.chosen[POLICY]) for one, its in zip(judged, repeat, strict=True)])
+                mean(
+                    [
+                        part.waste(choice) - part.waste(part.chosen[POLICY])
+                        for part, choice in zip(judged, repeat, strict=True)
+                    ]
+                )
                 for repeat in chosen
             ]
         )
     )
     kept = [
-        mean([overlap(one.chosen[POLICY], its) for one, its in zip(judged, repeat, strict=True)]) for repeat in chosen
+        mean([overlap(part.chosen[POLICY], choice) for part, choice in zip(judged, repeat, strict=True)])
+        for repeat in chosen
     ]
     return Importance(
         name=name,
         note=note,
         lost=100 * extra / (100 - ours) if ours < 100 else extra,
-        lost_to_least_tokens=100 * extra / (theirs - ours) if theirs > ours else None,
         changed=100 * (1 - float(np.mean(kept))),
     )
 
@@ -148,7 +160,7 @@ def curve(weights: PolicyWeights, states: Sequence[States], quantity: Quantity, 
     classes = _prompt_classes(parts)
     score = {name: np.zeros(len(values)) for name in classes}
     chosen = {name: np.zeros(len(values)) for name in classes}
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         above, picked = [], []
         for part, replica in zip(parts, replicas, strict=True):
             scores = policy_scores(weights, with_value(part, quantity, replica, float(value)))
@@ -159,8 +171,8 @@ def curve(weights: PolicyWeights, states: Sequence[States], quantity: Quantity, 
             above.append(scores[rows, replica] - rest)
             picked.append(choices(scores)[rows, replica])
         for name, rows_of in classes.items():
-            score[name][place] = np.concatenate(above)[rows_of].mean()
-            chosen[name][place] = 100 * np.concatenate(picked)[rows_of].mean()
+            score[name][index] = np.concatenate(above)[rows_of].mean()
+            chosen[name][index] = 100 * np.concatenate(picked)[rows_of].mean()
     return Curve(quantity, values, score, chosen)
 
 
@@ -183,20 +195,20 @@ def backlog(states: States) -> Floats:
 
 def by_prompt(weights: PolicyWeights, judged: Sequence[Judged], rng: np.random.Generator) -> ByPrompt:
     """The same states with another arrival."""
-    parts = [_sample(one.states, [its.states for its in judged], rng) for one in judged]
+    parts = [_sample(part.states, [other.states for other in judged], rng) for part in judged]
     seen = np.concatenate([part.prompts for part in parts])
     prompts = np.unique(np.rint(np.geomspace(max(np.quantile(seen, 0.02), 1), seen.max(), _POINTS)))
     kinds = [_kinds(part) for part in parts]
     shares = {name: np.zeros(len(prompts)) for name in kinds[0]}
-    for place, prompt in enumerate(prompts):
+    for index, prompt in enumerate(prompts):
         chosen = []
         for part in parts:
             requests = part.requests.copy()
             requests[:, ARRIVAL_PROMPT] = prompt
             chosen.append(choices(policy_scores(weights, dataclasses.replace(part, requests=requests))))
         for name in shares:
-            parts_to = [part_to(its, kind[name]) for its, kind in zip(chosen, kinds, strict=True)]
-            shares[name][place] = 100 * np.concatenate(parts_to).mean()
+            parts_to = [part_to(choice, kind[name]) for choice, kind in zip(chosen, kinds, strict=True)]
+            shares[name][index] = 100 * np.concatenate(parts_to).mean()
     return ByPrompt(prompts, shares)
 
 
@@ -212,17 +224,18 @@ def _kinds(states: States) -> dict[str, Floats]:
 
 def by_beta(weights: PolicyWeights, judged: Sequence[Judged]) -> ByBeta:
     """The same states at each of BETAS."""
-    least = [choices(masked(-backlog(one.states), one.states.available)) for one in judged]
+    least = [choices(masked(-backlog(part.states), part.states.available)) for part in judged]
     rows = []
     for beta in BETAS:
-        chosen = [choices(policy_scores(weights, one.states, beta)) for one in judged]
+        chosen = [choices(policy_scores(weights, part.states, beta)) for part in judged]
         pairs = list(zip(chosen, judged, strict=True))
         rows.append(
             [
-                100 * np.concatenate([part_to(its, kind) for its, kind in zip(chosen, least, strict=True)]).mean(),
-                100 * np.concatenate([overlap(its, one.chosen[LEAST_TOKENS]) for its, one in pairs]).mean(),
-                np.concatenate([(its * one.states.e2e).sum(1) for its, one in pairs]).mean(),
-                np.concatenate([(its * one.states.ttft).sum(1) for its, one in pairs]).mean(),
+                100
+                * np.concatenate([part_to(choice, kind) for choice, kind in zip(chosen, least, strict=True)]).mean(),
+                100 * np.concatenate([overlap(choice, part.chosen[LEAST_TOKENS]) for choice, part in pairs]).mean(),
+                np.concatenate([(choice * part.states.e2e).sum(1) for choice, part in pairs]).mean(),
+                np.concatenate([(choice * part.states.ttft).sum(1) for choice, part in pairs]).mean(),
             ]
         )
     return ByBeta(BETAS, *np.array(rows).T)
