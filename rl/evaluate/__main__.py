@@ -19,9 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluate(config: EvaluateConfig) -> None:
     # This brings in numba: after the flags are known to be good.
-    from rl.evaluate.evaluation import Evaluation
+    from rl.evaluate import evaluation
 
-    Evaluation(config).run()
+    evaluation.evaluate(config)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from rl.evaluate.baselines import LEAST_TOKENS
-from rl.evaluate.results import Results, ScenarioResults
+from rl.evaluate.results import LEAST_TOKENS, EvaluationResults, ScenarioResults
 from vidur.compare.figures import metric_title
 from vidur.compare.statistics import PairedDifference
 
@@ -44,7 +43,7 @@ class _Panel:
         return self.left + (min(max(percent, self.low), self.high) - self.low) / (self.high - self.low) * _PANEL
 
 
-def chart_svg(results: Results) -> str:
+def chart_svg(results: EvaluationResults) -> str:
     """Mean E2E and p99 TTFT: a dot and its interval for the learned router at each beta, a diamond for the best
     heuristic."""
     height = _TOP + _ROW * len(results.scenarios) + _BOTTOM
@@ -55,19 +54,19 @@ def chart_svg(results: Results) -> str:
         f"<rect width='{width}' height='{height}' fill='#ffffff'/>",
         _legend(results),
     ]
-    for row, its in enumerate(results.scenarios):
+    for row, point in enumerate(results.scenarios):
         y = _TOP + _ROW * row
         if row % 2 == 0:
             parts.append(f"<rect x='0' y='{y}' width='{width}' height='{_ROW}' fill='#f8fafc'/>")
-        parts.append(_text(_NAMES - 10, y + _ROW / 2 + 4, its.scenario.name, "end", _INK))
-    for place, metric in enumerate(_METRICS):
-        left = _NAMES + place * (_PANEL + _GAP)
-        rows = [_differences(results, its, metric) for its in results.scenarios]
-        ends = [end for found in rows for one in found for end in (one.low, one.high)]
+        parts.append(_text(_NAMES - 10, y + _ROW / 2 + 4, point.scenario.name, "end", _INK))
+    for index, metric in enumerate(_METRICS):
+        left = _NAMES + index * (_PANEL + _GAP)
+        rows = [_differences(results, point, metric) for point in results.scenarios]
+        ends = [end for differences in rows for difference in differences for end in (difference.low, difference.high)]
         panel = _Panel(left, max(-100.0, min([-5.0, *ends]) - 2.0), min(_LIMIT, max([5.0, *ends]) + 2.0))
         parts += _axis(panel, metric, height)
-        for row, found in enumerate(rows):
-            parts += _marks(panel, found, _TOP + _ROW * row)
+        for row, differences in enumerate(rows):
+            parts += _marks(panel, differences, _TOP + _ROW * row)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -78,9 +77,9 @@ def themed(svg: str) -> str:
     return svg
 
 
-def _differences(results: Results, its: ScenarioResults, metric: str) -> list[PairedDifference]:
+def _differences(results: EvaluationResults, point: ScenarioResults, metric: str) -> list[PairedDifference]:
     """From least_tokens: of the best heuristic, then of the learned router at each beta."""
-    return [its.difference(router, LEAST_TOKENS, metric) for router in (its.best(metric), *results.ppo)]
+    return [point.difference(router, LEAST_TOKENS, metric) for router in (point.best(metric), *results.ppo)]
 
 
 def _axis(panel: _Panel, metric: str, height: int) -> list[str]:
@@ -97,27 +96,27 @@ def _axis(panel: _Panel, metric: str, height: int) -> list[str]:
     return parts
 
 
-def _marks(panel: _Panel, found: Sequence[PairedDifference], top: float) -> list[str]:
-    best, *learned = found
+def _marks(panel: _Panel, differences: Sequence[PairedDifference], top: float) -> list[str]:
+    best, *learned = differences
     middle = top + _ROW / 2
     x = panel.x(best.mean)
     parts = [f"<path d='M{x:.1f} {middle - 7} l6 7 l-6 7 l-6 -7 z' fill='{_BEST}'/>"]
-    for place, one in enumerate(learned):
-        y = middle + (place - (len(learned) - 1) / 2) * min(8.0, (_ROW - 10) / max(len(learned), 1))
-        color = _COLORS[place % len(_COLORS)]
-        low, high = panel.x(one.low), panel.x(one.high)
+    for index, difference in enumerate(learned):
+        y = middle + (index - (len(learned) - 1) / 2) * min(8.0, (_ROW - 10) / max(len(learned), 1))
+        color = _COLORS[index % len(_COLORS)]
+        low, high = panel.x(difference.low), panel.x(difference.high)
         parts.append(f"<path d='M{low:.1f} {y:.1f} H{high:.1f}' stroke='{color}' stroke-width='2'/>")
-        parts.append(f"<circle cx='{panel.x(one.mean):.1f}' cy='{y:.1f}' r='3.5' fill='{color}'/>")
+        parts.append(f"<circle cx='{panel.x(difference.mean):.1f}' cy='{y:.1f}' r='3.5' fill='{color}'/>")
     return parts
 
 
-def _legend(results: Results) -> str:
+def _legend(results: EvaluationResults) -> str:
     parts, x = [], float(_NAMES)
     parts.append(f"<path d='M{x + 6} 13 l6 7 l-6 7 l-6 -7 z' fill='{_BEST}'/>")
     parts.append(_text(x + 18, 24, "best heuristic of the scenario", "start", _INK))
     x += 210.0
-    for place, name in enumerate(results.ppo):
-        parts.append(f"<circle cx='{x}' cy='20' r='4.5' fill='{_COLORS[place % len(_COLORS)]}'/>")
+    for index, name in enumerate(results.ppo):
+        parts.append(f"<circle cx='{x}' cy='20' r='4.5' fill='{_COLORS[index % len(_COLORS)]}'/>")
         parts.append(_text(x + 10, 24, name, "start", _INK))
         x += 110.0
     return "\n".join(parts)

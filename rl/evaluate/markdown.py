@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rl.evaluate.baselines import BLIND, LEAST_TOKENS
 from rl.evaluate.chart import chart_svg
-from rl.evaluate.results import Results, ppo_name, thresholds_text
+from rl.evaluate.results import BLIND, LEAST_TOKENS, EvaluationResults, ppo_name, thresholds_text
 from rl.evaluate.targets import MEAN_BETA, TAIL_BETA, targets
-from rl.evaluate.tuning import TUNING_SEEDS
 from vidur.atomic import write_text
 from vidur.compare.figures import LONG_PROMPT, WARM_UP, metric_title, value_text
 from vidur.compare.markdown import markdown_table as _table
+from vidur.compare.tuning import TUNING_SEEDS
 from vidur.metrics.text import percent, significant
 
 
-def write_markdown(path: Path, results: Results) -> None:
+def write_markdown(path: Path, results: EvaluationResults) -> None:
     """Write `path` and, beside it, the chart that it shows."""
     chart = path.with_suffix(".svg")
     write_text(chart, chart_svg(results))
     write_text(path, markdown(results, chart.name))
 
 
-def markdown(results: Results, chart: str) -> str:
+def markdown(results: EvaluationResults, chart: str) -> str:
     """The page. chart: the file of the chart, beside it."""
     parts = [
         "# The learned router and the heuristics",
@@ -41,7 +40,7 @@ def markdown(results: Results, chart: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def short_table(results: Results) -> str:
+def short_table(results: EvaluationResults) -> str:
     """One row a scenario: the best heuristic and the learned router, by mean E2E and by p99 TTFT; or nothing."""
     wanted = [
         (metric, beta) for metric, beta in (("mean_e2e", MEAN_BETA), ("p99_ttft", TAIL_BETA)) if beta in results.betas
@@ -50,20 +49,20 @@ def short_table(results: Results) -> str:
     for metric, beta in wanted:
         headings += [f"best {metric_title(metric)}", f"`ppo`, beta {beta:g}", "difference"]
     rows = []
-    for its in results.scenarios:
-        cells = [f"`{its.scenario.name}`: {its.scenario.title}"]
+    for point in results.scenarios:
+        cells = [f"`{point.scenario.name}`: {point.scenario.title}"]
         for metric, beta in wanted:
-            best, name = its.best(metric), ppo_name(beta)
+            best, name = point.best(metric), ppo_name(beta)
             cells += [
-                f"{value_text(metric, its.mean(best, metric))} `{best}`",
-                value_text(metric, its.mean(name, metric)),
-                str(its.difference(name, best, metric)),
+                f"{value_text(metric, point.mean(best, metric))} `{best}`",
+                value_text(metric, point.mean(name, metric)),
+                str(point.difference(name, best, metric)),
             ]
         rows.append(cells)
     return _table(headings, rows) if wanted else ""
 
 
-def _introduction(results: Results) -> str:
+def _introduction(results: EvaluationResults) -> str:
     seeds = f"{results.seeds[0]} to {results.seeds[-1]}"
     return (
         f"Made by `{results.command}` from the policy `{results.policy}` (SHA-256 `{results.policy_hash[:16]}`): "
@@ -77,7 +76,7 @@ def _introduction(results: Results) -> str:
     )
 
 
-def _targets(results: Results) -> str:
+def _targets(results: EvaluationResults) -> str:
     lines = []
     for target in targets(results):
         lines.append(f"- **{target.verdict}**: {target.text}")
@@ -86,37 +85,37 @@ def _targets(results: Results) -> str:
     return "\n".join([*lines, "", note]) if lines else "None of the targets' betas was evaluated."
 
 
-def _blind_table(results: Results) -> str:
+def _blind_table(results: EvaluationResults) -> str:
     name = ppo_name(results.default_beta)
     metrics = ("mean_e2e", "p99_ttft", "goodput")
     headings = ["scenario", *(f"{metric_title(metric)}, `{baseline}`" for baseline in BLIND for metric in metrics)]
     headings.append(f"p99 TTFT over {LONG_PROMPT:,} tokens, times `{LEAST_TOKENS}`")
     rows = []
-    for its in results.scenarios:
-        cells = [str(its.difference(name, baseline, metric)) for baseline in BLIND for metric in metrics]
-        rows.append([f"`{its.scenario.name}`", *cells, f"{its.ratio(name, LEAST_TOKENS, 'long_p99_ttft'):.2f}"])
+    for point in results.scenarios:
+        cells = [str(point.difference(name, baseline, metric)) for baseline in BLIND for metric in metrics]
+        rows.append([f"`{point.scenario.name}`", *cells, f"{point.ratio(name, LEAST_TOKENS, 'long_p99_ttft'):.2f}"])
     return _table(headings, rows)
 
 
-def _metric_table(results: Results, metric: str) -> str:
+def _metric_table(results: EvaluationResults, metric: str) -> str:
     """A row for each router: its mean in every scenario, the best heuristic's in bold."""
-    names = [its.scenario.name for its in results.scenarios]
+    names = [point.scenario.name for point in results.scenarios]
     rows = []
     for router in results.scenarios[0].routers:
         cells = []
-        for its in results.scenarios:
-            text = significant(its.mean(router, metric))
-            cells.append(f"**{text}**" if router == its.best(metric) else text)
+        for point in results.scenarios:
+            text = significant(point.mean(router, metric))
+            cells.append(f"**{text}**" if router == point.best(metric) else text)
         rows.append([f"`{router}`", *cells])
     return _table(["router", *(f"`{name}`" for name in names)], rows)
 
 
-def _scenario_table(results: Results) -> str:
+def _scenario_table(results: EvaluationResults) -> str:
     headings = ["scenario", "what", "capacity", "arrivals", "goodput: TTFT", "TPOT", "`size_split` at",
                 f"preemptions, `{LEAST_TOKENS}`"]  # fmt: skip
     rows = []
-    for its in results.scenarios:
-        scenario = its.scenario
+    for point in results.scenarios:
+        scenario = point.scenario
         rows.append([
             f"`{scenario.name}`",
             scenario.title,
@@ -124,8 +123,8 @@ def _scenario_table(results: Results) -> str:
             f"{scenario.rate:.1f} /s",
             value_text("ttft", scenario.header.ttft),
             value_text("tpot", scenario.header.tpot),
-            thresholds_text(its.thresholds),
-            significant(its.mean(LEAST_TOKENS, "preemptions")),
+            thresholds_text(point.thresholds),
+            significant(point.mean(LEAST_TOKENS, "preemptions")),
         ])  # fmt: skip
     note = "The capacity is the greatest rate that the cluster keeps up with under `least_tokens` (docs/compare.md)."
     return f"{_table(headings, rows)}\n\n{note} The files are in `data/scenarios`."

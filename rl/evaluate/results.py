@@ -1,4 +1,4 @@
-"""What an evaluation found: every metric of every router in every scenario, seed by seed."""
+"""Results of an evaluation: every metric of every router in every scenario, seed by seed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from rl.evaluate.baselines import HEURISTICS, LEAST_TOKENS
 from vidur.compare.figures import HIGHER_IS_BETTER, METRICS
+from vidur.compare.results import PointResults
 from vidur.compare.scenario import Scenario
 from vidur.compare.statistics import PairedDifference, estimate, paired_difference
+from vidur.compare.tuning import SIZE_SPLIT
 from vidur.scheduler.observation import Floats
+
+LEAST_TOKENS = "least_tokens"
+# Routers that know nothing of the replicas' load.
+BLIND = ("round_robin", "random")
+# Every heuristic that spreads requests by load or at random.
+HEURISTICS = (
+    *BLIND, "lor", LEAST_TOKENS, "power_of_two", "least_kv_cache", "weighted_round_robin", SIZE_SPLIT,
+    "lor_by_speed", "fewest_prompts", "backlog_time",
+)  # fmt: skip
 
 
 def ppo_name(beta: float) -> str:
@@ -32,6 +42,17 @@ class ScenarioResults:
     scenario: Scenario
     thresholds: tuple[float, ...]
     values: Mapping[str, Mapping[str, Floats]]
+
+    @classmethod
+    def of(cls, point: PointResults, thresholds: tuple[float, ...]) -> ScenarioResults:
+        """The figures of a point of a sweep at which no simulation failed."""
+        values = {
+            router: {
+                metric: np.array([records[seed].figures[metric] for seed in point.seeds]) for metric in METRICS
+            }
+            for router, records in point.records.items()
+        }  # fmt: skip
+        return cls(point.scenario, thresholds, values)
 
     @property
     def routers(self) -> list[str]:
@@ -58,8 +79,11 @@ class ScenarioResults:
 
 
 @dataclass(frozen=True)
-class Results:
-    """Of an evaluation. command: what reproduces it. policy: the checkpoint's name; policy_hash: of its bytes."""
+class EvaluationResults:
+    """What an evaluation found in each scenario.
+
+    command: what reproduces it. policy: the checkpoint's name; policy_hash: of its bytes.
+    """
 
     scenarios: Sequence[ScenarioResults]
     betas: Sequence[float]
@@ -79,36 +103,36 @@ class Results:
         """Plain values, one row for each scenario, router and metric, with its comparisons: the learned router's with
         every heuristic and with the best one, a heuristic's with least_tokens."""
         rows = []
-        for its in self.scenarios:
-            for router in its.routers:
+        for point in self.scenarios:
+            for router in point.routers:
                 learned = router not in HEURISTICS
-                baselines = its.heuristics() if learned else [LEAST_TOKENS]
+                baselines = point.heuristics() if learned else [LEAST_TOKENS]
                 for metric in METRICS:
-                    if np.isnan(its.values[router][metric]).any():
+                    if np.isnan(point.values[router][metric]).any():
                         continue
-                    found = estimate(its.values[router][metric])
+                    estimated = estimate(point.values[router][metric])
                     rows.append({
-                        "scenario": its.scenario.name,
-                        "load": its.scenario.header.load,
-                        "replicas": its.scenario.num_replicas,
+                        "scenario": point.scenario.name,
+                        "load": point.scenario.header.load,
+                        "replicas": point.scenario.num_replicas,
                         "scheduler": router,
                         "metric": metric,
-                        "mean": found.mean,
-                        "interval": [found.low, found.high],
-                        "values": its.values[router][metric].tolist(),
-                        "best_heuristic": its.best(metric),
+                        "mean": estimated.mean,
+                        "interval": [estimated.low, estimated.high],
+                        "values": point.values[router][metric].tolist(),
+                        "best_heuristic": point.best(metric),
                         "comparisons": [
-                            _comparison(baseline, its.difference(router, baseline, metric)) for baseline in baselines
+                            _comparison(baseline, point.difference(router, baseline, metric)) for baseline in baselines
                         ],
                     })  # fmt: skip
         return rows
 
 
-def _comparison(baseline: str, found: PairedDifference) -> dict[str, Any]:
+def _comparison(baseline: str, difference: PairedDifference) -> dict[str, Any]:
     return {
         "baseline": baseline,
-        "difference": found.mean,
-        "interval": [found.low, found.high],
-        "unit": "percent" if found.relative else "the metric's",
-        "verdict": found.verdict,
+        "difference": difference.mean,
+        "interval": [difference.low, difference.high],
+        "unit": "percent" if difference.relative else "the metric's",
+        "verdict": difference.verdict,
     }

@@ -6,10 +6,10 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from rl.evaluate.baselines import BLIND, LEAST_TOKENS, SIZE_SPLIT
-from rl.evaluate.results import Results, ScenarioResults, ppo_name
+from rl.evaluate.results import BLIND, LEAST_TOKENS, EvaluationResults, ScenarioResults, ppo_name
 from vidur.compare.figures import LONG_PROMPT, metric_title
 from vidur.compare.statistics import LOSS, TIE, WIN, PairedDifference
+from vidur.compare.tuning import SIZE_SPLIT
 
 # Betas for the mean of E2E and for the tail of TTFT.
 MEAN_BETA, TAIL_BETA = 5.0, 40.0
@@ -53,106 +53,108 @@ class Target:
         return [check for check in self.checks if check.state != MET]
 
 
-def targets(results: Results) -> list[Target]:
+def targets(results: EvaluationResults) -> list[Target]:
     """Every target whose betas were evaluated; those against the best heuristic once more without size_split, where
     that changes something."""
     default, mean, tail = (
         beta if beta in results.betas else None for beta in (results.default_beta, MEAN_BETA, TAIL_BETA)
     )
-    found = []
+    asked = []
     if default is not None:
-        found += [_better_than_blind(results, default), _long_prompts(results, default)]
+        asked += [_better_than_blind(results, default), _long_prompts(results, default)]
     if tail is not None:
-        found.append(_mean_at_tail(results, tail))
+        asked.append(_mean_at_tail(results, tail))
     for without in ((), (SIZE_SPLIT,)):
         among = "the best heuristic" + (f" but {SIZE_SPLIT}" if without else "")
         if mean is not None:
-            found += _gains(results, mean, without, among)
-            found.append(_nowhere_above(results, mean, without, among))
+            asked += _gains(results, mean, without, among)
+            asked.append(_nowhere_above(results, mean, without, among))
         if tail is not None:
-            found.append(_tail(results, tail, without, among))
+            asked.append(_tail(results, tail, without, among))
         if mean is not None and tail is not None:
-            found.append(_adverse(results, mean, tail, without, among))
-    asked_of_all = [target.checks for target in found if SIZE_SPLIT not in target.text]
+            asked.append(_adverse(results, mean, tail, without, among))
+    asked_of_all = [target.checks for target in asked if SIZE_SPLIT not in target.text]
     return [
         target
-        for target in found
+        for target in asked
         if target.checks and not (SIZE_SPLIT in target.text and target.checks in asked_of_all)
     ]
 
 
-def _better_than_blind(results: Results, beta: float) -> Target:
+def _better_than_blind(results: EvaluationResults, beta: float) -> Target:
     checks = []
-    for its in results.scenarios:
+    for point in results.scenarios:
         for baseline in BLIND:
             for metric in ("mean_e2e", "p99_ttft", "goodput"):
-                found = its.difference(ppo_name(beta), baseline, metric)
-                state = {WIN: MET, TIE: OPEN, LOSS: MISSED}[found.verdict]
-                checks.append(Check(its.scenario.name, state, f"{metric_title(metric)} {found} against {baseline}"))
+                difference = point.difference(ppo_name(beta), baseline, metric)
+                state = {WIN: MET, TIE: OPEN, LOSS: MISSED}[difference.verdict]
+                checks.append(
+                    Check(point.scenario.name, state, f"{metric_title(metric)} {difference} against {baseline}")
+                )
     return Target(f"beta {beta:g}: mean E2E, p99 TTFT and goodput better than those of {' and '.join(BLIND)}", checks)
 
 
-def _long_prompts(results: Results, beta: float) -> Target:
+def _long_prompts(results: EvaluationResults, beta: float) -> Target:
     checks = []
-    for its in results.scenarios:
-        ratio = its.ratio(ppo_name(beta), LEAST_TOKENS, "long_p99_ttft")
+    for point in results.scenarios:
+        ratio = point.ratio(ppo_name(beta), LEAST_TOKENS, "long_p99_ttft")
         if not math.isnan(ratio):
-            checks.append(Check(its.scenario.name, MET if ratio <= LONG_RATIO else MISSED, f"{ratio:.2f} times"))
+            checks.append(Check(point.scenario.name, MET if ratio <= LONG_RATIO else MISSED, f"{ratio:.2f} times"))
     asked = f"p99 TTFT of prompts over {LONG_PROMPT:,} tokens within {LONG_RATIO:g} times that of {LEAST_TOKENS}"
     return Target(f"beta {beta:g}: {asked}", checks)
 
 
-def _mean_at_tail(results: Results, beta: float) -> Target:
+def _mean_at_tail(results: EvaluationResults, beta: float) -> Target:
     checks = []
-    for its in results.scenarios:
-        found = its.difference(ppo_name(beta), LEAST_TOKENS, "mean_e2e")
-        checks.append(Check(its.scenario.name, MET if found.mean < 0.0 else MISSED, str(found)))
+    for point in results.scenarios:
+        difference = point.difference(ppo_name(beta), LEAST_TOKENS, "mean_e2e")
+        checks.append(Check(point.scenario.name, MET if difference.mean < 0.0 else MISSED, str(difference)))
     return Target(f"beta {beta:g}: mean E2E below that of {LEAST_TOKENS}", checks)
 
 
-def _gains(results: Results, beta: float, without: Collection[str], among: str) -> list[Target]:
+def _gains(results: EvaluationResults, beta: float, without: Collection[str], among: str) -> list[Target]:
     """One target for each gain that scenarios ask for."""
-    found = []
-    for gain in sorted({its.scenario.header.gain for its in results.scenarios} - {0.0}):
+    asked = []
+    for gain in sorted({point.scenario.header.gain for point in results.scenarios} - {0.0}):
         checks = []
-        for its in results.scenarios:
-            if its.scenario.header.gain == gain:
-                best, difference = _from_best(its, beta, "mean_e2e", without)
+        for point in results.scenarios:
+            if point.scenario.header.gain == gain:
+                best, difference = _from_best(point, beta, "mean_e2e", without)
                 state = MET if difference.mean <= -gain else MISSED
-                checks.append(Check(its.scenario.name, state, f"{difference} against {best}"))
-        found.append(Target(f"beta {beta:g}: mean E2E {gain:g} % below that of {among}", checks))
-    return found
+                checks.append(Check(point.scenario.name, state, f"{difference} against {best}"))
+        asked.append(Target(f"beta {beta:g}: mean E2E {gain:g} % below that of {among}", checks))
+    return asked
 
 
-def _nowhere_above(results: Results, beta: float, without: Collection[str], among: str) -> Target:
-    checks = [_no_worse(its, beta, "mean_e2e", without) for its in results.scenarios]
+def _nowhere_above(results: EvaluationResults, beta: float, without: Collection[str], among: str) -> Target:
+    checks = [_no_worse(point, beta, "mean_e2e", without) for point in results.scenarios]
     return Target(f"beta {beta:g}: mean E2E nowhere above that of {among}", checks)
 
 
-def _tail(results: Results, beta: float, without: Collection[str], among: str) -> Target:
-    checks = [_no_worse(its, beta, "p99_ttft", without) for its in results.scenarios]
+def _tail(results: EvaluationResults, beta: float, without: Collection[str], among: str) -> Target:
+    checks = [_no_worse(point, beta, "p99_ttft", without) for point in results.scenarios]
     return Target(f"beta {beta:g}: p99 TTFT no worse than that of {among}, within its interval", checks)
 
 
-def _adverse(results: Results, mean: float, tail: float, without: Collection[str], among: str) -> Target:
+def _adverse(results: EvaluationResults, mean: float, tail: float, without: Collection[str], among: str) -> Target:
     checks = [
-        _no_worse(its, beta, metric, without)
-        for its in results.scenarios
-        if its.scenario.header.adverse
+        _no_worse(point, beta, metric, without)
+        for point in results.scenarios
+        if point.scenario.header.adverse
         for beta, metric in ((mean, "mean_e2e"), (tail, "p99_ttft"))
     ]
     asked = f"mean E2E (beta {mean:g}) and p99 TTFT (beta {tail:g}) no worse than those of {among}"
     return Target(f"with KV memory tight and with a replica slowed: {asked}", checks)
 
 
-def _no_worse(its: ScenarioResults, beta: float, metric: str, without: Collection[str]) -> Check:
-    best, found = _from_best(its, beta, metric, without)
-    state = MISSED if found.verdict == LOSS else MET
-    return Check(its.scenario.name, state, f"{metric_title(metric)} {found} against {best}")
+def _no_worse(point: ScenarioResults, beta: float, metric: str, without: Collection[str]) -> Check:
+    best, difference = _from_best(point, beta, metric, without)
+    state = MISSED if difference.verdict == LOSS else MET
+    return Check(point.scenario.name, state, f"{metric_title(metric)} {difference} against {best}")
 
 
 def _from_best(
-    its: ScenarioResults, beta: float, metric: str, without: Collection[str]
+    point: ScenarioResults, beta: float, metric: str, without: Collection[str]
 ) -> tuple[str, PairedDifference]:
-    best = its.best(metric, without)
-    return best, its.difference(ppo_name(beta), best, metric)
+    best = point.best(metric, without)
+    return best, point.difference(ppo_name(beta), best, metric)

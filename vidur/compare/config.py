@@ -87,15 +87,16 @@ def names(text: str, flag: str) -> list[str]:
     return found
 
 
-def numbers(text: str, flag: str, least: float = 0.0) -> list[float]:
-    """Numbers above `least`. Raises InputError, naming the flag, for what is none."""
+def numbers(text: str, flag: str, zero: bool = False) -> list[float]:
+    """The numbers of a list, above 0, or with `zero` at least 0. Raises InputError, naming the flag, for others."""
     found = []
     for word in names(text, flag):
         try:
             value = float(word)
         except ValueError:
-            value = least
-        if not least < value < float("inf"):
-            raise InputError(f"{flag}: expected numbers above {least:g} with commas between them, not {word!r}")
+            value = -1.0
+        if not (0.0 < value < float("inf") or (zero and value == 0.0)):
+            asked = "of at least 0" if zero else "above 0"
+            raise InputError(f"{flag}: expected numbers {asked} with commas between them, not {word!r}")
         found.append(value)
     return list(dict.fromkeys(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -14,14 +14,15 @@ from vidur.compare.cell import Cell, workload_digest
 from vidur.compare.config import AUTO, CompareConfig, names
 from vidur.compare.executor import Executor, Failure, ProcessExecutor
 from vidur.compare.figures import METRICS
-from vidur.compare.policy import keep_policy
+from vidur.compare.policy_file import keep_policy
 from vidur.compare.record import CellRecord
 from vidur.compare.results import CellFailure, PointResults, Results, machine_text
 from vidur.compare.scenario import GREATEST_LOAD, Scenario, scenario_names
 from vidur.compare.schedulers import parse_scheduler, parse_schedulers
 from vidur.compare.store import CellStore
 from vidur.compare.sweep_file import Entry, SweepFile
-from vidur.config import BaseGlobalSchedulerConfig, PPOGlobalSchedulerConfig
+from vidur.compare.tuning import SIZE_SPLIT, Thresholds, most_simulations, tune_size_split
+from vidur.config import BaseGlobalSchedulerConfig, PPOGlobalSchedulerConfig, SizeSplitGlobalSchedulerConfig
 from vidur.config.base import settings_of
 from vidur.errors import InputError, unknown_name
 from vidur.progress import Progress
@@ -40,10 +41,21 @@ def make_executor(config: CompareConfig) -> Executor:
 
 
 class Sweep:
-    """A sweep that is known to be good, and the folder where its finished simulations are kept."""
+    """A sweep that is known to be good, and the folder where its finished simulations are kept.
 
-    def __init__(self, config: CompareConfig, file: SweepFile | None = None, source: str | None = None) -> None:
-        """file, source: the sweep file, if there is one, and how it was named. Raises InputError."""
+    thresholds: those of size_split by the label of a point, once they are tuned.
+    """
+
+    def __init__(
+        self,
+        config: CompareConfig,
+        file: SweepFile | None = None,
+        source: str | None = None,
+        schedulers: Mapping[str, BaseGlobalSchedulerConfig] | None = None,
+        tune: bool = False,
+    ) -> None:
+        """file, source: the sweep file, if there is one, and how it was named. schedulers: by name, in place of
+        --schedulers. tune: whether size_split gets thresholds tuned for each point. Raises InputError."""
         self._config = config
         self._folder = Path(config.output)
         self._source = source
@@ -51,7 +63,9 @@ class Sweep:
         self._title = file.title if file is not None else "Comparison"
         if config.metric not in METRICS:
             raise unknown_name("metric", config.metric, METRICS)
-        self._schedulers = _schedulers(config)
+        self._schedulers = _schedulers(config) if schedulers is None else dict(schedulers)
+        self._tune = tune
+        self.thresholds: dict[str, Thresholds] = {}
         self._policies = {
             name: keep_policy(router.checkpoint, self._folder)
             for name, router in self._schedulers.items()
@@ -77,6 +91,10 @@ class Sweep:
             for point in self._points:
                 _check_reachable(point)
             store = CellStore(self._folder / "cells", executor)
+            if self._tune:
+                progress.stage(f"simulations to tune {SIZE_SPLIT}", most_simulations(len(self._points)))
+                tuned = tune_size_split(self._points, self._config.requests, store, progress.advance)
+                self.thresholds = {point.label: its for point, its in zip(self._points, tuned, strict=True)}
             count = self._config.num_seeds or AUTO_SEEDS
             cells = [cell for point in self._points for cell in self._cells(point, range(count))]
             progress.stage("simulations", len(cells))
@@ -103,7 +121,10 @@ class Sweep:
         return cells
 
     def _schedulers_at(self, point: Scenario) -> dict[str, BaseGlobalSchedulerConfig]:
-        return {name: its for name, its in self._schedulers.items() if name not in self._without[point.label]}
+        here = {name: its for name, its in self._schedulers.items() if name not in self._without[point.label]}
+        if point.label in self.thresholds:
+            here[SIZE_SPLIT] = SizeSplitGlobalSchedulerConfig(thresholds=self.thresholds[point.label])
+        return here
 
     def _more_seeds(self, results: Results) -> list[Cell]:
         """Cells of the points whose intervals are too wide and that may have more seeds."""

@@ -1,4 +1,4 @@
-"""Thresholds of size_split for a scenario: a search over seeds that no evaluation uses."""
+"""Tuning size_split: for each scenario a search for its thresholds, over seeds that no comparison may use."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from rl.evaluate.baselines import SIZE_SPLIT
 from vidur.compare.cell import Cell
 from vidur.compare.scenario import Scenario
 from vidur.compare.store import CellStore, figures_of_all
 from vidur.config import SizeSplitGlobalSchedulerConfig
 from vidur.request_generator import generate_requests
 
+SIZE_SPLIT = SizeSplitGlobalSchedulerConfig.type_name
 TUNING_SEEDS = (1, 2, 3)
 # Quantiles of the prompts that are tried as one threshold, and in pairs; then each threshold of the best times these.
 _ONE = (0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.94, 0.97)
@@ -27,7 +27,10 @@ OnFinished = Callable[[int], None]
 def tune_size_split(
     scenarios: Sequence[Scenario], requests: int, store: CellStore, on_finished: OnFinished
 ) -> list[Thresholds]:
-    """For each scenario the thresholds of the least mean E2E; () are those that the router takes by itself."""
+    """Find the thresholds of the least mean E2E for each scenario; () are those that the router takes by itself.
+
+    Raises InputError where a simulation fails.
+    """
     coarse = [_candidates(scenario, requests) for scenario in scenarios]
     best = _best(scenarios, coarse, requests, store, on_finished)
     finer = [[thresholds, *_near(thresholds)] for thresholds in best]
