@@ -27,8 +27,8 @@ from vidur.scheduler.observation import (
 
 if TYPE_CHECKING:
     from rl.vllm.process.backends import Backend
+    from rl.vllm.process.process import RouterProcess
     from rl.vllm.process.proxy import Recent
-    from rl.vllm.process.router import RouterProcess
 
 PAGE = with_shared(Path(__file__).with_name("dashboard.html").read_text(encoding="utf-8")).encode()
 SAMPLES = 240  # two minutes at the two samples a second that the process takes

@@ -26,11 +26,11 @@ from rl.vllm.process.admission import Admission
 from rl.vllm.process.backends import Backend, Backends
 from rl.vllm.process.config import AdmissionConfig, BreakerConfig, GaugesConfig, ProxyConfig, ServeConfig
 from rl.vllm.process.dashboard import Dashboard
+from rl.vllm.process.endpoints import Endpoints
 from rl.vllm.process.metrics import RouterMetrics
-from rl.vllm.process.operations import Operations
 from rl.vllm.process.probes import Probes, PushListener
 from rl.vllm.process.proxy import Proxy
-from rl.vllm.process.states import router_states
+from rl.vllm.process.samples import router_samples
 from vidur.config.document import read
 from vidur.errors import InputError
 
@@ -58,7 +58,7 @@ class RouterProcess:
         self._loop = asyncio.get_running_loop()
         token = AdminToken.read(serve.admin_token_file)
         self.log = AccessLog(serve.access_log or None)
-        self.metrics = RouterMetrics(lambda: router_states(self))
+        self.metrics = RouterMetrics(lambda: router_samples(self))
         self.router = Router(routing, time.monotonic())
         self.backends = Backends(breaker, proxy.connect_timeout, self.metrics)
         for replica in self.router.fleet.replicas:
@@ -70,7 +70,7 @@ class RouterProcess:
         )
         self.server = Server(limits, self._handle, self._refused)
         self.dashboard = Dashboard(self)
-        self._operations = Operations(self, token, self._refused)
+        self._endpoints = Endpoints(self, token, self._refused)
         self._probes = Probes(breaker, gauges, self._scraped)
         self.pushes = PushListener(self._pushed)
 
@@ -131,8 +131,8 @@ class RouterProcess:
 
     def _handle(self, request: Request, client: ClientConnection) -> Coroutine[Any, Any, None]:
         path = request.path
-        if self._operations.has(path):
-            return self._operations.handle(request, client)
+        if self._endpoints.has(path):
+            return self._endpoints.handle(request, client)
         if self._proxy_config.passes(path.decode("latin-1")):
             return self.proxy.handle(request, client)
         return self._not_found(request, client)

@@ -1,4 +1,4 @@
-"""What is so in a running router when its metrics are read: one family of samples after the other."""
+"""Samples of a running router at the time its metrics are read, one family after the other."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from rl.vllm.process.metrics import Samples, State
 from rl.vllm.process.proxy import RECENT
 
 if TYPE_CHECKING:
-    from rl.vllm.process.router import RouterProcess
+    from rl.vllm.process.process import RouterProcess
 
 
-def router_states(process: RouterProcess) -> Iterator[State]:
+def router_samples(process: RouterProcess) -> Iterator[State]:
     yield from _of_replicas(process)
     yield from _of_decisions(process)
     for name, text, kind, value in (

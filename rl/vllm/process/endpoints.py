@@ -35,7 +35,7 @@ class Operated(Protocol):
     def change_replicas(self, action: str, replica: Any) -> str: ...
 
 
-class Operations:
+class Endpoints:
     """Answers the paths that it `has`."""
 
     def __init__(self, operated: Operated, token: AdminToken, refused: Refused) -> None:
