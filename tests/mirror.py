@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.vllm.decide.config import RouterConfig
-from rl.vllm.decide.fleet import HardwareGroupConfig, ReplicaConfig
+from rl.vllm.decide.fleet import HardwareGroupConfig, VllmReplicaConfig
 from rl.vllm.decide.gauges import EngineGauges, Scrape
 from rl.vllm.decide.routing import Arrival, Router, scheduler_maker
 from vidur.config import SimulationConfig
@@ -74,7 +74,7 @@ class MirroredSimulation:
             for number, facts in enumerate(firsts)
         ]  # fmt: skip
         replicas = [
-            ReplicaConfig(f"http://127.0.0.1:{8000 + number}", None, f"g{group}")
+            VllmReplicaConfig(f"http://127.0.0.1:{8000 + number}", None, f"g{group}")
             for number, group in enumerate(numbers)
         ]
         scheduler = self.config.cluster_config.global_scheduler_config

@@ -15,7 +15,7 @@ from scenarios import EQUAL, MIXED, write_scenario
 from vidur.compare.cell import Cell, simulate_cell, workload_digest
 from vidur.compare.executor import Failure, ProcessExecutor
 from vidur.compare.figures import METRICS, Objectives, figures_of, imbalance, outstanding
-from vidur.compare.policy import Policy
+from vidur.compare.policy_file import PolicyFile
 from vidur.compare.record import PROBABILITIES, PROMPT_CLASSES, CellRecord
 from vidur.compare.scenario import Scenario
 from vidur.compare.store import CellStore, figures_of_all
@@ -171,10 +171,10 @@ def test_a_cell_is_known_by_its_content(tmp_path: Path) -> None:
     scenario = read(tmp_path)
     cell = cells(scenario)[0]
     ppo = PPOGlobalSchedulerConfig(checkpoint="a.safetensors")
-    learned = dataclasses.replace(cell, config=scenario.configure(4, 60, ppo), policy=Policy("a", "1"))
+    learned = dataclasses.replace(cell, config=scenario.configure(4, 60, ppo), policy=PolicyFile("a", "1"))
     moved = PPOGlobalSchedulerConfig(checkpoint="elsewhere/b.safetensors")
     assert dataclasses.replace(learned, config=scenario.configure(4, 60, moved)).key == learned.key
-    assert dataclasses.replace(learned, policy=Policy("elsewhere", "1")).key == learned.key
+    assert dataclasses.replace(learned, policy=PolicyFile("elsewhere", "1")).key == learned.key
     assert dataclasses.replace(cell, point="renamed", router="renamed").key == cell.key
     others = [
         cells(scenario)[1],
@@ -182,7 +182,7 @@ def test_a_cell_is_known_by_its_content(tmp_path: Path) -> None:
         dataclasses.replace(cell, config=scenario.configure(4, 61, LOR)),
         dataclasses.replace(cell, workload=workload_digest(scenario.requests(4, 60))),
         learned,
-        dataclasses.replace(learned, policy=Policy("a", "2")),
+        dataclasses.replace(learned, policy=PolicyFile("a", "2")),
     ]
     assert len({cell.key, *(other.key for other in others)}) == 7
 

@@ -11,7 +11,7 @@ from report_pages import page_and_charts
 
 from rl.reward.report import main
 from rl.reward.reward import Reward, RewardConfig
-from rl.reward.study import RANDOM, Episode, correlation, discounted, judge, kendall_tau, run_episodes
+from rl.reward.study import RANDOM, RoutedEpisode, correlation, discounted, judge, kendall_tau, run_episodes
 from rl.reward.verdict import verdict
 from vidur.config import SimulationConfig
 
@@ -31,7 +31,7 @@ SCHEDULERS = ("round_robin", "random", "least_tokens")
 
 
 @pytest.fixture(scope="module")
-def episodes() -> list[Episode]:
+def episodes() -> list[RoutedEpisode]:
     return run_episodes(SimulationConfig.from_dict(SMALL), SCHEDULERS, [1, 2], 2, 10.0)
 
 
@@ -51,7 +51,7 @@ def test_statistics_by_hand() -> None:
     assert list(discounted(np.array([1.0, 3.0, 2.0]), 0.5)) == [-0.5, 1.0, 0.0]
 
 
-def test_each_scheduler_plays_the_same_requests(episodes: list[Episode]) -> None:
+def test_each_scheduler_plays_the_same_requests(episodes: list[RoutedEpisode]) -> None:
     assert [(its.scheduler, its.seed) for its in episodes[:4]] == [
         ("round_robin", 1), ("random", 1), ("random", 1), ("least_tokens", 1),
     ]  # fmt: skip
@@ -62,13 +62,13 @@ def test_each_scheduler_plays_the_same_requests(episodes: list[Episode]) -> None
     assert (members[0].window.actions != members[1].window.actions).any()
 
 
-def test_random_choices_are_worth_nothing_on_average(episodes: list[Episode]) -> None:
+def test_random_choices_are_worth_nothing_on_average(episodes: list[RoutedEpisode]) -> None:
     worth = np.concatenate([episode.worth for episode in episodes if episode.scheduler == RANDOM])
     assert abs(worth.mean()) < 3 * worth.std() / np.sqrt(len(worth))
     assert np.mean([episode.worth.mean() for episode in episodes if episode.scheduler == "least_tokens"]) > 0
 
 
-def test_the_marginal_cost_sees_what_a_choice_was_worth(episodes: list[Episode]) -> None:
+def test_the_marginal_cost_sees_what_a_choice_was_worth(episodes: list[RoutedEpisode]) -> None:
     figures = judge(reward({"term": "marginal_cost"}), episodes, SCHEDULERS, 0.0)
     assert figures.cost_correlation == pytest.approx(1.0)
     assert figures.tau_cost == 1.0
@@ -79,7 +79,7 @@ def test_the_marginal_cost_sees_what_a_choice_was_worth(episodes: list[Episode])
         assert its.gap == pytest.approx(figures.ceiling - its.clipped.mean()) and its.gap > 0
 
 
-def test_a_reward_at_its_bound_sees_nothing(episodes: list[Episode]) -> None:
+def test_a_reward_at_its_bound_sees_nothing(episodes: list[RoutedEpisode]) -> None:
     figures = judge(reward({"term": "marginal_cost"}, clip={"high": -100}), episodes, SCHEDULERS, 0.0)
     assert figures.ceiling == -100.0
     assert all(its.share_high == 1.0 and its.gap == its.std == 0.0 for its in figures.schedulers)
@@ -87,7 +87,7 @@ def test_a_reward_at_its_bound_sees_nothing(episodes: list[Episode]) -> None:
     assert verdict(figures).startswith("no: ") and "does not show" in verdict(figures)
 
 
-def test_lifetime_averages_give_a_choice_no_credit(episodes: list[Episode]) -> None:
+def test_lifetime_averages_give_a_choice_no_credit(episodes: list[RoutedEpisode]) -> None:
     """What docs/rewards.md finds to be wrong with the earlier system's reward, on a small scale."""
     averages = reward(
         {"term": "throughput", "target": 1.85, "over": "lifetime"},

@@ -17,7 +17,7 @@ from rl.router.checkpoint import Checkpoint, policy_path
 from rl.router.features import I_BACKLOG
 from rl.vllm.decide.config import RouterConfig
 from rl.vllm.decide.decision_log import read_log
-from rl.vllm.decide.fleet import ReplicaConfig
+from rl.vllm.decide.fleet import VllmReplicaConfig
 from rl.vllm.decide.routing import Arrival, Router
 from rl.vllm.learn.__main__ import LearnConfig, main
 from rl.vllm.learn.congestion import Congestion, Pace
@@ -165,7 +165,7 @@ def log_of_two(path: Path, unseen: float, pace: Pace, odd: float = 0.0, failing:
     """900 requests by a router with exploration in front of two equal replicas, of which an iteration takes BASE
     seconds, and what `pace` says of the tokens there. unseen: the part that does not stream. odd: of the streams, the
     part that comes at once at the end. failing: the part that ends in an error."""
-    replicas = tuple(ReplicaConfig(f"http://127.0.0.1:{port}") for port in (1, 2))
+    replicas = tuple(VllmReplicaConfig(f"http://127.0.0.1:{port}") for port in (1, 2))
     guard = {"decision_limit_ms": 1e6, "gauge_age_limit": 1e9, "feature_limit": 1e9}
     router = Router(
         RouterConfig(replicas, explore="epsilon", explore_fraction=0.3, decision_log=str(path), **guard)  # type: ignore[arg-type]

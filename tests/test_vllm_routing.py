@@ -14,7 +14,7 @@ import pytest
 from rl.router.checkpoint import Checkpoint, policy_path
 from rl.vllm.decide.config import RouterConfig, parse_router
 from rl.vllm.decide.decision_log import read_log
-from rl.vllm.decide.fleet import ReplicaConfig
+from rl.vllm.decide.fleet import VllmReplicaConfig
 from rl.vllm.decide.gauges import EngineGauges, Push, Scrape
 from rl.vllm.decide.guard import FAILED, NOT_FINITE, OUT_OF_RANGE, RESTING, STALE_GAUGES, TOO_LATE, UNAVAILABLE
 from rl.vllm.decide.routing import Arrival, Decision, NoReplicaError, Router, session_number
@@ -279,7 +279,7 @@ def test_draining_and_removal_and_joining() -> None:
     assert 1 in {route(router, 0.4 + 0.01 * step)[0] for step in range(40)}
     gone = router.remove("127.0.0.1:8000")
     assert gone.name == "127.0.0.1:8000" and [r.name[-1] for r in router.fleet.replicas] == ["1", "2"]
-    joined = router.fleet.make(ReplicaConfig("http://127.0.0.1:9000", "new"))
+    joined = router.fleet.make(VllmReplicaConfig("http://127.0.0.1:9000", "new"))
     router.add(joined, 1.0)
     assert not router.pushed(Push("old", 0, EngineGauges(0, 0, 0, 0), 0, 1), 1.0)
     assert router.pushed(Push("new", 0, EngineGauges(0, 0, 0, 0), 0, 1), 1.0)
@@ -289,7 +289,7 @@ def test_draining_and_removal_and_joining() -> None:
         with pytest.raises(InputError, match=message):
             router.drain(name)
     with pytest.raises(InputError, match="the name is taken"):
-        router.fleet.make(ReplicaConfig("http://a:1", "new"))
+        router.fleet.make(VllmReplicaConfig("http://a:1", "new"))
 
 
 class OfThree(GlobalScheduler):
@@ -306,7 +306,7 @@ def test_a_change_that_cannot_be_made_changes_nothing(role: str) -> None:
     words = [] if role == "--scheduler" else ["--scheduler", "lor"]
     router = begun(*words, role, f"{__file__}:OfThree", "--custom_global_scheduler_config_options", "{}")
     with pytest.raises(InputError, match="only three"):
-        router.add(router.fleet.make(ReplicaConfig("http://127.0.0.1:9000")), 1.0)
+        router.add(router.fleet.make(VllmReplicaConfig("http://127.0.0.1:9000")), 1.0)
     with pytest.raises(InputError, match="only three"):
         router.remove("127.0.0.1:8000")
     assert [replica.name[-1] for replica in router.fleet.replicas] == ["0", "1", "2"]
@@ -328,7 +328,7 @@ def test_schedulers_are_read_from_disk_once(tmp_path: Path) -> None:
     checkpoint.write_text("garbage")
     file.write_text("class")
     router.scraped(router.fleet.replicas[0], IDLE._replace(kv_tokens=32768), 0.0)
-    router.add(router.fleet.make(ReplicaConfig("http://127.0.0.1:9000")), 0.0)
+    router.add(router.fleet.make(VllmReplicaConfig("http://127.0.0.1:9000")), 0.0)
     decision = router.decide(Arrival(500, 0.1), everyone(router), 0.1)
     assert router.observe(Arrival(1, 0.1), everyone(router), 0.1).hardware[0, KV_TOKENS] == 32768
     assert decision.scores is not None and len(decision.scores) == 4

@@ -16,7 +16,7 @@ from rl.train.config import WarmStartConfig, parse_demonstrator
 from rl.train.log import read_log
 from rl.train.network import Actor
 from rl.train.suite import TrainingSuite
-from rl.train.warm_start import States
+from rl.train.warm_start import LabelledStates
 from rl.warm_start import main
 from vidur.errors import InputError
 
@@ -79,7 +79,7 @@ def test_the_loss_is_least_where_the_expected_cost_is() -> None:
     costs = torch.tensor([[0.0, 1.0]] * 3 + [[2.0, 0.0]]).repeat(count // 4, 1)
     features = torch.zeros(count, 2, actor.features + len(actor.products))
     features[:, 1, actor.features] = 1.0
-    states = States(features, torch.zeros(count, 9), torch.ones(count, 2, dtype=torch.bool), costs)
+    states = LabelledStates(features, torch.zeros(count, 9), torch.ones(count, 2, dtype=torch.bool), costs)
     temperature = 0.5
     config = WarmStartConfig(
         dagger_epochs=60, dagger_temperature=temperature, warm_learning_rate=0.02, warm_minibatch=100

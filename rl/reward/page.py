@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rl.reward.study import RANDOM, Episode, RewardFigures
+from rl.reward.study import RANDOM, RewardFigures, RoutedEpisode
 from rl.reward.verdict import HEADINGS, facts, rows
 from vidur.config import SimulationConfig
 from vidur.report import Chart, Markup, Page, Table
@@ -27,7 +27,7 @@ def write_reward_page(
     config: RewardReportConfig,
     simulated: SimulationConfig,
     rewards: Sequence[RewardFigures],
-    episodes: Sequence[Episode],
+    episodes: Sequence[RoutedEpisode],
 ) -> None:
     """Write the page: for each reward the tables, the distributions, the ranking, and rewards against costs."""
     page = Page("What rewards see", _facts(config, simulated))
@@ -48,7 +48,7 @@ def _facts(config: RewardReportConfig, simulated: SimulationConfig) -> list[tupl
     ]
 
 
-def _charts(figures: RewardFigures, episodes: Sequence[Episode]) -> list[Chart]:
+def _charts(figures: RewardFigures, episodes: Sequence[RoutedEpisode]) -> list[Chart]:
     return [
         _distribution(figures, "raw", "the weighted terms, added up"),
         _distribution(figures, "scaled", "divided by the scale, normalised"),
@@ -96,7 +96,7 @@ def _ranking(figures: RewardFigures) -> Chart:
     return Chart("Ranking", note, points, {"xaxis": axis("mean E2E (s)"), "yaxis": axis("mean clipped reward")})
 
 
-def _against_cost(figures: RewardFigures, episodes: Sequence[Episode]) -> Chart:
+def _against_cost(figures: RewardFigures, episodes: Sequence[RoutedEpisode]) -> Chart:
     """Of random choices: the clipped reward by what the choice was worth."""
     own = next((own for own in figures.schedulers if own.scheduler == RANDOM), None)
     if own is None:

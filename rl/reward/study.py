@@ -35,7 +35,7 @@ _STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
-class Episode:
+class RoutedEpisode:
     """One simulation routed by one scheduler. Seconds; costs in the units of rl.reward.cost.
 
     costs [T]: the marginal cost of each decision. worth [T]: by how much the decision was better than a random one: the
@@ -146,7 +146,7 @@ def run_episodes(
     members: int,
     beta: float,
     on_episode: Callable[[], None] = lambda: None,
-) -> list[Episode]:
+) -> list[RoutedEpisode]:
     """Every scheduler on the requests of every seed; the random one `members` times, with other draws each."""
     episodes = []
     for seed in seeds:
@@ -164,12 +164,14 @@ def run_episodes(
                 every = rollout.all_costs @ weights
                 every[np.isinf(every)] = np.nan
                 costs = rollout.costs @ weights
-                episodes.append(Episode(name, seed, window, costs, np.nanmean(every, 1) - costs))
+                episodes.append(RoutedEpisode(name, seed, window, costs, np.nanmean(every, 1) - costs))
                 on_episode()
     return episodes
 
 
-def judge(reward: Reward, episodes: Sequence[Episode], schedulers: Sequence[str], progress: float) -> RewardFigures:
+def judge(
+    reward: Reward, episodes: Sequence[RoutedEpisode], schedulers: Sequence[str], progress: float
+) -> RewardFigures:
     """What the reward makes of the episodes, at a progress (0 to 1) of training. Normalisation is over all of them."""
     for episode in episodes:
         reward.evaluate(episode.window, progress)
@@ -228,7 +230,7 @@ def _centred(rewards: Sequence[Floats], groups: Sequence[int]) -> list[Floats]:
     return [reward - means[group] for reward, group in pairs]
 
 
-def _credit(episodes: Sequence[Episode], rewards: Sequence[Floats]) -> Credit:
+def _credit(episodes: Sequence[RoutedEpisode], rewards: Sequence[Floats]) -> Credit:
     pairs = list(zip(episodes, rewards, strict=True))
     worth = np.concatenate([episode.worth[episode.counted] for episode in episodes])
     own = np.concatenate([reward[episode.counted] for episode, reward in pairs])

@@ -47,7 +47,7 @@ _CLONE_DECISIONS = 400
 
 
 @dataclass(frozen=True)
-class States:
+class LabelledStates:
     """Labelled states: features [N, R, F], contexts [N, G], masks bool[N, R], costs [N, R], each above the best."""
 
     features: Tensor
@@ -65,7 +65,7 @@ def dagger(
     """Train `actor`, whose normaliser is set, by DAgger. Returns a row for each round: states, the mean cost of the
     policy's choices above the best, and that of a uniform choice. Same seed, same bytes."""
     generator = torch.Generator().manual_seed(seed)
-    collected: list[States] = []
+    collected: list[LabelledStates] = []
     rows = []
     for round_ in range(config.dagger_rounds):
         collected.append(_collect(actor, suite, max_queue_requests, config, [seed, round_], round_ == 0, threads))
@@ -93,12 +93,12 @@ def dagger(
 def _collect(
     actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, key: Sequence[int],
     by_cost: bool, threads: int,
-) -> States:  # fmt: skip
+) -> LabelledStates:  # fmt: skip
     """States on the policy's own path (the first time on that of the least costs), with the costs of all choices."""
     weights = actor.weights()
     episodes = [suite.draw(np.random.default_rng([*key, index])) for index in range(config.dagger_episodes)]
 
-    def roll(index: int) -> States:
+    def roll(index: int) -> LabelledStates:
         episode, rng = episodes[index], np.random.default_rng([*key, index, 1])
         simulation = RunningSimulation.of(
             episode.plans, episode.requests, max_queue_requests, episode.beta, episode.events
@@ -113,7 +113,7 @@ def _collect(
         return _concatenate(list(Progress("episodes of a round of DAgger", len(episodes)).over(rolled)))
 
 
-def _states(rollout: Rollout, prices: Floats, most: int) -> States:
+def _states(rollout: Rollout, prices: Floats, most: int) -> LabelledStates:
     """The states of a rollout with the costs of all choices, padded to `most` replicas."""
     count = len(rollout)
     parts = rollout.all_costs[:count]
@@ -121,7 +121,7 @@ def _states(rollout: Rollout, prices: Floats, most: int) -> States:
     refused = np.isinf(parts[:, :, 0])
     costs = np.where(refused, np.inf, np.where(np.isfinite(parts), parts, 0.0) @ prices)
     above = np.minimum(costs - costs.min(1, keepdims=True), _MOST)
-    return States(
+    return LabelledStates(
         torch.from_numpy(padded(rollout.features[:count], most)),
         torch.from_numpy(rollout.contexts[:count]),
         torch.from_numpy(padded(rollout.masks[:count], most)),
@@ -129,8 +129,8 @@ def _states(rollout: Rollout, prices: Floats, most: int) -> States:
     )
 
 
-def _concatenate(states: Sequence[States]) -> States:
-    return States(
+def _concatenate(states: Sequence[LabelledStates]) -> LabelledStates:
+    return LabelledStates(
         torch.cat([item.features for item in states]),
         torch.cat([item.contexts for item in states]),
         torch.cat([item.masks for item in states]),
@@ -193,7 +193,7 @@ def print_clone(cloned: Mapping[str, Any], file: IO[str] | None = None) -> None:
 
 
 @torch.no_grad()
-def _reproduced(actor: Actor, states: States, actions: Tensor, held: Tensor) -> dict[str, float]:
+def _reproduced(actor: Actor, states: LabelledStates, actions: Tensor, held: Tensor) -> dict[str, float]:
     distribution = actor(states.features[held], states.contexts[held], states.masks[held])
     costs, theirs = states.costs[held], actions[held]
     return {
@@ -205,9 +205,9 @@ def _reproduced(actor: Actor, states: States, actions: Tensor, held: Tensor) -> 
 
 def _demonstrate(
     name: str, suite: TrainingSuite, max_queue_requests: int, decisions: int, key: Sequence[int]
-) -> tuple[States, Tensor, Tensor]:
+) -> tuple[LabelledStates, Tensor, Tensor]:
     """Labelled states on a scheduler's own path, its choices there, and which of them are held out."""
-    made: list[States] = []
+    made: list[LabelledStates] = []
     actions, held = [], []
     number = count = 0
     with Progress(f"decisions of {name} demonstrated", decisions) as progress:
@@ -230,7 +230,7 @@ def _demonstrate(
     return _concatenate(made), torch.cat(actions), torch.cat(held)
 
 
-def _fit(actor: Actor, states: States, config: WarmStartConfig, last: bool, generator: torch.Generator) -> None:
+def _fit(actor: Actor, states: LabelledStates, config: WarmStartConfig, last: bool, generator: torch.Generator) -> None:
     """Minimise the expected cost over all states; after the last round with a learning rate that goes to 0."""
     optimizer = torch.optim.Adam(actor.parameters(), config.warm_learning_rate)
     for epoch in Progress("epochs of DAgger", config.dagger_epochs).over(range(config.dagger_epochs)):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from vidur.compare.figures import LONG_PROMPT, WARM_UP, Objectives
-from vidur.compare.policy import Policy
+from vidur.compare.policy_file import PolicyFile
 from vidur.compare.record import CellRecord
 from vidur.compare.version import code_version
 from vidur.config import MetricsConfig, PPOGlobalSchedulerConfig, SimulationConfig, SyntheticRequestGeneratorConfig
@@ -36,7 +36,7 @@ class Cell:
     config: SimulationConfig
     objectives: Objectives
     workload: str = ""
-    policy: Policy | None = None
+    policy: PolicyFile | None = None
 
     @cached_property
     def key(self) -> str:

@@ -60,7 +60,7 @@ PATTERNS = (
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PredictorComparison:
     """One iteration: the reference and the prediction, ms."""
 
     system: str
@@ -95,18 +95,18 @@ def measured_points(systems: list[str]) -> Points:
     }
 
 
-def compare(points: Points, config: BaseExecutionTimePredictorConfig) -> list[Comparison]:
+def compare(points: Points, config: BaseExecutionTimePredictorConfig) -> list[PredictorComparison]:
     """Every point, predicted with tables of the configuration."""
     comparisons = []
     for system, iterations in points.items():
         replica = replica_of(system)
         tables = build_tables(config, replica, BOUNDS)
         for name, milliseconds in iterations.items():
-            comparisons.append(Comparison(system, name, milliseconds, predict(tables, replica, name)))
+            comparisons.append(PredictorComparison(system, name, milliseconds, predict(tables, replica, name)))
     return comparisons
 
 
-def summary(comparisons: list[Comparison]) -> dict[str, float]:
+def summary(comparisons: list[PredictorComparison]) -> dict[str, float]:
     """Absolute relative errors: median, 95th percentile, largest; and the median signed one."""
     errors = np.array([comparison.error for comparison in comparisons])
     return {

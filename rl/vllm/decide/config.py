@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rl.vllm.decide.fleet import HardwareGroupConfig, ReplicaConfig
+from rl.vllm.decide.fleet import HardwareGroupConfig, VllmReplicaConfig
 from vidur.config import (
     BaseGlobalSchedulerConfig,
     CustomGlobalSchedulerConfig,
@@ -38,7 +38,7 @@ class RouterConfig(Config):
     help_title: ClassVar[str] = "routing"
     help_description: ClassVar[str] = "what decides, for which replicas, within which guard rails"
 
-    replicas: tuple[ReplicaConfig, ...] = setting(
+    replicas: tuple[VllmReplicaConfig, ...] = setting(
         (), help="a vLLM server: its URL, or url=http://host:port,name=a,group=fast; give the flag once for each"
     )
     groups: tuple[HardwareGroupConfig, ...] = setting(
@@ -212,13 +212,13 @@ def _parser(prog: str, description: str, flags: Mapping[str, Flag], options: Map
     return parser
 
 
-def _read_replica(text: str) -> ReplicaConfig:
+def _read_replica(text: str) -> VllmReplicaConfig:
     """A URL, or `url=...,name=...`."""
     if "=" not in text.partition("://")[0]:
-        return ReplicaConfig(text)
+        return VllmReplicaConfig(text)
     items = next(item for item in settings_of(RouterConfig) if item.name == "replicas")
     (replica,) = read_flag(Flag("replica", RouterConfig, items), [text])
-    assert isinstance(replica, ReplicaConfig)
+    assert isinstance(replica, VllmReplicaConfig)
     return replica
 
 

@@ -61,7 +61,7 @@ class HardwareGroupConfig(Config):
 
 
 @dataclass(frozen=True)
-class ReplicaConfig(Config):
+class VllmReplicaConfig(Config):
     """One vLLM server."""
 
     flag_prefix: ClassVar[str | None] = "replica"
@@ -100,7 +100,7 @@ class ReplicaConfig(Config):
 class Replica:
     """A replica at run time. `group` is its hardware group's number; kv_tokens is what it has reported, or None."""
 
-    config: ReplicaConfig
+    config: VllmReplicaConfig
     group: int
     state: str = SERVING
     kv_tokens: int | None = None
@@ -122,7 +122,7 @@ class Fleet:
     groups: tuple[HardwareGroupConfig, ...]
     replicas: list[Replica] = field(default_factory=list)
 
-    def make(self, config: ReplicaConfig) -> Replica:
+    def make(self, config: VllmReplicaConfig) -> Replica:
         """A replica that may join. Raises InputError for a name or URL that is taken, and for a group that is not
         there."""
         for replica in self.replicas:
@@ -140,7 +140,7 @@ class Fleet:
         names = ", ".join(replica.name for replica in self.replicas)
         raise InputError(f"there is no replica {name!r}; there are {names or 'none'}")
 
-    def _group(self, config: ReplicaConfig) -> int:
+    def _group(self, config: VllmReplicaConfig) -> int:
         names = [group.name for group in self.groups]
         if config.group is None:
             return 0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rl.router.checkpoint import Checkpoint
 from rl.train.network import Actor, ReplicaNetwork
 from rl.vllm.learn.experience import Experience
-from rl.vllm.learn.off_policy import Estimate, compare_policies
+from rl.vllm.learn.off_policy import PolicyEstimate, compare_policies
 from vidur.errors import InputError
 from vidur.scheduler.observation import Floats
 
@@ -156,7 +156,7 @@ class Learned:
     """The new policy, and what it changes, by outcome, on decisions that it was not made on."""
 
     checkpoint: Checkpoint
-    estimates: dict[str, Estimate]
+    estimates: dict[str, PolicyEstimate]
 
     @property
     def is_better(self) -> bool:
@@ -225,7 +225,7 @@ def _estimates(
     predicted: dict[str, Floats],
     held: NDArray[np.bool_], blocks: NDArray[np.int64], old: Floats,
     new: Floats, seed: int,
-) -> dict[str, Estimate]:  # fmt: skip
+) -> dict[str, PolicyEstimate]:  # fmt: skip
     outcomes = (experience.costs, experience.e2e, experience.ttft)
     return {
         name: compare_policies(

@@ -14,7 +14,7 @@ _CONFIDENCE = 95.0
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PolicyEstimate:
     """Mean outcomes of two policies, and `low` and `high`: of the relative change from the old to the new, a 95 %
     interval; negative is less. effective: how many decisions the new one's weighted ones are worth."""
 
@@ -38,7 +38,7 @@ def compare_policies(
     predicted: Floats,
     blocks: NDArray[np.int64],
     rng: np.random.Generator,
-) -> Estimate:
+) -> PolicyEstimate:
     """Doubly robust (Dudik et al., 2011), its correction with self-normalised importance weights (Swaminathan and
     Joachims, 2015); the interval by a bootstrap of whole blocks, for what is near in time is alike.
 
@@ -72,7 +72,7 @@ def compare_policies(
     low, high = np.percentile(changes, (tail, 100.0 - tail))
     all_once = np.ones((1, count))
     weights = new[rows, actions] / propensities
-    return Estimate(
+    return PolicyEstimate(
         old=float(value(sums[0], all_once)[0]),
         new=float(value(sums[1], all_once)[0]),
         low=float(low),

@@ -200,14 +200,15 @@ def _read_config(client: DPLBAsyncMPClient) -> RouterConfig:
     from dataclasses import replace
 
     from rl.vllm.decide.config import parse_router
-    from rl.vllm.decide.fleet import HardwareGroupConfig, ReplicaConfig
+    from rl.vllm.decide.fleet import HardwareGroupConfig, VllmReplicaConfig
 
     flags = ["--scheduler", os.environ.get("VIDUR_DATA_PARALLEL_SCHEDULER") or "ppo"]
     if file := os.environ.get("VIDUR_DATA_PARALLEL_CONFIG"):
         flags += ["--config", file]
     config, _ = parse_router("VIDUR_DATA_PARALLEL_CONFIG", __doc__ or "", argv=flags)
     engines = tuple(
-        ReplicaConfig(f"http://engine:{number + 1}", f"engine {number}") for number in range(len(client.core_engines))
+        VllmReplicaConfig(f"http://engine:{number + 1}", f"engine {number}")
+        for number in range(len(client.core_engines))
     )
     cache, scheduler = client.vllm_config.cache_config, client.vllm_config.scheduler_config
     groups = config.groups or (HardwareGroupConfig("engines"),)

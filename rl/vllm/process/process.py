@@ -13,7 +13,7 @@ from typing import Any
 
 from rl.vllm.decide.arrivals import ArrivalReader
 from rl.vllm.decide.config import RouterConfig
-from rl.vllm.decide.fleet import ReplicaConfig
+from rl.vllm.decide.fleet import VllmReplicaConfig
 from rl.vllm.decide.gauges import Push, Scrape
 from rl.vllm.decide.prompt_length import PromptLength
 from rl.vllm.decide.routing import Router
@@ -201,11 +201,11 @@ class RouterProcess:
         return done
 
 
-def _read_replica(document: Any) -> ReplicaConfig:
+def _read_replica(document: Any) -> VllmReplicaConfig:
     """A replica to add, from {"url": ..., "name": ..., "group": ...}. Raises InputError."""
     if not isinstance(document, dict):
         raise InputError('add: give {"url": ..., "name": ..., "group": ...}')
-    return read(ReplicaConfig, document, "add")
+    return read(VllmReplicaConfig, document, "add")
 
 
 def serve(routing: RouterConfig, *parts: Any) -> None:

@@ -11,14 +11,14 @@ from vidur.learned import checkpoint_path
 
 
 @dataclass(frozen=True)
-class Policy:
+class PolicyFile:
     """A checkpoint. path: of the copy to read, which nothing changes; digest: of its bytes."""
 
     path: str
     digest: str
 
 
-def keep_policy(checkpoint: str | None, folder: Path) -> Policy:
+def keep_policy(checkpoint: str | None, folder: Path) -> PolicyFile:
     """A copy, below `folder`, of what --ppo_global_scheduler_config_checkpoint names: training leaves it alone.
 
     Raises InputError where there is none that can be used."""
@@ -27,4 +27,4 @@ def keep_policy(checkpoint: str | None, folder: Path) -> Policy:
     copy = folder / "policies" / f"{digest[:16]}.safetensors"
     if not copy.is_file():
         write_bytes(copy, data)
-    return Policy(str(copy), digest)
+    return PolicyFile(str(copy), digest)
