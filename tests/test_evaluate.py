@@ -202,7 +202,7 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
             ["--scenarios", "a9,b88"],
             "unknown scenario (a name in data/scenarios, or a YAML file) 'a9': did you mean a93",
         ),
-        (["--scenarios", "none.yaml"], "unknown scenario"),
+        (["--scenarios", "none.yaml"], "scenario none.yaml: No such file or directory"),
         (["--scenarios", ","], "--scenarios names nothing"),
         (["--betas", "5,x"], "--betas: expected numbers of at least 0 with commas between them, not 'x'"),
         (["--betas", "-1"], "--betas"),

@@ -295,7 +295,8 @@ def test_command_explains_on_screen_and_in_a_page(
                       "--seed", "3", "--output", str(page)]) == 0  # fmt: skip
     printed = capsys.readouterr().out
     # The same seed watches the same decisions.
-    findings = explained("four", "apart")
+    weights, states = watched("four", "apart")
+    findings = explain(weights, [states], seed=3)
     rows = [" ".join(line.split()) for line in printed.splitlines()]
     for label, text in findings.facts():
         assert f"{label} {text}" in rows
