@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from vidur.bootstrap import CONFIDENCE
 from vidur.compare.figures import HIGHER_IS_BETTER, METRICS, metric_unit
 from vidur.compare.record import CellRecord
 from vidur.compare.scenario import Scenario
-from vidur.compare.statistics import CONFIDENCE, TIE, Estimate, PairedDifference, estimate, holm, paired_difference
+from vidur.compare.statistics import TIE, Estimate, PairedDifference, estimate, holm, paired_difference
 from vidur.scheduler.observation import Floats
 
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vidur.bootstrap import CONFIDENCE, resampled_rows
 from vidur.metrics.text import NOTHING
 from vidur.scheduler.observation import Floats
 
 WIN, TIE, LOSS = "win", "tie", "loss"
-CONFIDENCE = 0.95
 # Fewer seeds than this cannot be resampled: too many of their resamples are one seed over and over.
 BOOTSTRAP_SEEDS = 4
 # A part of the values that is nothing: times of a long simulation are rounded by as much.
 _ROUNDING = 1e-10
-# Resamples: all of them up to so many seeds, so many drawn at random above.
-_ALL_RESAMPLES, _RESAMPLES = 5, 2000
 
 
 @dataclass(frozen=True)
@@ -119,7 +114,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _bootstrap_quantile(ours: Floats, theirs: Floats, relative: bool) -> float:
     """The CONFIDENCE quantile of |t| over resamples: the ratio's (else the difference's) deviation from the sample's
     over the resample's own standard error. A resample without spread has infinite t."""
-    rows = _resamples(len(ours))
+    rows = resampled_rows(len(ours))
     x, y = ours[rows], theirs[rows]
     base = y.mean(axis=1) if relative else np.ones(len(rows))
     ratio = ours.mean() / theirs.mean() if relative else 1.0
@@ -135,14 +130,6 @@ def _bootstrap_quantile(ours: Floats, theirs: Floats, relative: bool) -> float:
     t[~(errors > _ROUNDING * (np.abs(deviations) + abs(ratio)))] = np.inf
     t[np.abs(deviations) <= _ROUNDING * abs(ratio)] = 0.0
     return float(np.quantile(t, CONFIDENCE, method="inverted_cdf"))
-
-
-@cache
-def _resamples(count: int) -> NDArray[np.int64]:
-    """int64[resamples, count]: which seeds a resample has. The same at every call."""
-    if count <= _ALL_RESAMPLES:
-        return np.array(list(itertools.product(range(count), repeat=count)))
-    return np.random.default_rng(count).integers(0, count, (_RESAMPLES, count))
 
 
 def t_quantile(probability: float, degrees: int) -> float:

@@ -81,7 +81,8 @@ class Config:
         except InputError as error:
             text = str(error)
             for item in settings_of(cls):
-                text = re.sub(rf"{re.escape(cls.flag(item.name))}\b", lambda _, name=item.name: name_of(name), text)
+                called = name_of(item.name).replace("\\", r"\\")
+                text = re.sub(rf"{re.escape(cls.flag(item.name))}\b", called, text)
             raise InputError(text) from None
 
     @classmethod

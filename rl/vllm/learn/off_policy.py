@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vidur.bootstrap import percentile_interval, resampled_counts
 from vidur.scheduler.observation import Floats
-
-_RESAMPLES = 2000
-_CONFIDENCE = 95.0
 
 
 @dataclass(frozen=True)
@@ -66,16 +64,15 @@ def compare_policies(
         corrected: Floats = direct / (times @ sizes) + correction / np.maximum(weights, 1e-9)
         return corrected
 
-    drawn = rng.multinomial(count, np.full(count, 1.0 / count), _RESAMPLES).astype(np.float64)
+    drawn = resampled_counts(count, rng)
     changes = value(sums[1], drawn) / value(sums[0], drawn) - 1.0
-    tail = (100.0 - _CONFIDENCE) / 2.0
-    low, high = np.percentile(changes, (tail, 100.0 - tail))
+    low, high = percentile_interval(changes)
     all_once = np.ones((1, count))
     weights = new[rows, actions] / propensities
     return PolicyEstimate(
         old=float(value(sums[0], all_once)[0]),
         new=float(value(sums[1], all_once)[0]),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         effective=float(weights.sum() ** 2 / max((weights**2).sum(), 1e-9)),
     )
