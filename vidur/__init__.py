@@ -5,17 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vidur.compare.capacity import capacity
     from vidur.config import SimulationConfig
     from vidur.metrics.result import SimulationResult
     from vidur.simulator import Simulator, simulate, simulate_many
 
 __version__ = "0.1.0"
-__all__ = ["SimulationConfig", "SimulationResult", "Simulator", "simulate", "simulate_many"]
+__all__ = ["SimulationConfig", "SimulationResult", "Simulator", "capacity", "simulate", "simulate_many"]
 
 _HOMES = {
     "SimulationConfig": "vidur.config",
     "SimulationResult": "vidur.metrics.result",
     "Simulator": "vidur.simulator",
+    "capacity": "vidur.compare.capacity",
     "simulate": "vidur.simulator",
     "simulate_many": "vidur.simulator",
 }

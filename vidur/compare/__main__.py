@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vidur.atomic import check_writable, check_writable_file, write_files, write_text
+from vidur.atomic import check_writable, check_writable_file
 from vidur.compare.config import RESUMABLE, CompareConfig
 from vidur.config.tool import leading_words, parse_tool
 from vidur.tool import prog, run_tool
@@ -43,10 +42,8 @@ def compare(config: CompareConfig, file: SweepFile | None, source: str | None) -
     """Simulate what is missing, print, and write the files. Returns 0, or 1 where a simulation failed."""
     # These bring in numba: after the flags are known to be good.
     from vidur.compare.console import print_results
-    from vidur.compare.markdown import markdown
-    from vidur.compare.parquet import write_parquet
-    from vidur.compare.report import write_report
     from vidur.compare.sweep import Sweep, make_executor
+    from vidur.compare.writer import write_sweep
     from vidur.simulator import announce_compilation
 
     check_writable(config.output, "--output")
@@ -58,22 +55,8 @@ def compare(config: CompareConfig, file: SweepFile | None, source: str | None) -
     with make_executor(config) as executor:
         results = sweep.run(executor)
     print_results(results)
-    folder = Path(config.output)
-    text = json.dumps({"command": results.command, "date": results.date, "machine": results.machine,
-                       "policies": results.policies, "rows": results.rows(),
-                       "failures": [vars(failure) for failure in results.failures]},
-                      allow_nan=False, indent=1) + "\n"  # fmt: skip
-    files: dict[str, Callable[[Path], None]] = {
-        "results.json": lambda path: write_text(path, text),
-        "summary.md": lambda path: write_text(path, markdown(results)),
-        "results.parquet": lambda path: write_parquet(path, results),
-        "report.html": lambda path: write_report(path, results),
-    }
-    for source_name, copy in (("results.json", config.json), ("summary.md", config.markdown)):
-        if copy is not None:
-            files[str(Path(copy).absolute())] = files[source_name]
-    write_files(folder, files)
-    print(f"Report: {folder / 'report.html'}")
+    write_sweep(results, config.output, {"results.json": config.json, "summary.md": config.markdown})
+    print(f"Report: {Path(config.output) / 'report.html'}")
     for failure in results.failures:
         print(f"vidur.compare: failed: {failure.command}: {failure.error}", file=sys.stderr)
     return 1 if results.failures else 0

@@ -13,7 +13,7 @@ import numpy as np
 from vidur.atomic import write_text
 from vidur.compare.executor import Executor, Failure
 from vidur.compare.version import code_version
-from vidur.compare.workload import reseeded, with_rate
+from vidur.compare.workload import require_rate, reseeded, with_rate
 from vidur.config import (
     ClusterConfig,
     LeastTokensGlobalSchedulerConfig,
@@ -40,6 +40,16 @@ _GROWTH = 0.01
 _PRECISION = 0.005
 _WIDEN = 1.15
 _WHAT = "Measured capacities"
+
+
+def capacity(config: SimulationConfig) -> float:
+    """Return the greatest arrival rate, requests/s, that the cluster of a configuration keeps up with.
+
+    It is measured with the lengths of its synthetic requests, as `measure_capacity` says, and kept on disk. Raises
+    InputError where requests are not synthetic, or the cluster can serve none of them.
+    """
+    require_rate(config)
+    return Capacities().of(config)
 
 
 def measure_capacity(config: SimulationConfig) -> float:

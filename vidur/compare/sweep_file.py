@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vidur.compare.config import CompareConfig
-from vidur.compare.scenario import Scenario, read_scenario_document
+from vidur.compare.scenario import Scenario, ScenarioHeader, read_scenario_document
+from vidur.compare.workload import rate_of, require_rate
+from vidur.config import SimulationConfig, SyntheticRequestGeneratorConfig
 from vidur.config.base import Config, setting, settings_of
 from vidur.config.document import TOP_LEVEL, check_keys, read
 from vidur.data_files import data_path
 from vidur.documents import load_document
 from vidur.errors import InputError
+from vidur.metrics.describe import describe_cluster
 
 # Where things run and are written is not the sweep's.
 _NOT_OF_SWEEPS = ("scenario", "executor", "ray_address", "workers", "output", "markdown", "json")
@@ -70,6 +73,19 @@ class SweepFile:
             _entry(value, shared, f"{path}: scenarios[{index}]") for index, value in enumerate(document["scenarios"])
         )
         return cls(str(document.get("title", path.stem)), flags, entries)
+
+    @classmethod
+    def of(cls, config: SimulationConfig) -> SweepFile:
+        """Of one scenario: a configuration at its own rate, unless flags say otherwise. Raises InputError."""
+        require_rate(config)
+        workload = config.request_generator_config
+        assert isinstance(workload, SyntheticRequestGeneratorConfig)
+        objectives = {
+            name: seconds for name, seconds in (("ttft", config.slo_ttft), ("tpot", config.slo_tpot)) if seconds
+        }
+        header = ScenarioHeader(title=describe_cluster(config.cluster_config), load=1.0, **objectives)
+        scenario = Scenario("configuration", header, config, qps=rate_of(workload))
+        return cls("Comparison", {}, (Entry(scenario),))
 
 
 @dataclass(frozen=True)

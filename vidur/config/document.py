@@ -65,7 +65,7 @@ def flatten(document: Mapping[str, Any], source: str, types: Mapping[str, Given]
         if flag is None or key in TOP_LEVEL:
             nested[key] = value
         else:
-            given[flag.name] = Given(_value_of_flag(flag, value, f"{source}: {key}"))
+            given[flag.name] = Given(value_of_flag(flag, value, f"{source}: {key}"))
     flat = dict(given)
     for name, item in _walk(SimulationConfig, nested, source, "", {**given, **(types or {})}):
         if name in flat:
@@ -74,7 +74,7 @@ def flatten(document: Mapping[str, Any], source: str, types: Mapping[str, Given]
     return given
 
 
-def _value_of_flag(flag: Flag, value: Any, where: str) -> Any:
+def value_of_flag(flag: Flag, value: Any, where: str) -> Any:
     if flag.family is None:
         return read_value(flag.item, value, where)
     if not isinstance(value, str):

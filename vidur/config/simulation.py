@@ -77,6 +77,17 @@ class SimulationConfig(Config):
 
         return build(flatten(document, "configuration"))
 
+    def replace(self, **changes: Any) -> SimulationConfig:
+        """Return the same configuration with other values for some flags: `config.replace(qps=20, num_replicas=8)`.
+
+        A name is that of a flag or of a setting, or the end of a flag, where only one of the chosen types has it. A
+        type is chosen by its flag, or by its part of the configuration: `config.replace(global_scheduler_config="lor")`.
+        Raises InputError, with the candidates, for a name that is unknown or of several settings.
+        """
+        from vidur.config.replace import replaced
+
+        return replaced(self, changes)
+
     def to_dict(self) -> dict[str, Any]:
         """Nested by field name, plain JSON values; a configuration that is chosen by type carries the key `type`."""
         from vidur.config.document import to_document

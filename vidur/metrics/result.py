@@ -10,13 +10,16 @@ from vidur.engine.recording import Columns, Recording
 from vidur.metrics.batch_runs import whole_batches
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
+    from plotly.graph_objects import Figure
 
     from vidur.config import SimulationConfig
     from vidur.engine.state import HardwarePlan
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SimulationResult:
     """The configuration that was run and what it recorded; the tables and the summary are made when first asked for.
 
@@ -63,3 +66,35 @@ class SimulationResult:
         from vidur.metrics.summary import summary
 
         return summary(self)
+
+    def goodput(self, ttft: float | None = None, tpot: float | None = None) -> dict[str, Any]:
+        """Finished requests per second that met the objectives (seconds), their share of the finished, and the shares
+        that met each; docs/output.md. Without objectives, those of the configuration, `slo_ttft` and `slo_tpot`; empty
+        where it has none."""
+        from vidur.metrics.summary import goodput
+
+        return goodput(self, ttft, tpot)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the files that a run of vidur.main writes (docs/output.md) into `folder`. Raises OutputError."""
+        from vidur.metrics.writer import write_results
+
+        write_results(self, folder)
+
+    def plot(self) -> Figure:
+        """A plotly figure of the cumulative distributions of TTFT, TPOT and E2E."""
+        from vidur.metrics.plot import latency_figure
+
+        return latency_figure(self)
+
+    def __repr__(self) -> str:
+        from vidur.metrics.console import facts
+
+        shown = dict(facts(self.summary))
+        return f"SimulationResult({shown['Requests']}; {shown['Throughput']}; {shown['Cluster']})"
+
+    def _repr_html_(self) -> str:
+        """The summary as a notebook shows it."""
+        from vidur.metrics.notebook import summary_html
+
+        return summary_html(self)

@@ -32,8 +32,6 @@ def summary(
     With an objective (seconds), also the goodput: finished requests per second that met those given. Where none is
     given, the SLOs of the configuration are the objectives.
     """
-    if ttft_objective is None and tpot_objective is None:
-        ttft_objective, tpot_objective = result.config.slo_ttft, result.config.slo_tpot
     recording, metrics = result.recording, result.config.metrics_config
     limits = metrics.min_batch_index, metrics.max_batch_index
     times = latencies(recording, counted_requests(recording, result.runs, *limits))
@@ -49,20 +47,8 @@ def summary(
         "throughput": _throughput(recording),
         "latency": {name: statistics(values) for name, values in times.items()},
     }
-    if ttft_objective is not None or tpot_objective is not None:
-        met = meets_objectives(times, ttft_objective, tpot_objective)
-        only_ttft, only_tpot = (
-            meets_objectives(times, ttft_objective, None),
-            meets_objectives(times, None, tpot_objective),
-        )
-        figures["goodput"] = {
-            "ttft_objective": ttft_objective,
-            "tpot_objective": tpot_objective,
-            "ttft_attainment": _rate(int(only_ttft.sum()), len(met)),
-            "tpot_attainment": _rate(int(only_tpot.sum()), len(met)),
-            "requests_per_second": _rate(int(met.sum()), duration(recording)),
-            "fraction_of_finished": _rate(int(met.sum()), len(met)),
-        }
+    if met := goodput(result, ttft_objective, tpot_objective):
+        figures["goodput"] = met
     if metrics.store_batch_metrics:
         figures["batches"] = _batches(result)
     if metrics.store_operation_metrics:
@@ -74,6 +60,32 @@ def summary(
         figures["speed"] = _speed(result, result.wall_seconds)
     figures["versions"] = {"vidur": vidur.__version__, "python": platform.python_version(), "numpy": np.__version__}
     return figures
+
+
+def goodput(result: SimulationResult, ttft: float | None = None, tpot: float | None = None) -> Section:
+    """The key `goodput` of the summary: requests that met objectives (seconds). Empty where there is no objective.
+
+    Where none is given, the SLOs of the configuration are the objectives.
+    """
+    if ttft is None and tpot is None:
+        ttft, tpot = result.config.slo_ttft, result.config.slo_tpot
+    if ttft is None and tpot is None:
+        return {}
+    recording, metrics = result.recording, result.config.metrics_config
+    counted = counted_requests(recording, result.runs, metrics.min_batch_index, metrics.max_batch_index)
+    times = latencies(recording, counted)
+    met, only_ttft, only_tpot = (
+        int(meets_objectives(times, *objectives).sum()) for objectives in ((ttft, tpot), (ttft, None), (None, tpot))
+    )
+    finished = int(counted.sum())
+    return {
+        "ttft_objective": ttft,
+        "tpot_objective": tpot,
+        "ttft_attainment": _rate(only_ttft, finished),
+        "tpot_attainment": _rate(only_tpot, finished),
+        "requests_per_second": _rate(met, duration(recording)),
+        "fraction_of_finished": _rate(met, finished),
+    }
 
 
 def _requests(recording: Recording) -> Section:

@@ -1,0 +1,60 @@
+"""A configuration with some settings changed, by the names of their flags."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from vidur.config.document import flatten, value_of_flag
+from vidur.config.flag import Flag, all_flags, unknown_flag
+from vidur.config.given import Given, build
+from vidur.config.simulation import SimulationConfig
+from vidur.errors import InputError
+
+_CANDIDATES_SHOWN = 8
+
+
+def replaced(config: SimulationConfig, changes: Mapping[str, Any]) -> SimulationConfig:
+    """Return the configuration with other values for some flags; see `SimulationConfig.replace`.
+
+    Types change first, so that another type and its settings may be given together.
+    """
+    types, others = {}, {}
+    for name, value in changes.items():
+        flag = _type_flag(name)
+        if flag is None:
+            others[name] = value
+        else:
+            types[flag.name] = Given(value_of_flag(flag, value, name), by_flag=True)
+    given = flatten(config.to_dict(), "configuration")
+    given = flatten(build({**given, **types}).to_dict(), "configuration") if types else given
+    for name, value in others.items():
+        flag = _setting_flag(name, given)
+        given[flag.name] = Given(value_of_flag(flag, value, name), by_flag=True)
+    return build(given)
+
+
+def _type_flag(name: str) -> Flag | None:
+    """The flag that chooses a type: by its name, or by the part of the configuration, as `global_scheduler_config`."""
+    flag = all_flags().get(name) or all_flags().get(f"{name}_type")
+    return flag if flag is not None and flag.family is not None else None
+
+
+def _setting_flag(name: str, known: Collection[str]) -> Flag:
+    """The flag of that name, or else the only setting of that name, or else the only flag that ends with it.
+
+    Only settings that the chosen types have count.
+    """
+    flags = all_flags()
+    ends = [full for full in flags if full == name or full.endswith(f"_{name}")]
+    chosen = [full for full in ends if full in known]
+    same = [full for full in chosen if flags[full].item.name == name]
+    for matches in ([name] if name in chosen else [], same, chosen):
+        if len(matches) == 1:
+            return flags[matches[0]]
+    if not ends:
+        raise unknown_flag(name)
+    shown = " or ".join((chosen or ends)[:_CANDIDATES_SHOWN])
+    if chosen:
+        raise InputError(f"{name} may be any of several settings: give more of its name, {shown}")
+    raise InputError(f"{name} is of a type that the configuration does not choose: {shown}")
