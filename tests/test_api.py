@@ -47,6 +47,8 @@ def test_all_names_are_there() -> None:
         ({"interval_generator_config_type": "gamma", "cv": 2, "qps": 4},
          ["--interval_generator_config_type", "gamma", "--gamma_request_interval_generator_config_qps", "4",
           "--gamma_request_interval_generator_config_cv", "2"]),
+        ({"block_size": 1, "replica_scheduler_config": "lightllm"},
+         ["--replica_scheduler_config_type", "lightllm", "--lightllm_scheduler_config_block_size", "1"]),
         ({"device": "h100"}, ["--replica_config_device", "h100"]),
         ({"seed": 3, "store_plots": False}, ["--seed", "3", "--no-metrics_config_store_plots"]),
         ({"replica_groups": [{"num_replicas": 1}, {"num_replicas": 2, "device": "h100"}]},
@@ -109,9 +111,9 @@ def test_the_goodput_counts_requests_within_both_objectives(result: SimulationRe
 
 def test_a_plot_has_a_curve_for_each_latency(result: SimulationResult) -> None:
     figure = result.plot()
-    assert [trace.name for trace in figure.data] == ["TTFT", "TPOT", "E2E"]
+    assert [trace.name for trace in figure.data] == ["TTFT", "TPOT", "ITL", "E2E"]
     for trace in figure.data:
-        assert list(trace.x) == sorted(trace.x) and trace.y[-1] == 100
+        assert list(trace.x) == sorted(trace.x) and list(trace.y) == sorted(trace.y) and trace.y[-1] == 100
 
 
 def test_comparing_from_python_is_what_the_command_does(tmp_path: Path) -> None:

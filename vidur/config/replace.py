@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from vidur.config.base import Config, PolyConfig, settings_of
 from vidur.config.document import flatten, value_of_flag
 from vidur.config.flag import Flag, all_flags, unknown_flag
-from vidur.config.given import Given, build
+from vidur.config.given import Given, build, chosen_type
 from vidur.config.simulation import SimulationConfig
 from vidur.errors import InputError
 
@@ -15,10 +16,7 @@ _CANDIDATES_SHOWN = 8
 
 
 def replaced(config: SimulationConfig, changes: Mapping[str, Any]) -> SimulationConfig:
-    """Return the configuration with other values for some flags; see `SimulationConfig.replace`.
-
-    Types change first, so that another type and its settings may be given together.
-    """
+    """Return the configuration with other values for some flags; see `SimulationConfig.replace`."""
     types, others = {}, {}
     for name, value in changes.items():
         flag = _type_flag(name)
@@ -26,12 +24,23 @@ def replaced(config: SimulationConfig, changes: Mapping[str, Any]) -> Simulation
             others[name] = value
         else:
             types[flag.name] = Given(value_of_flag(flag, value, name), by_flag=True)
-    given = flatten(config.to_dict(), "configuration")
-    given = flatten(build({**given, **types}).to_dict(), "configuration") if types else given
+    given = {**flatten(config.to_dict(), "configuration"), **types}
+    known = set(_known_flags(SimulationConfig, given))
     for name, value in others.items():
-        flag = _setting_flag(name, given)
+        flag = _setting_flag(name, known)
         given[flag.name] = Given(value_of_flag(flag, value, name), by_flag=True)
     return build(given)
+
+
+def _known_flags(cls: type[Config], given: Mapping[str, Given]) -> Iterator[str]:
+    """The flags of the settings that a configuration of the types in `given` has."""
+    for item in settings_of(cls):
+        if not item.is_part:
+            yield cls.flag(item.name).lstrip("-")
+        elif issubclass(item.type, PolyConfig):
+            yield from _known_flags(chosen_type(item.type, item.default, given), given)
+        else:
+            yield from _known_flags(item.type, given)
 
 
 def _type_flag(name: str) -> Flag | None:

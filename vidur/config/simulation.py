@@ -81,7 +81,7 @@ class SimulationConfig(Config):
         """Return the same configuration with other values for some flags: `config.replace(qps=20, num_replicas=8)`.
 
         A name is that of a flag or of a setting, or the end of a flag, where only one of the chosen types has it. A
-        type is chosen by its flag, or by its part of the configuration: `config.replace(global_scheduler_config="lor")`.
+        type is chosen by its flag, or by its part: `config.replace(global_scheduler_config="lor")`.
         Raises InputError, with the candidates, for a name that is unknown or of several settings.
         """
         from vidur.config.replace import replaced

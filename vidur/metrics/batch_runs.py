@@ -68,21 +68,28 @@ def counted_requests(recording: Recording, runs: Columns, first: int | None, las
 
 
 def final_batch(recording: Recording, runs: Columns, ids: NDArray[np.intp]) -> NDArray[np.int64]:
-    """The number of the batch in which each of the finished requests `ids` finished.
+    """The number of the batch in which each of the finished requests `ids` finished."""
+    requests = recording.requests
+    return _last_number(runs, rows_ending_at(runs, requests["replica"][ids], requests["completed_at"][ids]))
 
-    A request finishes at the end of a run, so it is the run of its replica that ends nearest to its completion.
-    """
-    ends = runs["scheduled_at"] + runs["execution_time"] + (runs["count"] - 1) * runs["iteration_time"]
+
+def run_ends(runs: Columns) -> Floats:
+    """When the last batch of each run ended."""
+    ends: Floats = runs["scheduled_at"] + runs["execution_time"] + (runs["count"] - 1) * runs["iteration_time"]
+    return ends
+
+
+def rows_ending_at(runs: Columns, replicas: NDArray[np.int32], times: Floats) -> NDArray[np.intp]:
+    """The row of each replica that ends nearest to each time: what requests wait for happens at the end of a run."""
+    ends = run_ends(runs)
     order = np.lexsort((ends, runs["replica"]))
-    first_row = np.searchsorted(runs["replica"][order], np.arange(len(recording.replicas["num_blocks"]) + 1))
-    final = np.empty(len(ids), np.int64)
-    replica = recording.requests["replica"][ids]
-    completed = recording.requests["completed_at"][ids]
-    for number in np.unique(replica):
-        rows = order[first_row[number] : first_row[number + 1]]
-        own = replica == number
-        final[own] = _last_number(runs, rows[_nearest(ends[rows], completed[own])])
-    return final
+    nearest = np.empty(len(times), np.intp)
+    for number in np.unique(replicas):
+        first, last = np.searchsorted(runs["replica"][order], (number, number + 1))
+        rows = order[first:last]
+        own = replicas == number
+        nearest[own] = rows[_nearest(ends[rows], times[own])]
+    return nearest
 
 
 def _last_number(runs: Columns, rows: NDArray[np.intp]) -> NDArray[np.int64]:

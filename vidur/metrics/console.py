@@ -16,7 +16,7 @@ MAX_WIDTH = 100
 MAX_REPLICA_ROWS = 16
 """More replicas than this are summed up by group."""
 
-LATENCY_LABELS = {"ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E", "scheduling_delay": "Scheduling delay"}
+LATENCY_LABELS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E", "scheduling_delay": "Scheduling delay"}
 
 Section = dict[str, Any]
 

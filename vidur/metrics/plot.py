@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vidur.metrics.result import SimulationResult
 
-_SHOWN = ("ttft", "tpot", "e2e")
+_SHOWN = ("ttft", "tpot", "itl", "e2e")
 _POINTS = 500
 
 
@@ -29,11 +29,12 @@ def latency_figure(result: SimulationResult) -> Figure:
     times = latencies(result.recording, counted)
     figure: Figure = make_subplots(rows=1, cols=len(_SHOWN), shared_yaxes=True)
     for column, name in enumerate(_SHOWN, 1):
-        x, y = cumulative(times[name], _POINTS)
+        values, weights = result.itl() if name == "itl" else (times[name], None)
+        x, y = cumulative(values, _POINTS, weights)
         unit = time_unit([float(x[-1])] if len(x) else [])
         label = LATENCY_LABELS[name]
         figure.add_trace(Scatter(x=x * unit.per_second, y=y, name=label, mode="lines"), row=1, col=column)
         figure.update_xaxes(title_text=f"{label} ({unit.name})", row=1, col=column)
-    figure.update_yaxes(title_text="% of finished requests", row=1, col=1)
+    figure.update_yaxes(title_text="% of requests, ITL: of tokens", row=1, col=1)
     figure.update_layout(showlegend=False)
     return figure

@@ -11,7 +11,7 @@ from vidur.metrics import report_sections as sections
 from vidur.metrics.console import LATENCY_LABELS, facts
 from vidur.metrics.result import SimulationResult
 from vidur.metrics.text import NOTHING, Unit, in_seconds, percent, significant, time_unit
-from vidur.report import Chart, Markup, Page, Table
+from vidur.report import Markup, Page, Table
 from vidur.report.markup import markup
 
 Section = dict[str, Any]
@@ -34,8 +34,9 @@ def report_page(result: SimulationResult, others: Mapping[str, SimulationResult]
     if others:
         page.add_section("Routers on the same requests", _router_table(results), sections.outstanding_chart(results))
     if metrics.store_request_metrics:
-        page.add_section("Latency", _latency_table(figures["latency"]), *sections.latency_charts(result, others))
-    charts: list[Chart] = [sections.load_chart(result)]
+        charts = [*sections.latency_charts(result, others), sections.token_latency_chart(result)]
+        page.add_section("Latency", _latency_table(figures["latency"]), *charts)
+    charts = [sections.load_chart(result)]
     if metrics.store_utilization_metrics:
         charts += sections.replica_charts(result)
     page.add_section("Over time", *charts)

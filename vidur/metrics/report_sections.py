@@ -13,6 +13,7 @@ from vidur.metrics.batch_runs import counted_requests, only_batches
 from vidur.metrics.columns import time_per_output_token
 from vidur.metrics.latency import latencies
 from vidur.metrics.result import SimulationResult
+from vidur.metrics.statistics import weighted_statistics
 from vidur.metrics.text import MILLISECONDS, Unit, percent, significant, time_unit
 from vidur.metrics.timeline import Timeline, time_edges, timeline
 from vidur.report.chart import (
@@ -98,6 +99,25 @@ def latency_charts(result: SimulationResult, others: Mapping[str, SimulationResu
             note += "; a double click shows the whole tail"
         charts.append(Chart(title, note, curves, shown, log_switch=True))
     return charts
+
+
+def token_latency_chart(result: SimulationResult) -> Chart:
+    """The cumulative distribution of the latencies between tokens."""
+    values, weights, exact = result.token_latencies
+    figures = weighted_statistics(values, weights)
+    unit = time_unit([figures["p99"]])
+    x, y = cumulative(values, result.config.metrics_config.subsamples or CURVE_POINTS, weights)
+    hover = f"%{{y:.1f}} % within %{{x}} {unit.name}<extra></extra>"
+    style = {"color": ACCENT, "width": 2, "shape": "hv"}
+    curve = line(short(x * unit.per_second), short(y), "all", ACCENT, line=style, hovertemplate=hover)
+    shown = layout(f"ITL ({unit.name})", "tokens (%)")
+    shown["yaxis"]["range"] = [0, 102]
+    if figures["p99"]:
+        shown["xaxis"]["range"] = [0, TAIL * figures["p99"] * unit.per_second]
+    note = "inter-token latency: between two successive tokens of a request"
+    if exact < 1:
+        note += f"; estimated for {percent(1 - exact)} of the tokens"
+    return Chart("ITL", note, [curve], shown, log_switch=True)
 
 
 def outstanding_chart(results: Mapping[str, SimulationResult]) -> Chart:

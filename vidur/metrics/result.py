@@ -12,11 +12,14 @@ from vidur.metrics.batch_runs import whole_batches
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
     from plotly.graph_objects import Figure
 
     from vidur.config import SimulationConfig
     from vidur.engine.state import HardwarePlan
+    from vidur.metrics.itl import TokenLatencies
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,6 +64,23 @@ class SimulationResult:
         return replica_frame(self.recording)
 
     @cached_property
+    def token_latencies(self) -> TokenLatencies:
+        """Inter-token latencies of the finished requests; see `vidur.metrics.itl`."""
+        from vidur.metrics.batch_runs import counted_requests
+        from vidur.metrics.itl import token_latencies
+
+        metrics = self.config.metrics_config
+        counted = counted_requests(self.recording, self.runs, metrics.min_batch_index, metrics.max_batch_index)
+        return token_latencies(self.recording, self.runs, counted)
+
+    def itl(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Inter-token latencies in seconds and of how many tokens each is the latency: the arrays of a distribution.
+
+        Empty where batches were not recorded. Of requests that were preempted they are estimated: `vidur.metrics.itl`.
+        """
+        return self.token_latencies.values, self.token_latencies.weights
+
+    @cached_property
     def summary(self) -> dict[str, Any]:
         """The contents of summary.json."""
         from vidur.metrics.summary import summary
@@ -82,7 +102,7 @@ class SimulationResult:
         write_results(self, folder)
 
     def plot(self) -> Figure:
-        """A plotly figure of the cumulative distributions of TTFT, TPOT and E2E."""
+        """A plotly figure of the cumulative distributions of TTFT, TPOT, ITL and E2E."""
         from vidur.metrics.plot import latency_figure
 
         return latency_figure(self)

@@ -45,7 +45,7 @@ def summary(
         "end_time": recording.end_time,
         "duration": duration(recording),
         "throughput": _throughput(recording),
-        "latency": {name: statistics(values) for name, values in times.items()},
+        "latency": {**{name: statistics(values) for name, values in times.items()}, "itl": _token_latency(result)},
     }
     if met := goodput(result, ttft_objective, tpot_objective):
         figures["goodput"] = met
@@ -86,6 +86,11 @@ def goodput(result: SimulationResult, ttft: float | None = None, tpot: float | N
         "requests_per_second": _rate(met, duration(recording)),
         "fraction_of_finished": _rate(met, finished),
     }
+
+
+def _token_latency(result: SimulationResult) -> Section:
+    values, weights, exact = result.token_latencies
+    return {**weighted_statistics(values, weights), "exact": _number(exact)}
 
 
 def _requests(recording: Recording) -> Section:

@@ -74,14 +74,25 @@ def short(values: NDArray[Any] | Sequence[float], digits: int = 4) -> list[float
     return [float(f"{value:.{digits}g}") if value == value else None for value in np.asarray(values, float).tolist()]
 
 
-def cumulative(values: Floats, num_points: int) -> tuple[Floats, Floats]:
-    """x and y (percent) of the empirical distribution of the values that are not nan, in at most about `num_points`."""
-    ordered = np.sort(values[~np.isnan(values)])
+def cumulative(values: Floats, num_points: int, weights: NDArray[np.int64] | None = None) -> tuple[Floats, Floats]:
+    """x and y (percent) of the empirical distribution of the values that are not nan, in at most about `num_points`.
+
+    weights: how often each value counts; once if None.
+    """
+    present = ~np.isnan(values)
+    order = np.argsort(values[present], kind="stable")
+    ordered = values[present][order]
     count = len(ordered)
+    below = np.arange(1, count + 1) if weights is None else np.cumsum(weights[present][order])
+    share = 100 * below / max(int(below[-1]) if count else 0, 1)
     if count <= num_points:
-        return ordered, 100 * np.arange(1, count + 1) / max(count, 1)
-    rank = np.unique(np.linspace(0, count - 1, num_points).astype(np.int64))
-    return ordered[rank], 100 * (rank + 1) / count
+        return ordered, share
+    if weights is None:
+        rank = np.unique(np.linspace(0, count - 1, num_points).astype(np.int64))
+    else:
+        # Where the distribution passes equal steps.
+        rank = np.unique(np.append(0, np.searchsorted(share, np.linspace(0, 100, num_points)).clip(0, count - 1)))
+    return ordered[rank], share[rank]
 
 
 def weighted_histogram(values: NDArray[Any], counts: NDArray[Any], edges: Floats) -> Floats:
