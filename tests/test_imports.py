@@ -71,6 +71,7 @@ FACADES = {
     ("vidur.config.simulation", "vidur.config.command_line"),
     ("vidur.config.simulation", "vidur.config.document"),
     ("vidur.config.simulation", "vidur.config.given"),
+    ("vidur.config.simulation", "vidur.config.replace"),
 }
 
 

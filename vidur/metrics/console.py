@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from vidur.metrics.result import SimulationResult
 from vidur.metrics.text import NOTHING, in_seconds, percent, plural, significant, time_unit
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from vidur.metrics.result import SimulationResult
 
 MAX_WIDTH = 100
 MAX_REPLICA_ROWS = 16

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidur.metrics import report_sections as sections
 from vidur.metrics.console import LATENCY_LABELS, facts
-from vidur.metrics.result import SimulationResult
 from vidur.metrics.text import NOTHING, Unit, in_seconds, percent, significant, time_unit
 from vidur.report import Markup, Page, Table
 from vidur.report.markup import markup
+
+if TYPE_CHECKING:
+    from vidur.metrics.result import SimulationResult
 
 Section = dict[str, Any]
 

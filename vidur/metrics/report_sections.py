@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,6 @@ from vidur.engine.recording import FINISHED, Columns
 from vidur.metrics.batch_runs import counted_requests, only_batches
 from vidur.metrics.columns import time_per_output_token
 from vidur.metrics.latency import latencies
-from vidur.metrics.result import SimulationResult
 from vidur.metrics.statistics import weighted_statistics
 from vidur.metrics.text import MILLISECONDS, Unit, percent, significant, time_unit
 from vidur.metrics.timeline import Timeline, time_edges, timeline
@@ -36,6 +35,9 @@ from vidur.report.chart import (
     short,
     weighted_histogram,
 )
+
+if TYPE_CHECKING:
+    from vidur.metrics.result import SimulationResult
 
 CURVE_POINTS = 1000
 SCATTER_POINTS = 2000

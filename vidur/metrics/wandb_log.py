@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidur.errors import InputError
-from vidur.metrics.result import SimulationResult
+
+if TYPE_CHECKING:
+    from vidur.metrics.result import SimulationResult
 
 
 def require_wandb() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vidur.atomic import open_atomic, write_files, write_text
 from vidur.engine.recording import Columns
@@ -16,8 +16,10 @@ from vidur.metrics.csv_rows import CHUNK_ROWS, format_rows, header_line, write_c
 from vidur.metrics.event_trace import write_event_trace
 from vidur.metrics.operations import write_operation_metrics
 from vidur.metrics.report import write_report
-from vidur.metrics.result import SimulationResult
 from vidur.metrics.token_completions import token_completions
+
+if TYPE_CHECKING:
+    from vidur.metrics.result import SimulationResult
 
 
 def write_results(
