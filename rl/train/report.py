@@ -37,6 +37,7 @@ _SPEED = (
     ("charts/SPS", "Speed", "decisions per second: simulating and learning"),
     ("charts/learning_rate", "Learning rate", "of Adam"),
 )
+_UNITS = {"charts/SPS": "decisions per second", "losses/entropy": "entropy (nats)"}
 _STAGES = {
     "reward/raw": ("Raw reward", "the weighted terms, added up"),
     "reward/scaled": ("Scaled reward", "after scale and normalisation"),
@@ -147,14 +148,17 @@ def _absolute(rows: Sequence[Mapping[str, Any]], scenario: str, metric: str) -> 
     title, note = _RATIOS.get(metric, (_METRICS.get(metric, metric), "fixed seeds"))
     steps, values = _evaluation(rows, scenario, metric)
     trace = line(steps, short(values), title, ACCENT, mode="lines+markers")
-    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(metric)}
+    shown = {
+        "xaxis": axis(_DECISIONS, rangemode="tozero"),
+        "yaxis": axis(f"{title} (s)" if metric in _METRICS else title.lower()),
+    }
     return Chart(title, f"{scenario}: {note}", [trace], shown)
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], name: str, title: str, note: str) -> Chart:
     """Each update as a faint line, and a running mean of some of them over it."""
     steps, values = _scalar(rows, name)
-    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(name.partition("/")[2])}
+    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(_UNITS.get(name, title.lower()))}
     if len(values) < 40:
         return Chart(title, note, [line(steps, short(values), title, ACCENT, mode="lines+markers")], shown)
     faint = line(steps, short(values), "each update", f"{ACCENT}/0.35", showlegend=False)

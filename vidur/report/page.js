@@ -64,7 +64,8 @@ function draw(id, data, layout) {
 const dashes = { dash: "dashed", dot: "dotted" };
 function legendChip(name, line, pressed, data) {
   const mark = element("i");
-  mark.style.borderTop = `3px ${dashes[line.dash] ?? "solid"} ${line.color.startsWith("--") ? `var(${line.color})` : line.color}`;
+  const [variable, opacity] = line.color.split("/");
+  mark.style.borderTop = `3px ${dashes[line.dash] ?? "solid"} color-mix(in srgb, var(${variable}) ${100 * (opacity ?? 1)}%, transparent)`;
   const chip = element("button", { className: "chip", type: "button", data }, mark, name);
   chip.setAttribute("aria-pressed", pressed);
   return chip;
