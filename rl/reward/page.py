@@ -81,9 +81,8 @@ def _ranking(figures: RewardFigures) -> Chart:
     """Mean reward by mean E2E, with the ceiling."""
     points: list[Trace] = [
         {
-            "type": "scatter", "mode": "markers+text", "x": [own.mean_e2e], "y": [float(own.clipped.mean())],
-            "text": [own.scheduler], "textposition": "top center", "marker": {"size": 10, "color": color},
-            "name": own.scheduler, "showlegend": False,
+            "type": "scatter", "mode": "markers", "x": [own.mean_e2e], "y": [float(own.clipped.mean())],
+            "marker": {"size": 10, "color": color}, "name": own.scheduler,
         }
         for own, color in zip(figures.schedulers, COLORS, strict=False)
     ]  # fmt: skip
