@@ -6,7 +6,8 @@ page.write(Path("report.html"))
 """
 
 from vidur.report.chart import Chart
-from vidur.report.page import Markup, Page
+from vidur.report.markup import Markup
+from vidur.report.page import Page
 from vidur.report.table import Table
 
 __all__ = ["Chart", "Markup", "Page", "Table"]
