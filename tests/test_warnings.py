@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from vidur.config import PPOGlobalSchedulerConfig, ReplicaGroupConfig, SimulationConfig
 from vidur.errors import InputError
 from vidur.learned import beta_warning
+from vidur.main import main
 
 ROUTER = "--global_scheduler_config_type"
 
@@ -59,3 +62,13 @@ def test_an_unknown_model_is_told_of_config_json() -> None:
 def test_a_million_replicas_are_too_many(flag: str) -> None:
     with pytest.raises(InputError, match=r"at most 16,?384"):
         SimulationConfig.from_cli(flag.split())
+
+
+def test_a_run_that_serves_nobody_fails_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ["--synthetic_request_generator_config_num_requests", "5", "--sarathi_scheduler_config_num_blocks", "2"]
+    assert main(flags) == 1
+    assert "no request was served, so nothing is written: 5 of 5 do not fit" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.json"))
