@@ -98,7 +98,7 @@ def test_a_result_is_saved_as_a_run_is(result: SimulationResult, tmp_path: Path)
 
 def test_the_goodput_counts_requests_within_both_objectives(result: SimulationResult) -> None:
     requests = result.requests
-    ttft, tpot = requests["ttft"].median(), requests["tpot"].quantile(0.8)
+    ttft, tpot = float(requests["ttft"].median()), float(requests["tpot"].quantile(0.8))
     figures = result.goodput(ttft=ttft, tpot=tpot)
     met = ((requests["ttft"] <= ttft) & (requests["tpot"] <= tpot)).sum()
     assert figures["fraction_of_finished"] == met / 40

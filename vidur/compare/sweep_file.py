@@ -8,7 +8,7 @@ that go over the scenario's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,10 +80,9 @@ class SweepFile:
         require_rate(config)
         workload = config.request_generator_config
         assert isinstance(workload, SyntheticRequestGeneratorConfig)
-        objectives = {
-            name: seconds for name, seconds in (("ttft", config.slo_ttft), ("tpot", config.slo_tpot)) if seconds
-        }
-        header = ScenarioHeader(title=describe_cluster(config.cluster_config), load=1.0, **objectives)
+        header = ScenarioHeader(title=describe_cluster(config.cluster_config), load=1.0)
+        ttft, tpot = config.slo_ttft or header.ttft, config.slo_tpot or header.tpot
+        header = replace(header, ttft=ttft, tpot=tpot)
         scenario = Scenario("configuration", header, config, qps=rate_of(workload))
         return cls("Comparison", {}, (Entry(scenario),))
 

@@ -76,12 +76,12 @@ def mark_cached() -> None:
             (_FOLDER / "complete").touch()
 
 
-class _KernelCache(FunctionCache):  # type: ignore[misc]  # Numba has no types
+class _KernelCache(FunctionCache):
     """Numba's cache of one kernel, which goes without where the disk is full."""
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         with optional(_WHAT):
-            super().save_overload(signature, compiled)
+            super().save_overload(signature, compiled)  # type: ignore[no-untyped-call]
 
 
 def _in_folder(make: Callable[[], Any]) -> Any:
@@ -115,7 +115,7 @@ def _compile(function: F, **options: Any) -> F:
         return function
     dispatcher = numba.njit(**options, **_OPTIONS)(function)
     if _FOLDER is not None:
-        dispatcher._cache = _in_folder(lambda: _KernelCache(function))
+        dispatcher._cache = _in_folder(lambda: _KernelCache(function))  # type: ignore[no-untyped-call]
     return dispatcher  # type: ignore[no-any-return]
 
 

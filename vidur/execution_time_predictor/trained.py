@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 
 import vidur
+from vidur.atomic import os_reason
 from vidur.config import (
     BaseProfiledExecutionTimePredictorConfig,
     LinearRegressionExecutionTimePredictorConfig,
     RandomForrestExecutionTimePredictorConfig,
 )
 from vidur.config.replica import ReplicaConfig
-from vidur.data_files import os_reason, warn_once
+from vidur.data_files import warn_once
 from vidur.errors import InputError
 from vidur.execution_time_predictor.estimators import Estimator, estimator_of
 from vidur.execution_time_predictor.grid import TableGrid, coarse_chunks

@@ -40,14 +40,14 @@ class TokenLatencies(NamedTuple):
 
 class _Chains(NamedTuple):
     """Rows in the order in which they can follow each other for one request. row: their numbers; chain: int64, equal
-    where rows belong together; first_end, end: of the first iteration and the last; count: iterations that could have
+    where rows belong together; first_end, end: of the first iteration and the last; iterations: those that could have
     served a request in decode; seconds: of an iteration after the first."""
 
     row: NDArray[np.intp]
     chain: Ints
     first_end: Floats
     end: Floats
-    count: Ints
+    iterations: Ints
     seconds: Floats
 
 
@@ -68,7 +68,7 @@ def token_latencies(recording: Recording, runs: Columns, counted: NDArray[np.boo
     position[chains.row] = np.arange(len(chains.row))
     first, last = position[rows]
     needed, restarts = requests["num_decode_tokens"][ids] - 1, requests["num_restarts"][ids]
-    could = np.cumsum(chains.count)
+    could = np.cumsum(chains.iterations)
     exact = (chains.chain[first] == chains.chain[last]) & (could[last] - could[first] == needed) & (restarts == 0)
     values, weights = _exact_latencies(chains, first[exact], last[exact], begin[exact])
     rest = ~exact
@@ -85,8 +85,8 @@ def _exact_latencies(
     chains: _Chains, first: NDArray[np.intp], last: NDArray[np.intp], first_token_at: Floats
 ) -> tuple[Floats, Ints]:
     """Of requests that have their first token in row `first` and are in every row with decodes from there to `last`."""
-    serving = np.flatnonzero(chains.count > 0)
-    rank = np.cumsum(chains.count > 0)
+    serving = np.flatnonzero(chains.iterations > 0)
+    rank = np.cumsum(chains.iterations > 0)
     begin, end = rank[first], rank[last]
     in_row = np.cumsum(np.bincount(begin, minlength=len(serving) + 1) - np.bincount(end, minlength=len(serving) + 1))
     begun = np.bincount(begin, minlength=len(serving) + 1)[:-1]
@@ -95,7 +95,7 @@ def _exact_latencies(
     after_row = in_row - begun
     between_rows = chains.first_end[serving] - np.concatenate(([0.0], chains.end[serving][:-1]))
     values = (between_rows, chains.seconds[serving], chains.first_end[serving[begin]] - first_token_at)
-    weights = (after_row, in_row * (chains.count[serving] - 1), np.ones(len(first), np.int64))
+    weights = (after_row, in_row * (chains.iterations[serving] - 1), np.ones(len(first), np.int64))
     some = [weight > 0 for weight in weights]
     return (
         np.concatenate([value[own] for value, own in zip(values, some, strict=True)]),
