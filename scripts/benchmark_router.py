@@ -15,7 +15,7 @@ import numpy as np
 import rl.router.compiled  # noqa: F401
 from rl.router.choose import choose_ppo
 from vidur import SimulationConfig, Simulator
-from vidur.scheduler.global_scheduler import KernelScheduler
+from vidur.scheduler.routers import KernelScheduler
 
 REPLICAS = (4, 16, 64)
 REPEATS = 5

@@ -21,9 +21,9 @@ import numpy as np
 from vidur import Simulator
 from vidur.compare.scenario import Scenario
 from vidur.config import RoundRobinGlobalSchedulerConfig
-from vidur.engine.state import hardware_facts
+from vidur.engine.plan import hardware_facts
+from vidur.observation import DECODE_SECONDS, PREFILL_SECONDS, Floats
 from vidur.request_generator.quantile_table import load_quantile_table
-from vidur.scheduler.observation import DECODE_SECONDS, PREFILL_SECONDS, Floats
 
 SAMPLE = 200_000
 TRIALS = 12_000

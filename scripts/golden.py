@@ -36,7 +36,7 @@ class GoldenCase:
         return facts
 
     def config(self) -> SimulationConfig:
-        """A replay of the case's requests with its tables, and upstream's count for `lor`."""
+        """A replay of the case's requests with its tables, and upstream's count for `lor`; batches are recorded."""
         theirs = SimulationConfig.from_cli([*_PREDICTOR, *self.facts["flags"]])
         predictor = {
             item.name: getattr(theirs.execution_time_predictor_config, item.name)
@@ -48,6 +48,7 @@ class GoldenCase:
             router = dataclasses.replace(router, count="waiting")
         return dataclasses.replace(
             theirs,
+            metrics_config=dataclasses.replace(theirs.metrics_config, write_metrics=True),
             cluster_config=dataclasses.replace(cluster, global_scheduler_config=router),
             request_generator_config=TraceRequestGeneratorConfig(
                 trace_file=str(self.folder / "requests.csv"), max_tokens=theirs.request_generator_config.max_tokens

@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 
 from vidur.compare.statistics import paired_difference
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 TRUTH, TRIALS, RESAMPLES = -5.0, 2000, 2000
 NORMAL = NormalDist()

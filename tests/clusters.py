@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vidur.engine import layout as at
+import vidur.scheduler.batching
+import vidur.scheduler.compiled  # noqa: F401
+from vidur.engine.cluster import DRAIN, FAIL, JOIN, RETURN, SLOW
+from vidur.engine.engine import Engine
+from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan
+from vidur.engine.plug import BATCHERS
 from vidur.engine.recording import Recording
 from vidur.engine.simulation import Simulation
-from vidur.engine.state import EngineOptions, EngineState, HardwarePlan, ReplicaPlan
 from vidur.execution_time_predictor import ExecutionTimeTables
+from vidur.observation import HARDWARE_COLUMNS
 from vidur.request_generator import RequestTable
-from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS, KernelScheduler, RouterContext
-from vidur.scheduler.observation import HARDWARE_COLUMNS
-from vidur.scheduler.replica_scheduler import POLICIES
+from vidur.scheduler.routers import GLOBAL_SCHEDULERS, KernelScheduler, RouterContext
 
 LINEAR_OPS = ("attn_pre_proj", "attn_post_proj", "mlp_up_proj", "mlp_down_proj", "mlp_act", "attn_rope",
               "attn_kv_cache_save", "input_layernorm", "post_attention_layernorm", "add")  # fmt: skip
@@ -62,7 +65,7 @@ class Cluster:
     speeds: tuple[float, ...] = field(default=(1.0,))
 
     def plans(self) -> list[ReplicaPlan]:
-        policy = POLICIES.get(self.policy)
+        batcher = BATCHERS.get(self.policy)
         reserved = self.policy in ("orca", "faster_transformer")
         per_request = max(1, self.num_blocks // 2)
         longest = per_request * self.block_size if reserved else self.num_blocks * self.block_size + 1
@@ -78,8 +81,8 @@ class Cluster:
             max_blocks_per_request=per_request,
             watermark=int(0.05 * self.num_blocks),
             max_waiting_iters=3,
-            grows=policy.grows,
-            hold_until_batch_ends=policy.hold_until_batch_ends,
+            grows=batcher.grows,
+            hold_until_batch_ends=batcher.hold_until_batch_ends,
             max_prompt_tokens=self.token_limit if self.policy == "lightllm" else 1 << 40,
         )
         return [plan] * self.replicas
@@ -102,13 +105,13 @@ class Cluster:
             draws=router.draw(len(requests)),
         )
         events = np.array(self.events, np.float64).reshape(-1, 4)
-        state = EngineState(requests, plans, [HARDWARE], events, options)
-        return Simulation(state, POLICIES.get(self.policy))
+        engine = Engine(requests, plans, [HARDWARE], events, options)
+        return Simulation(engine, BATCHERS.get(self.policy))
 
     def run(self, requests: RequestTable) -> tuple[Simulation, Recording]:
         simulation = self.simulation(requests)
         simulation.run(GLOBAL_SCHEDULERS.get(self.router).choose)
-        return simulation, simulation.state.recording(partial=False)
+        return simulation, simulation.engine.recording(partial=False)
 
 
 def request_table(arrivals: list[float], prompts: list[int], outputs: list[int]) -> RequestTable:
@@ -117,4 +120,4 @@ def request_table(arrivals: list[float], prompts: list[int], outputs: list[int])
     )
 
 
-SLOW, FAIL, RETURN, JOIN, DRAIN = at.SLOW, at.FAIL, at.RETURN, at.JOIN, at.DRAIN
+__all__ = ["DRAIN", "FAIL", "HARDWARE", "JOIN", "RETURN", "SLOW", "Cluster", "request_table", "simple_tables"]

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rl.vllm.decide.config import RouterConfig
 from rl.vllm.decide.fleet import HardwareGroupConfig, VllmReplicaConfig
 from rl.vllm.decide.gauges import EngineGauges, Scrape
 from rl.vllm.decide.routing import Arrival, Router, scheduler_maker
 from vidur.config import SimulationConfig
-from vidur.engine import layout as at
-from vidur.engine.plans import plan_replicas
-from vidur.engine.replica import ended_iterations
-from vidur.engine.state import hardware_facts
-from vidur.request_generator import RequestTable, generate_requests
-from vidur.scheduler.global_scheduler import RouterContext
-from vidur.scheduler.global_scheduler.lookahead import ReplicaModel
-from vidur.scheduler.observation import (
+from vidur.engine.plan import hardware_facts
+from vidur.engine.replica import iterations_before
+from vidur.observation import (
     ARRIVAL_AGE,
     ARRIVAL_PRIORITY,
     ARRIVAL_PROMPT,
@@ -33,6 +28,10 @@ from vidur.scheduler.observation import (
     SPEED,
     ClusterObservation,
 )
+from vidur.plans import plan_replicas
+from vidur.request_generator import RequestTable, generate_requests
+from vidur.scheduler.routers import RouterContext
+from vidur.scheduler.routers.lookahead import ReplicaModel
 from vidur.simulator import Simulator
 
 
@@ -55,7 +54,7 @@ class MirroredSimulation:
         # The engine draws for all requests when it is made; the router draws for each.
         context.rng.bit_generator.state = np.random.default_rng(config.seed).bit_generator.state
         self.simulator = Simulator(self.config, self.requests, self.scheduler)
-        self.state = self.simulator.simulation.state
+        self.engine = self.simulator.simulation.engine
         context.rng.bit_generator.state = np.random.default_rng(config.seed).bit_generator.state
         self._rows = 0
         self._left: dict[int, int] = {}
@@ -84,7 +83,7 @@ class MirroredSimulation:
     @property
     def request(self) -> int:
         """The request of the decision that is due."""
-        return int(self.state.cluster[at.CURRENT])
+        return int(self.engine.clock.current)
 
     def place(self, replica: int) -> None:
         self._left[self.request] = int(self.requests.num_prefill_tokens[self.request])
@@ -92,34 +91,34 @@ class MirroredSimulation:
 
     def gauges(self) -> tuple[float, list[Scrape]]:
         """When the gauges were read, and each replica's."""
-        rows = [Scrape({0: EngineGauges(*map(float, row[:4]))}, None) for row in self.state.gauges]
-        return float(self.state.cluster_floats[at.GAUGES_AT]), rows
+        rows = [Scrape({0: EngineGauges(*map(float, row[:4]))}, None) for row in self.engine.books.gauges]
+        return float(self.engine.clock.gauges_at), rows
 
     def events(self, now: float) -> list[tuple[float, int, int]]:
         """(time, request, tokens) of what has streamed since the last call, before `now`, in the order of time."""
         found: list[tuple[float, int, int]] = []
-        state = self.state
-        for row in range(self._rows, int(state.cluster[at.ROWS])):
-            replica, count = int(state.row_ints[row, 0]), int(state.row_ints[row, at.ROW_INTS.index("count")])
-            start, seconds = state.row_floats[row, 1], state.row_floats[row, 2]
-            members = state.members[state.member_offsets[row] : state.member_offsets[row + 1]]
+        state, log = self.engine.state, self.engine.state.log
+        for number in range(self._rows, int(self.engine.clock.num_rows)):
+            row = log.rows[number]
+            replica, count, start, seconds = int(row.replica), int(row.count), row.start, row.iteration_time
+            members = log.members[log.member_offsets[number] : log.member_offsets[number + 1]]
             began, done = self._under_way.pop(replica, (-1.0, 0))
             self._emit(found, start, seconds, done if began == start else 0, count, members)
-        self._rows = int(state.cluster[at.ROWS])
-        for replica in np.flatnonzero((state.replicas[:, at.IN_FLIGHT] > 0) & (state.replicas[:, at.RUN_COUNT] > 1)):
-            start, seconds = state.replica_floats[replica, [at.RUN_START, at.RUN_TIME]]
-            done = ended_iterations(start, seconds, int(state.replicas[replica, at.RUN_COUNT]), now)
-            size = state.batches[replica, 0, at.SIZE]
-            requests = state.batch_requests[replica, 0, :size]
-            members = np.stack([requests, np.ones(size, np.int64)], axis=1)
-            before = self._under_way.get(int(replica), (start, 0))
+        self._rows = int(self.engine.clock.num_rows)
+        for replica, plan in enumerate(state.replicas):
+            if plan.in_flight == 0 or plan.run_count <= 1:
+                continue
+            start, seconds = plan.run_start, plan.run_time
+            done = iterations_before(now, start, seconds, int(plan.run_count))
+            members = state.members[replica, 0, : state.batches[replica, 0].num_requests]
+            before = self._under_way.get(replica, (start, 0))
             self._emit(found, start, seconds, before[1] if before[0] == start else 0, done, members)
-            self._under_way[int(replica)] = (start, done)
+            self._under_way[replica] = (start, done)
         return sorted(found, key=lambda event: event[0])
 
     def _emit(
         self, found: list[tuple[float, int, int]], start: float, seconds: float, first: int, last: int,
-        members: NDArray[np.int64],
+        members: Any,
     ) -> None:  # fmt: skip
         """The tokens of iterations `first` to `last` of a run."""
         for request, tokens in members.tolist():
@@ -164,7 +163,7 @@ class Mirror:
 
     def arrival(self, observation: ClusterObservation) -> Arrival:
         row = observation.arrival
-        arrived_at = float(self.simulation.state.times[self.simulation.request, at.ARRIVED])
+        arrived_at = float(self.simulation.engine.requests[self.simulation.request].arrived_at)
         assert observation.now - arrived_at == row[ARRIVAL_AGE]
         return Arrival(int(row[ARRIVAL_PROMPT]), arrived_at, int(row[ARRIVAL_SESSION]), int(row[ARRIVAL_PRIORITY]))
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidur import observation as seen
 from vidur.config.global_scheduler import BaseGlobalSchedulerConfig
-from vidur.scheduler import observation as seen
-from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS, KernelScheduler, RouterContext
-from vidur.scheduler.observation import ClusterObservation, Floats, PlacedRequests
+from vidur.observation import ClusterObservation, Floats, PlacedRequests
+from vidur.scheduler.routers import GLOBAL_SCHEDULERS, KernelScheduler, RouterContext
 
 NOBODY = PlacedRequests(*(np.zeros(0, dtype) for dtype in (np.int64, float, float, np.int64, np.int64, bool)))
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidur.config import SimulationConfig
+from vidur.engine.plan import HardwarePlan
 from vidur.engine.recording import FINISHED, UNFINISHED, Columns, Recording
-from vidur.engine.state import HardwarePlan
 from vidur.execution_time_predictor.tables import LAYER_OPS, POST_NORM_OP, ExecutionTimeTables
 from vidur.metrics.result import SimulationResult
 

@@ -35,7 +35,7 @@ PROMISED = {
     "rl.gym_environment": ("ENVIRONMENT_ID", "RoutingEnv"),
     "rl.router.encoder": ("StateEncoder",),
     "rl.vector_environment": ("RoutingVectorEnv",),
-    "vidur.scheduler.global_scheduler": ("GlobalScheduler", "KernelScheduler", "RouterContext"),
+    "vidur.scheduler.routers": ("GlobalScheduler", "KernelScheduler", "RouterContext"),
 }
 
 # Users' vLLM names these; they stay where they are.

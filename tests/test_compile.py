@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
-
-from vidur.engine.arrays import Arrays
-from vidur.engine.cluster import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numba
 import kernels
 from numba import types
-from vidur.engine.compile import Callback
+from vidur.engine.plug import Callback
 
 functions = [getattr(kernels, f"kernel_{index}") for index in range(6)]
 callback = Callback(types.int64, types.int64)
@@ -42,8 +38,3 @@ def test_kernels_made_in_threads_lie_in_the_cache_folder_and_other_users_of_numb
     assert done.returncode == 0, done.stderr
     indices = list(tmp_path.rglob("*.nbi"))
     assert len(indices) == 6 and all(cache in file.parents for file in indices)
-
-
-def test_the_arrays_are_the_parameters_of_run() -> None:
-    names = list(inspect.signature(getattr(run, "py_func", run)).parameters)
-    assert names[3:] == list(Arrays._fields)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from observations import observe
 
 from rl.router.encoder import EncoderSpec, StateEncoder, spec_difference
+from vidur import observation as seen
 from vidur.config import SimulationConfig
-from vidur.scheduler import observation as seen
-from vidur.scheduler.observation import ClusterObservation
+from vidur.observation import ClusterObservation
 from vidur.simulator import Simulator
 
 AGGREGATES, INTERACTIONS, CONTEXT = 15, 16, 9

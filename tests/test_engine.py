@@ -8,7 +8,6 @@ from clusters import DRAIN, FAIL, JOIN, RETURN, SLOW, Cluster, request_table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vidur.engine import layout as at
 from vidur.engine.recording import FINISHED, REFUSED, Recording
 from vidur.engine.simulation import Simulation
 from vidur.request_generator import RequestTable
@@ -51,31 +50,32 @@ def workloads(draw: st.DrawFn) -> RequestTable:
 
 def check_all_is_returned(simulation: Simulation) -> None:
     """Every block, queue and count is back where it began."""
-    replicas = simulation.state.replicas
-    for column in (at.WAITING, at.READY, at.ADMITTED, at.IN_FLIGHT, at.ALLOCATED):
-        assert (replicas[:, column] == 0).all(), column
-    assert (replicas[:, [at.WAIT_HEAD, at.WAIT_TAIL, at.LEDGER_HEAD, at.LEDGER_TAIL]] == -1).all()
-    assert (simulation.state.ledger[:, :5] == 0).all()
-    assert (simulation.state.requests[:, at.BLOCKS] == 0).all()
+    for replica in simulation.engine.state.replicas:
+        for field in ("waiting", "ready", "admitted", "in_flight", "allocated"):
+            assert replica[field] == 0, field
+        for field in ("wait_head", "wait_tail", "ledger_head", "ledger_tail", "await_head", "await_tail"):
+            assert replica[field] == -1, field
+    assert (simulation.engine.books.ledger[:, :5] == 0).all()
+    assert (simulation.engine.requests["blocks"] == 0).all()
 
 
 def check_requests(simulation: Simulation, recording: Recording) -> None:
     """Each request was refused for its length, or finished with exactly its tokens, its times in order."""
-    requests, state = recording.requests, simulation.state
+    requests, engine = recording.requests, simulation.engine
     total = requests["num_prefill_tokens"] + requests["num_decode_tokens"]
-    plan = state.replicas[0]
-    too_long = (total > plan[at.MAX_REQUEST_TOKENS]) | (requests["num_prefill_tokens"] > plan[at.MAX_PROMPT_TOKENS])
+    plan = engine.state.replicas[0]
+    too_long = (total > plan.max_request_tokens) | (requests["num_prefill_tokens"] > plan.max_prompt_tokens)
     assert (requests["status"] == np.where(too_long, REFUSED, FINISHED)).all()
     done = ~too_long
-    assert (state.requests[done, at.STREAMED] == requests["num_decode_tokens"][done]).all()
-    assert (state.requests[done, at.PROCESSED] == total[done]).all()
+    assert (engine.requests["streamed"][done] == requests["num_decode_tokens"][done]).all()
+    assert (engine.requests["processed"][done] == total[done]).all()
     for before, after in zip(
         ("arrived_at", "scheduled_at", "prefill_completed_at"),
         ("scheduled_at", "prefill_completed_at", "completed_at"),
         strict=True,
     ):
         assert (requests[before][done] <= requests[after][done]).all()
-    if plan[at.STAGES] == 1 and requests["num_reroutes"].sum() == 0:
+    if plan.stages == 1 and requests["num_reroutes"].sum() == 0:
         spent = requests["execution_time"] + requests["preempted_time"] + requests["scheduled_at"]
         assert np.allclose(spent[done], requests["completed_at"][done])
 
@@ -83,8 +83,8 @@ def check_requests(simulation: Simulation, recording: Recording) -> None:
 def check_rows(simulation: Simulation, recording: Recording) -> None:
     """Memory is never overdrawn, a stage does one batch at a time, and work is done once but for counted restarts."""
     rows = recording.batches
-    plan = simulation.state.replicas[0]
-    assert (rows["kv_blocks"] <= plan[at.NUM_BLOCKS]).all() and (rows["kv_blocks"] >= 0).all()
+    plan = simulation.engine.state.replicas[0]
+    assert (rows["kv_blocks"] <= plan.num_blocks).all() and (rows["kv_blocks"] >= 0).all()
     assert (rows["batch_size"] >= 1).all() and (rows["count"] >= 1).all() and (rows["iteration_time"] > 0).all()
     for replica in np.unique(rows["replica"]):
         for stage in np.unique(rows["stage"]):
@@ -153,7 +153,7 @@ def test_decision_by_decision_gives_the_bits_of_the_compiled_loop(policy: str, d
             assert placed.streamed_tokens.sum() == observation.ledger[replica, 4]
         stepped.place(last)
     for name, column in whole.requests.items():
-        assert np.array_equal(column, stepped.state.recording(False).requests[name], equal_nan=True), name
+        assert np.array_equal(column, stepped.engine.recording(False).requests[name], equal_nan=True), name
 
 
 def test_a_slow_replica_takes_its_factor_longer() -> None:
@@ -206,7 +206,7 @@ def test_a_replica_that_joins_later_gets_nothing_before() -> None:
     requests = request_table([0.0, 0.1, 2.0, 2.1], [8] * 4, [4] * 4)
     plans = Cluster(events=((1.0, 1, JOIN, 1.0),))
     simulation = plans.simulation(requests)
-    simulation.state.available[1] = 0
-    simulation.state.cluster[at.NUM_AVAILABLE] = 1
-    simulation.run(__import__("vidur.scheduler.global_scheduler.round_robin", fromlist=["x"]).choose_round_robin)
-    assert list(simulation.state.recording(False).requests["replica"]) == [0, 0, 1, 0]
+    simulation.engine.books.available[1] = 0
+    simulation.engine.clock.num_available = 1
+    simulation.run(__import__("vidur.scheduler.routers.round_robin", fromlist=["x"]).choose_round_robin)
+    assert list(simulation.engine.recording(False).requests["replica"]) == [0, 0, 1, 0]

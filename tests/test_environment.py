@@ -18,9 +18,8 @@ from rl.reward.reward import Reward, RewardConfig, Window
 from rl.simulate.rollout import RunningSimulation
 from vidur import SimulationConfig, Simulator
 from vidur.config import PPOGlobalSchedulerConfig
-from vidur.engine import layout as at
 from vidur.errors import InputError
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 EVENTS = [{"time": 1.0, "replica": 1, "action": "fail"}, {"time": 2.5, "replica": 1, "action": "return"}]
 
@@ -107,11 +106,12 @@ def test_it_is_the_simulation_of_the_simulator() -> None:
         count += 1
     assert simulator.next_decision() is None and count > 60
     assert environment.ended and not environment.cut and environment.outstanding == 0
-    times = simulator.simulation.state.times
-    assert np.array_equal(environment.engine.times, times, equal_nan=True)
-    e2e = times[:, at.COMPLETED] - times[:, at.ARRIVED]
+    requests = simulator.simulation.engine.requests
+    for field in ("first_token_at", "completed_at", "execution_time", "replica"):
+        assert np.array_equal(environment.engine.requests[field], requests[field], equal_nan=True), field
+    e2e = requests["completed_at"] - requests["arrived_at"]
     assert environment.figures()["mean_e2e"] == pytest.approx(e2e.mean(), rel=1e-12)
-    assert environment.now == pytest.approx(times[:, at.COMPLETED].max())
+    assert environment.now == pytest.approx(requests["completed_at"].max())
 
 
 def test_observing_twice_is_the_same_decision_and_acting_twice_is_refused() -> None:
@@ -123,7 +123,7 @@ def test_observing_twice_is_the_same_decision_and_acting_twice_is_refused() -> N
     environment.act(0)
     with pytest.raises(RuntimeError, match="observe first"):
         environment.act(0)
-    assert environment.engine.cluster[at.DECISIONS] == 1
+    assert environment.engine.books.routed[0] == 1
 
 
 @pytest.mark.parametrize("replica", [-1, 2, 7])
@@ -133,7 +133,7 @@ def test_a_replica_that_is_not_there_is_refused_and_the_decision_stays(replica: 
     with pytest.raises(InputError, match=f"replica {replica} is not available"):
         environment.act(replica)
     environment.act(1)
-    assert environment.engine.cluster[at.DECISIONS] == 1
+    assert environment.engine.books.routed[0] == 1
 
 
 def test_a_request_that_no_memory_holds_is_named() -> None:

@@ -28,7 +28,7 @@ from vidur.compare.scenario import Scenario
 from vidur.compare.store import CellStore
 from vidur.compare.tuning import TUNING_SEEDS, tune_size_split
 from vidur.config import BaseGlobalSchedulerConfig, PPOGlobalSchedulerConfig, SizeSplitGlobalSchedulerConfig
-from vidur.scheduler.global_scheduler import KernelScheduler
+from vidur.scheduler.routers import KernelScheduler
 from vidur.simulator import Simulator, simulate
 
 # The heuristics.

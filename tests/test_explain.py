@@ -43,9 +43,7 @@ from rl.router.features import (
 from rl.router.policy import NumpyPolicy, PolicyWeights
 from rl.train.suite import TrainingSuite
 from vidur.errors import InputError
-from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
-from vidur.scheduler.global_scheduler.lor import choose_lor
-from vidur.scheduler.observation import (
+from vidur.observation import (
     ARRIVAL_COLUMNS,
     AWAITING,
     AWAITING_TOKENS,
@@ -56,6 +54,8 @@ from vidur.scheduler.observation import (
     QUEUE_COLUMNS,
     ClusterObservation,
 )
+from vidur.scheduler.routers.least_tokens import choose_least_tokens
+from vidur.scheduler.routers.lor import choose_lor
 
 DEPTH = 2
 BETA = 10.0
@@ -162,8 +162,7 @@ def test_other_schedulers_choose_as_they_do(choose, scores, memory) -> None:  # 
     chosen = choices(scores(states))
     for state in range(0, len(states), 7):
         seen = observation(states, state)
-        replica = choose(0.0, seen.ledger, seen.gauges, seen.hardware, seen.arrival, seen.available.astype(np.int64),
-                         seen.completions, np.array(memory), np.zeros(1))  # fmt: skip
+        replica = choose(seen.view, np.array(memory), np.zeros(1))
         assert chosen[state, replica] > 0
 
 

@@ -4,18 +4,20 @@ and paces, against the engine's own records."""
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from clusters import FAIL, HARDWARE, RETURN, SLOW, Cluster, request_table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from rl.router.encoder import StateEncoder
 from rl.router.policy import PolicyWeights
 from rl.simulate.rollout import BY_COST, OBJECTIVES, Plans, Rollout, RunningSimulation
-from vidur.engine import layout as at
+from vidur import observation as seen
+from vidur.engine.compile import allocating_kernel
+from vidur.engine.engine import Engine
 from vidur.engine.foresight import (
     COST_E2E,
     COST_PARTS,
@@ -26,16 +28,26 @@ from vidur.engine.foresight import (
     COST_TTFT_SQUARED,
     foresee,
 )
+from vidur.engine.plan import EngineOptions
+from vidur.engine.plug import BATCHERS as BATCHING
+from vidur.engine.plug import form_batch_callback
 from vidur.engine.recording import FINISHED
 from vidur.engine.simulation import Simulation
-from vidur.engine.state import EngineOptions, EngineState
+from vidur.engine.state import open_state
+from vidur.observation import Floats
 from vidur.request_generator import RequestTable
-from vidur.scheduler import observation as seen
-from vidur.scheduler.observation import Floats
-from vidur.scheduler.replica_scheduler import POLICIES as BATCHING
-from vidur.scheduler.replica_scheduler.policy import form_batch_callback
 
 POLICIES = ("sarathi", "vllm", "vllm_v1", "orca")
+
+
+@allocating_kernel
+def foresee_at(
+    replica: int, request: int, keep: bool, batcher: int, objectives: Floats, projected: Floats, costs: Floats,
+    address: int,
+) -> bool:  # fmt: skip
+    return foresee(open_state(address), replica, request, keep, batcher, objectives, projected, costs)
+
+
 # Enough memory, and so little that requests are preempted.
 AMPLE, STARVED = 400, 20
 
@@ -46,12 +58,12 @@ def workload(count: int, seed: int, gap: float = 0.02) -> RequestTable:
     return request_table(list(arrivals), list(rng.integers(1, 160, count)), list(rng.integers(1, 120, count)))
 
 
-def cost_parts(times: Floats, outputs: NDArray[np.int64], objectives: tuple[float, float] = OBJECTIVES) -> Floats:
+def cost_parts(requests: Any, objectives: tuple[float, float] = OBJECTIVES) -> Floats:
     """The parts of the cost of finished requests, each written out."""
-    ttft = times[:, at.FIRST_TOKEN] - times[:, at.ARRIVED]
-    tpot = (times[:, at.COMPLETED] - times[:, at.FIRST_TOKEN]) / np.maximum(outputs - 1, 1)
+    ttft = requests["first_token_at"] - requests["arrived_at"]
+    tpot = (requests["completed_at"] - requests["first_token_at"]) / np.maximum(requests["output"] - 1, 1)
     parts = np.zeros(COST_PARTS)
-    parts[COST_E2E] = (times[:, at.COMPLETED] - times[:, at.ARRIVED]).sum()
+    parts[COST_E2E] = (requests["completed_at"] - requests["arrived_at"]).sum()
     parts[COST_TTFT] = ttft.sum()
     parts[COST_TTFT_SQUARED] = (ttft**2).sum()
     parts[COST_TTFT_EXCESS] = np.maximum(ttft - objectives[0], 0).sum()
@@ -60,9 +72,8 @@ def cost_parts(times: Floats, outputs: NDArray[np.int64], objectives: tuple[floa
     return parts
 
 
-def total_cost(state: EngineState) -> Floats:
-    done = state.requests[:, at.STATUS] == FINISHED
-    return cost_parts(state.times[done], state.requests[done, at.OUTPUT])
+def total_cost(engine: Engine) -> Floats:
+    return cost_parts(engine.requests[engine.requests["status"] == FINISHED])
 
 
 def run_to_end(cluster: Cluster, requests: RequestTable, choices: list[int]) -> Floats:
@@ -72,8 +83,8 @@ def run_to_end(cluster: Cluster, requests: RequestTable, choices: list[int]) -> 
         assert simulation.next_decision() is not None
         simulation.place(choice)
     assert simulation.next_decision() is None
-    assert (simulation.state.requests[:, at.STATUS] == FINISHED).all()
-    return total_cost(simulation.state)
+    assert (simulation.engine.requests["status"] == FINISHED).all()
+    return total_cost(simulation.engine)
 
 
 def first(requests: RequestTable, count: int) -> RequestTable:
@@ -87,15 +98,15 @@ def foresee_now(
     """foresee of the pending request on `replica`."""
     costs = np.zeros(COST_PARTS)
     handle = form_batch_callback.handle(BATCHING.get(policy).form_batch)
-    request = int(simulation.state.cluster[at.CURRENT])
-    arrays = simulation.state.run_arguments()
-    fine = foresee(replica, request, keep, handle, np.array(OBJECTIVES), projected, costs, arrays)
-    return bool(fine), costs
+    request = int(simulation.engine.clock.current)
+    address = simulation.engine.address
+    ok = foresee_at(replica, request, keep, handle, np.array(OBJECTIVES), projected, costs, address)
+    return bool(ok), costs
 
 
-def copies(state: EngineState) -> list[bytes]:
-    """All arrays of the engine, but for the scratch space of pipelines."""
-    return [array.tobytes() for array in state.run_arguments() if array is not state.followers]
+def copies(engine: Engine) -> list[bytes]:
+    """All that the engine changes, but for the scratch space of pipelines."""
+    return [array.tobytes() for name, array in engine.snapshot().items() if name != "followers"]
 
 
 @pytest.mark.parametrize("blocks", [AMPLE, STARVED])
@@ -119,7 +130,7 @@ def test_a_marginal_cost_is_the_difference_of_two_simulations_of_the_future(
     while simulation.next_decision() is not None:
         count = len(choices)
         if count % 3 == 2:
-            before = copies(simulation.state)
+            before = copies(simulation.engine)
             without = run_to_end(cluster, first(requests, count), choices)
             for replica in range(2):
                 fine, costs = foresee_now(simulation, policy, replica, projected)
@@ -127,12 +138,12 @@ def test_a_marginal_cost_is_the_difference_of_two_simulations_of_the_future(
                 with_it = run_to_end(cluster, first(requests, count + 1), [*choices, replica])
                 assert costs == pytest.approx(with_it - without, rel=1e-9, abs=1e-9)
                 checked += 1
-            assert copies(simulation.state) == before
+            assert copies(simulation.engine) == before
         choices.append(count * 7 % 5 % 2)
         assert foresee_now(simulation, policy, choices[-1], projected, keep=True)[0]
         simulation.place(choices[-1])
     assert checked == 16
-    preempted = simulation.state.requests[:, at.RESTARTS].sum() + simulation.state.replicas[:, at.PREEMPTIONS].sum()
+    preempted = simulation.engine.requests["restarts"].sum() + simulation.engine.state.replicas["preemptions"].sum()
     assert blocks == AMPLE or policy == "orca" or preempted > 0
 
 
@@ -140,9 +151,9 @@ def test_a_request_that_the_replica_can_never_hold_is_not_foreseen() -> None:
     cluster = Cluster(num_blocks=STARVED)
     simulation = cluster.simulation(request_table([0.0], [5000], [2]))
     assert simulation.next_decision() is not None
-    before = copies(simulation.state)
+    before = copies(simulation.engine)
     assert not foresee_now(simulation, "sarathi", 0, np.full((1, 2), np.nan))[0]
-    assert copies(simulation.state) == before
+    assert copies(simulation.engine) == before
 
 
 def some_weights(depth: int, seed: int = 0) -> PolicyWeights:
@@ -244,8 +255,8 @@ def test_the_ledger_is_what_the_placed_requests_say(policy: str, stages: int) ->
     cluster = Cluster(policy=policy, replicas=2, stages=1 if policy == "lightllm" else stages, num_blocks=blocks,
                       block_size=size, events=((0.08, 1, FAIL, 1.0), (0.12, 1, RETURN, 1.0)))  # fmt: skip
     options = EngineOptions(record_rows=False, queue_depth=depth)
-    state = EngineState(workload(60, 2, 0.003), cluster.plans(), [HARDWARE], np.array(cluster.events), options)
-    simulation = Simulation(state, BATCHING.get(policy))
+    engine = Engine(workload(60, 2, 0.003), cluster.plans(), [HARDWARE], np.array(cluster.events), options)
+    simulation = Simulation(engine, BATCHING.get(policy))
     count, waited = 0, 0
     while (observed := simulation.next_decision()) is not None:
         for replica in range(2):
@@ -280,7 +291,7 @@ def test_the_pace_of_streams_is_the_average_of_the_iterations_with_decodes() -> 
         noted.append((observed.now, observed.ledger[:, seen.TOKEN_SECONDS].copy()))
         simulation.place(choices % 2)
         choices += 1
-    rows = simulation.state.recording(False).batches
+    rows = simulation.engine.recording(False).batches
     assert noted[0][1].tolist() == [0.0, 0.0]
     for now, found in noted:
         for replica in range(2):

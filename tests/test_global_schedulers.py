@@ -12,10 +12,7 @@ from clusters import FAIL, Cluster, request_table
 from observations import observe, router
 
 from vidur.config import LORGlobalSchedulerConfig
-from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS
-from vidur.scheduler.global_scheduler.power_of_two import choose_power_of_two
-from vidur.scheduler.global_scheduler.random import choose_random
-from vidur.scheduler.observation import (
+from vidur.observation import (
     AWAITING_TOKENS,
     DECODE_SECONDS,
     GAUGE_AGE,
@@ -26,14 +23,14 @@ from vidur.scheduler.observation import (
     STREAMED_TOKENS,
     Floats,
 )
+from vidur.scheduler.routers import GLOBAL_SCHEDULERS
+from vidur.scheduler.routers.power_of_two import choose_power_of_two
+from vidur.scheduler.routers.random import choose_random
 
 
 def with_draws(choose: Any, draws: tuple[float, float], outstanding: Sequence[float], available: Sequence[int]) -> int:
     seen = observe(len(outstanding), outstanding=outstanding)
-    chosen = choose(
-        0.0, seen.ledger, seen.gauges, seen.hardware, seen.arrival, np.array(available), seen.completions,
-        np.zeros(1), np.array(draws),
-    )  # fmt: skip
+    chosen = choose(seen.view._replace(available=np.array(available)), np.zeros(1), np.array(draws))
     return int(chosen)
 
 
@@ -241,7 +238,7 @@ def test_gauges_show_what_was_at_the_last_refresh(interval: float) -> None:
         assert (ages >= 0).all() and (ages < interval + 1e-9).all()
         seen.append((observation.now - ages[0], observation.gauges.copy()))
         simulation.place(len(seen) % 2)
-    columns = simulation.state.recording(False).requests
+    columns = simulation.engine.recording(False).requests
     assert len({moment for moment, _ in seen}) > 5
     for moment, gauges in seen:
         assert moment / interval == pytest.approx(round(moment / interval))

@@ -18,9 +18,8 @@ from rl.environments.gym import ENVIRONMENT_ID, RoutingEnv
 from rl.environments.vector import RoutingVectorEnv
 from rl.reward.cost import episode_cost
 from vidur import SimulationConfig
-from vidur.engine import layout as at
 from vidur.errors import InputError
-from vidur.scheduler.observation import DECODE_SECONDS, OUTSTANDING
+from vidur.observation import DECODE_SECONDS, OUTSTANDING
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
 
@@ -70,8 +69,8 @@ def test_an_episode_s_rewards_add_up_to_its_cost() -> None:
     rewards, info = play(env, 5)
     assert len(rewards) == 40 and info["mean_e2e"] > info["mean_ttft"] > 0
     engine = env.simulation.engine
-    ttft = engine.times[:, at.FIRST_TOKEN] - engine.times[:, at.ARRIVED]
-    e2e = engine.times[:, at.COMPLETED] - engine.times[:, at.ARRIVED]
+    ttft = engine.requests["first_token_at"] - engine.requests["arrived_at"]
+    e2e = engine.requests["completed_at"] - engine.requests["arrived_at"]
     cost = episode_cost(ttft, e2e, 10.0, float(engine.hardware[:, DECODE_SECONDS].min()))
     assert sum(rewards) == pytest.approx(-40 * cost, rel=1e-9)
     assert play(env, 5) == (rewards, info)

@@ -25,7 +25,9 @@ OFF_LINE = ("rl.simulate", "rl.reward", "rl.train", "rl.vllm.learn", "rl.vllm.ca
 FORBIDDEN: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("vidur", ("rl",), ("vidur.learned",)),
     ("vidur.config", ("vidur.engine", "vidur.scheduler", "vidur.simulator", "vidur.metrics", "vidur.compare"), ()),
-    ("vidur.engine", ("vidur.simulator", "vidur.metrics", "vidur.compare", "vidur.main"), ()),
+    ("vidur.observation", ("vidur",), ()),
+    ("vidur.engine", ("vidur.scheduler", "vidur.config", "vidur.plans", "vidur.simulator", "vidur.metrics"), ()),
+    ("vidur.engine", ("vidur.compare", "vidur.main"), ()),
     ("vidur.scheduler", ("vidur.simulator", "vidur.metrics", "vidur.compare", "vidur.main"), ()),
     ("vidur.metrics", ("vidur.simulator", "vidur.compare", "vidur.main"), ()),
     ("rl.router", ("rl.simulate", "rl.reward", "rl.train", *ABOVE_TRAINING), ()),

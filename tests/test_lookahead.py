@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from vidur.config import SimulationConfig
+from vidur.observation import COMPLETION_COLUMNS
 from vidur.request_generator import RequestTable
-from vidur.scheduler.global_scheduler.lookahead import LookaheadScheduler, conditional_output
-from vidur.scheduler.observation import COMPLETION_COLUMNS
+from vidur.scheduler.routers.lookahead import LookaheadScheduler, conditional_output
 from vidur.simulator import Simulator, simulate
 
 

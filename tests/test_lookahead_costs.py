@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from observations import hardware, observe
 from test_engine import POLICIES, check_all_is_returned, check_requests, clusters, workloads
 
+from vidur.engine.plug import BATCHERS as BATCHING
 from vidur.engine.recording import Recording
-from vidur.scheduler.global_scheduler import RouterContext, lookahead
-from vidur.scheduler.global_scheduler.lookahead import LookaheadScheduler, ReplicaModel, conditional_output
-from vidur.scheduler.observation import (
+from vidur.observation import (
     COMPLETION_COLUMNS,
     HISTOGRAM_COUNTS,
     HISTOGRAM_SUMS,
@@ -23,7 +22,8 @@ from vidur.scheduler.observation import (
     PlacedRequests,
     output_bin,
 )
-from vidur.scheduler.replica_scheduler import POLICIES as BATCHING
+from vidur.scheduler.routers import RouterContext, lookahead
+from vidur.scheduler.routers.lookahead import LookaheadScheduler, ReplicaModel, conditional_output
 
 BETA, PRIOR = 5.0, 40.0
 
@@ -184,4 +184,4 @@ def test_it_routes_any_workload_on_any_cluster(policy: str, data: st.DataObject)
         assert observation.available[chosen]
         simulation.place(chosen)
     check_all_is_returned(simulation)
-    check_requests(simulation, simulation.state.recording(False))
+    check_requests(simulation, simulation.engine.recording(False))

@@ -21,7 +21,7 @@ from vidur.simulator import simulate
 REPLAY = ["--request_generator_config_type", "trace_replay", "--trace_request_generator_config_trace_file"]
 ROUTER = "--global_scheduler_config_type"
 ROUTERS = """
-from vidur.scheduler.global_scheduler import GlobalScheduler
+from vidur.scheduler.routers import GlobalScheduler
 class Second(GlobalScheduler):
     def __init__(self, options, context): self.options = options
     def schedule(self, observation): return self.options.get("replica", 1)

@@ -35,13 +35,12 @@ from rl.router.features import (
 from rl.router.policy import NumpyPolicy, PolicyWeights, bounded_products
 from rl.router.scheduler import PPOScheduler
 from rl.train.network import Actor
+from vidur import observation as seen
 from vidur.config import SimulationConfig
 from vidur.engine.compile import allocating_kernel
-from vidur.engine.layout import CURRENT
-from vidur.engine.state import hardware_facts
-from vidur.scheduler import observation as seen
-from vidur.scheduler.global_scheduler import RouterContext
-from vidur.scheduler.observation import Floats
+from vidur.engine.plan import hardware_facts
+from vidur.observation import Floats
+from vidur.scheduler.routers import RouterContext
 from vidur.simulator import Simulator
 
 DEPTH = 3
@@ -294,9 +293,9 @@ def test_the_compiled_simulation_decides_as_numpy_does(depth: int, sample: bool)
     router: Any = stepped.router
     # The simulation draws for every request at once, in the order of the table; a request that a failure takes back
     # uses its draw again.
-    draws = stepped.simulation.state.draws
-    current = stepped.simulation.state.cluster
-    router.draw = lambda count: draws[current[CURRENT]][None, :]
+    draws = stepped.simulation.engine.books.draws
+    clock = stepped.simulation.engine.clock
+    router.draw = lambda count: draws[clock.current][None, :]
     while (observation := stepped.next_decision()) is not None:
         stepped.place(router.schedule(observation))
     found = stepped.result().recording.requests

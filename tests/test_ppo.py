@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.train.network import Actor, Critic
-from rl.train.ppo import Batch, Weights, advantages, entropy, kl_divergence, policy_loss, update
+from rl.train.ppo import TrainingBatch, Weights, advantages, entropy, kl_divergence, policy_loss, update
 from vidur.config import PPOGlobalSchedulerConfig
 
 CONFIG = PPOGlobalSchedulerConfig()
@@ -86,7 +86,7 @@ def learner(seed: int = 0) -> tuple[Actor, Critic, torch.optim.Optimizer]:
     return actor, critic, torch.optim.Adam([*actor.parameters(), *critic.parameters()], 3e-3)
 
 
-def batch_of(actor: Actor, count: int, best: int, seed: int = 0) -> Batch:
+def batch_of(actor: Actor, count: int, best: int, seed: int = 0) -> TrainingBatch:
     """States of three replicas, in which replica `best` was right and the others were wrong."""
     generator = torch.Generator().manual_seed(seed)
     size = actor.features + len(actor.products)
@@ -98,7 +98,7 @@ def batch_of(actor: Actor, count: int, best: int, seed: int = 0) -> Batch:
         reference = actor(features, contexts, masks)
     actions = torch.randint(3, (count,), generator=generator)
     right = (actions == best).float()
-    return Batch(
+    return TrainingBatch(
         features, contexts, masks, actions, reference.gather(1, actions[:, None]).squeeze(1), reference,
         advantages=2 * right - 1, returns=right,
     )  # fmt: skip

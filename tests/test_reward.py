@@ -28,11 +28,11 @@ from vidur.engine.foresight import (
     COST_TTFT_MISSED,
     COST_TTFT_SQUARED,
 )
+from vidur.engine.plug import BATCHERS
 from vidur.errors import InputError
+from vidur.observation import ClusterObservation
 from vidur.request_generator import RequestTable
-from vidur.scheduler.global_scheduler import GlobalScheduler
-from vidur.scheduler.observation import ClusterObservation
-from vidur.scheduler.replica_scheduler import POLICIES
+from vidur.scheduler.routers import GlobalScheduler
 
 UNIT = 0.02
 REQUEST = 200 * UNIT
@@ -180,7 +180,7 @@ def by_draws(seed: int) -> Scripted:
 def plans(cluster: Cluster) -> Plans:
     events = np.array(cluster.events, np.float64).reshape(-1, 4)
     replicas = [replace(plan, prefill_seconds=1e-5, decode_seconds=UNIT) for plan in cluster.plans()]
-    return Plans(replicas, [HARDWARE], POLICIES.get(cluster.policy), events, cluster.gauge_interval)
+    return Plans(replicas, [HARDWARE], BATCHERS.get(cluster.policy), events, cluster.gauge_interval)
 
 
 def workload(count: int, seed: int) -> RequestTable:

@@ -11,8 +11,8 @@ import pytest
 from vidur.config import SimulationConfig
 from vidur.engine.recording import FINISHED
 from vidur.errors import InputError
-from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS, KernelScheduler
-from vidur.scheduler.observation import GAUGE_AGE, GAUGE_KV_USAGE, GAUGE_RUNNING, GAUGE_WAITING, OUTSTANDING
+from vidur.observation import GAUGE_AGE, GAUGE_KV_USAGE, GAUGE_RUNNING, GAUGE_WAITING, OUTSTANDING
+from vidur.scheduler.routers import GLOBAL_SCHEDULERS, KernelScheduler
 from vidur.simulator import Simulator, simulate
 
 MIXED = """
@@ -35,7 +35,7 @@ def test_compiled_and_plain_choose_alike(router: str) -> None:
     assert isinstance(scheduler, KernelScheduler)
     scheduler.memory = scheduler.memory.copy()
     # The compiled loop draws for all requests at once, in the order of arrival.
-    draws = iter(stepped.simulation.state.draws)
+    draws = iter(stepped.simulation.engine.books.draws)
     scheduler.draw = lambda count: next(draws)[None, :]  # type: ignore[method-assign]
     while (observation := stepped.next_decision()) is not None:
         stepped.place(scheduler.schedule(observation))
@@ -199,7 +199,7 @@ def test_lookahead_runs_on_every_policy_with_little_memory(policy: str, stages: 
 
 
 ROUTER = """
-from vidur.scheduler.global_scheduler import GlobalScheduler
+from vidur.scheduler.routers import GlobalScheduler
 class Last(GlobalScheduler):
     def __init__(self, options, context):
         self.replica = options.get("replica", context.num_replicas - 1)
@@ -210,13 +210,13 @@ class NotOne:
 """
 
 BARE = """
-from vidur.scheduler.global_scheduler import GlobalScheduler, KernelScheduler
+from vidur.scheduler.routers import GlobalScheduler, KernelScheduler
 class First(GlobalScheduler):
     def schedule(self, observation):
         return self.options.get("replica", 0) % self.context.num_replicas
 class Second(KernelScheduler):
     observes = 0
-    def choose(now, ledger, gauges, hardware, arrival, available, completions, memory, draws):
+    def choose(view, memory, draws):
         return 1
 """
 
@@ -233,6 +233,13 @@ def test_a_router_of_the_users_own(tmp_path: Path) -> None:
         simulate(config(f"{tmp_path}/other.py:Last"))
     with pytest.raises(InputError, match="replica 9"):
         simulate(config(f"{file}:Last", '--custom_global_scheduler_config_options {"replica":9}'))
+
+
+def test_a_kernel_with_other_parameters_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "old_router.py"
+    file.write_text(BARE.replace("choose(view, memory, draws)", "choose(now, ledger, gauges, memory, draws)"))
+    with pytest.raises(InputError, match=r"must take \(view, memory, draws\)"):
+        simulate(config(f"{file}:Second"))
 
 
 def test_a_router_of_the_users_own_needs_nothing_but_its_decision(tmp_path: Path) -> None:

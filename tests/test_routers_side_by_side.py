@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.environments import SimulatorEnvironment
+from vidur import observation as seen
 from vidur.config import SimulationConfig
-from vidur.engine import layout as at
 from vidur.engine.recording import FINISHED as STATUS_FINISHED
 from vidur.engine.simulation import Simulation
 from vidur.errors import InputError
-from vidur.scheduler import observation as seen
-from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS, GlobalScheduler, KernelScheduler, RouterContext
-from vidur.scheduler.observation import ClusterObservation
+from vidur.observation import ClusterObservation
+from vidur.scheduler.routers import GLOBAL_SCHEDULERS, GlobalScheduler, KernelScheduler, RouterContext
 from vidur.simulator import Simulator, simulate
 
 POLICIES = ("sarathi", "vllm", "orca", "faster_transformer", "lightllm", "vllm_v1")
@@ -47,11 +46,11 @@ def small(policy: str, stages: int, routers: int, **more: object) -> Cluster:
 
 def check_against_placed(its: Simulation, observation: ClusterObservation, replica: int) -> None:
     """The row of a replica in the ledger, counted from the requests themselves."""
-    placed, row, state = observation.placed(replica), observation.ledger[replica], its.state
-    own = state.requests[:, at.ROUTER] == its.router
+    placed, row, state = observation.placed(replica), observation.ledger[replica], its.engine
+    own = state.requests["router"] == its.router
     assert own[placed.request].all()
-    here = own & (state.requests[:, at.REPLICA] == replica)
-    ended = here & (state.requests[:, at.STATUS] == STATUS_FINISHED)
+    here = own & (state.requests["replica"] == replica)
+    ended = here & (state.requests["status"] == STATUS_FINISHED)
     waiting = ~placed.has_first_token
     prompts = placed.prompt_tokens
     expected = [
@@ -85,7 +84,7 @@ def test_a_router_sees_what_it_placed_itself(policy: str, data: st.DataObject) -
     while (observation := several.next_decision()) is not None:
         alone = one.next_decision()
         assert alone is not None and alone.now == observation.now
-        router, request = several.router, int(several.state.cluster[at.CURRENT])
+        router, request = several.router, int(several.engine.clock.current)
         # A request that is routed again, too, is at its own router.
         assert router == request % routers
         assert observation.arrival[seen.ARRIVAL_ORDINAL] == decisions[router]
@@ -98,8 +97,8 @@ def test_a_router_sees_what_it_placed_itself(policy: str, data: st.DataObject) -
             assert observation.placed(replica).streamed_tokens.tolist() == both.streamed_tokens[own].tolist()
         assert (observation.gauges == alone.gauges).all()
         assert (observation.ledger[:, seen.TOKEN_SECONDS] == alone.ledger[:, seen.TOKEN_SECONDS]).all()
-        ended = several.state.requests[router::routers, at.STATUS] == STATUS_FINISHED
-        outputs = several.state.requests[router::routers, at.OUTPUT][ended]
+        ended = several.engine.requests["status"][router::routers] == STATUS_FINISHED
+        outputs = several.engine.requests["output"][router::routers][ended]
         completed = observation.completions[[seen.COMPLETED_COUNT, seen.COMPLETED_OUTPUT]]
         assert completed.tolist() == [ended.sum(), outputs.sum()]
         replica = int(choices.choice(np.flatnonzero(observation.available)))
@@ -107,9 +106,9 @@ def test_a_router_sees_what_it_placed_itself(policy: str, data: st.DataObject) -
         one.place(replica)
     assert one.next_decision() is None
     assert decisions.sum() >= count
-    for name, column in one.state.recording(False).requests.items():
-        assert np.array_equal(column, several.state.recording(False).requests[name], equal_nan=True), name
-    assert several.state.completions.sum(0) == pytest.approx(one.state.completions[0])
+    for name, column in one.engine.recording(False).requests.items():
+        assert np.array_equal(column, several.engine.recording(False).requests[name], equal_nan=True), name
+    assert several.engine.books.completions.sum(0) == pytest.approx(one.engine.books.completions[0])
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -156,12 +155,12 @@ def config(router: str, routers: int, more: str = "") -> SimulationConfig:
 def test_compiled_and_plain_choose_alike(name: str) -> None:
     whole = simulate(config(name, 3, EVENTS)).recording.requests
     stepped = Simulator(config(name, 3, EVENTS))
-    routers, state = stepped.routers, stepped.simulation.state
+    routers, state = stepped.routers, stepped.simulation.engine
     assert len(set(map(id, routers))) == 3
     for router in routers:
         assert isinstance(router, KernelScheduler)
         # The compiled loop draws for all requests before the first.
-        router.draw = lambda count: state.draws[state.cluster[at.CURRENT]][None, :]  # type: ignore[method-assign]
+        router.draw = lambda count: state.books.draws[state.clock.current][None, :]  # type: ignore[method-assign]
     while (observation := stepped.next_decision()) is not None:
         assert stepped.router is routers[stepped.simulation.router]
         stepped.place(stepped.router.schedule(observation))
@@ -171,15 +170,15 @@ def test_compiled_and_plain_choose_alike(name: str) -> None:
 
 def test_requests_come_in_at_every_router_alike() -> None:
     simulator, again = Simulator(config("random", 4)), Simulator(config("random", 4))
-    entered = simulator.simulation.state.requests[:, at.ROUTER]
-    assert (entered == again.simulation.state.requests[:, at.ROUTER]).all()
+    entered = simulator.simulation.engine.requests["router"]
+    assert (entered == again.simulation.engine.requests["router"]).all()
     counts = np.bincount(entered, minlength=4)
     assert ((counts - 200) ** 2 / 200).sum() < 16.3  # chi-squared, 3 degrees of freedom, one in a thousand
     # Nor is there an order in it.
     following = np.bincount(4 * entered[:-1] + entered[1:], minlength=16)
     assert ((following - 800 / 16) ** 2 / 50).sum() < 37.7
     # Each router draws for itself.
-    draws = simulator.simulation.state.draws
+    draws = simulator.simulation.engine.books.draws
     first = [draws[entered == router][:100] for router in range(4)]
     assert all((first[i] != first[j]).all() for i in range(4) for j in range(i))
 
@@ -187,7 +186,7 @@ def test_requests_come_in_at_every_router_alike() -> None:
 def test_each_round_robin_has_its_own_turn() -> None:
     simulator = Simulator(config("round_robin", 3))
     placed = simulator.run().recording.requests["replica"]
-    entered = simulator.simulation.state.requests[:, at.ROUTER]
+    entered = simulator.simulation.engine.requests["router"]
     for router in range(3):
         own = placed[entered == router]
         assert len(own) > 200
@@ -201,7 +200,7 @@ def test_routers_that_do_not_see_each_other_balance_worse() -> None:
         simulator = Simulator(config("lor", routers))
         spread = []
         while (observation := simulator.next_decision()) is not None:
-            spread.append(np.ptp(simulator.simulation.state.ledger[:, seen.OUTSTANDING]))
+            spread.append(np.ptp(simulator.simulation.engine.books.ledger[:, seen.OUTSTANDING]))
             simulator.place(simulator.router.schedule(observation))
         return float(np.mean(spread)), simulator.result().summary["latency"]["ttft"]["mean"]
 
@@ -229,7 +228,7 @@ class Own(GlobalScheduler):
 def test_a_router_in_python_is_made_once_for_each() -> None:
     simulator = Simulator(config("test_routers_side_by_side:Own", 3, EVENTS))
     recording = simulator.run().recording
-    entered = simulator.simulation.state.requests[:, at.ROUTER]
+    entered = simulator.simulation.engine.requests["router"]
     assert recording.requests["num_reroutes"].sum() > 0
     assert sum(router.decided for router in simulator.routers) == recording.routing_decisions  # type: ignore[attr-defined]
     assert len({router.number for router in simulator.routers}) == 3  # type: ignore[attr-defined]
@@ -247,7 +246,7 @@ def test_lookahead_side_by_side() -> None:
 def test_one_router_is_what_it_was() -> None:
     one = Simulator(config("power_of_two", 1))
     assert one.routers == (one.router,)
-    assert (one.simulation.state.draws == np.random.default_rng(one.config.seed).random((800, 2))).all()
+    assert (one.simulation.engine.books.draws == np.random.default_rng(one.config.seed).random((800, 2))).all()
 
 
 def test_what_knows_one_router_refuses_several(tmp_path: Path) -> None:

@@ -23,9 +23,8 @@ from rl.simulate.rollout import RunningSimulation
 from rl.train.config import SearchConfig
 from rl.train.search import linear_policy, search
 from rl.train.suite import TrainingSuite
-from vidur.engine import layout as at
 from vidur.extras import install_command
-from vidur.scheduler.global_scheduler.random import choose_random
+from vidur.scheduler.routers.random import choose_random
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -42,7 +41,7 @@ def mean_e2e(policy: Path | None, folder: Path) -> float:
             checkpoint = Checkpoint.load(policy)
             memory = checkpoint.weights.memory(episode.beta, False)
             engine = episode.run(choose_ppo, memory, checkpoint.max_queue_requests)
-        means.append(np.nanmean(engine.times[:, at.COMPLETED] - engine.times[:, at.ARRIVED]))
+        means.append(np.nanmean(engine.requests["completed_at"] - engine.requests["arrived_at"]))
     return float(np.mean(means))
 
 

@@ -20,7 +20,7 @@ from rl.train.network import Actor
 from vidur import SimulationConfig, Simulator, simulate
 from vidur.errors import InputError
 from vidur.main import main
-from vidur.scheduler.global_scheduler import RouterContext
+from vidur.scheduler.routers import RouterContext
 
 # 4 updates; an episode of 150 requests is three rollouts.
 SIMULATIONS = 4
@@ -58,7 +58,7 @@ def check_routes(run: Trained, replicas: int) -> None:
     simulator = Simulator(SimulationConfig.from_cli(router_flags(replicas, 120, checkpoint=run.path)))
     router = simulator.router
     assert isinstance(router, PPOScheduler)
-    context = RouterContext(hardware=simulator.simulation.state.hardware, rng=np.random.default_rng(0))
+    context = RouterContext(hardware=simulator.simulation.engine.books.hardware, rng=np.random.default_rng(0))
     start = PPOScheduler(context, run.start, run.policy.max_queue_requests, router.beta, sample=False)
     apart = 0.0
     while (observation := simulator.next_decision()) is not None:

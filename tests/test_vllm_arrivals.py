@@ -9,11 +9,11 @@ import pytest
 
 from rl.vllm.decide.arrivals import MOST_VALUES, ArrivalReader, ReadArrival
 from rl.vllm.decide.prompt_length import PromptLength
-from rl.vllm.http.wire import Request
+from rl.vllm.http.wire import HttpRequest
 
 
 def read(body: bytes) -> ReadArrival:
-    request = Request(b"POST", b"/v1/completions", b"/v1/completions", [], {}, body, 7.0, "127.0.0.1")
+    request = HttpRequest(b"POST", b"/v1/completions", b"/v1/completions", [], {}, body, 7.0, "127.0.0.1")
     return ArrivalReader(PromptLength(), "x-session-id").read(request)
 
 

@@ -27,7 +27,7 @@ from rl.vllm.learn.off_policy import compare_policies
 from vidur import SimulationConfig, simulate
 from vidur.errors import InputError
 from vidur.extras import install_command
-from vidur.scheduler.observation import DECODE_SECONDS
+from vidur.observation import DECODE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.vllm.decide.ledger import Ledger
-from vidur.scheduler.observation import (
+from vidur.observation import (
     AWAITING,
     AWAITING_TOKENS,
     COMPLETED_COUNT,
@@ -165,7 +165,7 @@ def test_old_completions_fade_as_in_the_simulator() -> None:
     ledger = Ledger(1)
     for prompt, output in zip(prompts, [2] * early + [64] * late, strict=True):
         ledger.finish(ledger.place(0, prompt, 0.0, 0.0), 1.0, output)
-    for found in (ledger.completions, simulation.state.completions[0]):
+    for found in (ledger.completions, simulation.engine.books.completions[0]):
         assert found[COMPLETED_COUNT] == early / 2 + late
         assert found[COMPLETED_PROMPT] == 8 * early / 2 + late
         assert found[COMPLETED_OUTPUT] == 2 * early / 2 + 64 * late

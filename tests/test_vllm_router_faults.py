@@ -276,8 +276,8 @@ def test_probes_go_on_after_an_error_that_no_one_foresaw(tmp_path: Path) -> None
     """Here a scheduler that cannot be made anew for the KV-cache that the replica reports."""
     file = tmp_path / "mine.py"
     file.write_text(
-        "from vidur.scheduler.global_scheduler import GlobalScheduler\n"
-        "from vidur.scheduler.observation import KV_TOKENS\n"
+        "from vidur.scheduler.routers import GlobalScheduler\n"
+        "from vidur.observation import KV_TOKENS\n"
         "class Mine(GlobalScheduler):\n"
         "    def __init__(self, options, context):\n"
         "        assert context.hardware[0, KV_TOKENS] != 65536, 'too small'\n"

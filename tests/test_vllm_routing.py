@@ -21,8 +21,8 @@ from rl.vllm.decide.routing import Arrival, Decision, NoReplicaError, Router, se
 from rl.vllm.http.upstream import Address
 from vidur.config import PPOGlobalSchedulerConfig, SizeSplitGlobalSchedulerConfig
 from vidur.errors import InputError
-from vidur.scheduler.global_scheduler import GlobalScheduler, RouterContext
-from vidur.scheduler.observation import AWAITING, KV_TOKENS, OUTSTANDING, SPEED, ClusterObservation
+from vidur.observation import AWAITING, KV_TOKENS, OUTSTANDING, SPEED, ClusterObservation
+from vidur.scheduler.routers import GlobalScheduler, RouterContext
 
 IDLE = Scrape({0: EngineGauges(0, 0, 0, 0)}, 16384)
 
@@ -319,7 +319,7 @@ def test_schedulers_are_read_from_disk_once(tmp_path: Path) -> None:
     checkpoint, file = tmp_path / "policy.safetensors", tmp_path / "mine.py"
     checkpoint.write_bytes(policy_path(None).read_bytes())
     file.write_text(
-        "from vidur.scheduler.global_scheduler import GlobalScheduler\n"
+        "from vidur.scheduler.routers import GlobalScheduler\n"
         "class Mine(GlobalScheduler):\n    def __init__(self, options, context): pass\n"
         "    def schedule(self, observation): return 1\n"
     )

@@ -12,8 +12,7 @@ from mirror import Mirror, MirroredSimulation
 from rl.router.scheduler import PPOScheduler
 from rl.vllm.decide.routing import Router
 from vidur.config import SimulationConfig
-from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS
-from vidur.scheduler.observation import (
+from vidur.observation import (
     COMPLETED_E2E,
     COMPLETED_TTFT,
     STREAMED_TOKENS,
@@ -21,6 +20,7 @@ from vidur.scheduler.observation import (
     ClusterObservation,
     Floats,
 )
+from vidur.scheduler.routers import GLOBAL_SCHEDULERS
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "docs/examples/fewest_prompts.py"
 CLUSTER = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.extras import missing_package
-from vidur.scheduler.global_scheduler import GlobalScheduler, RouterContext
+from vidur.scheduler.routers import GlobalScheduler, RouterContext
 
 
 def make_learned_router(config: PPOGlobalSchedulerConfig, context: RouterContext) -> GlobalScheduler:

@@ -21,23 +21,24 @@ from vidur.config import (
 )
 from vidur.config.cluster import only_one_router
 from vidur.engine.compile import is_cached, mark_cached
-from vidur.engine.plans import event_rows, plan_replicas
+from vidur.engine.engine import Engine
+from vidur.engine.plan import EngineOptions, hardware_facts
 from vidur.engine.simulation import Simulation
-from vidur.engine.state import EngineOptions, EngineState, hardware_facts
 from vidur.errors import InputError
 from vidur.learned import make_learned_router
 from vidur.metrics.result import SimulationResult
+from vidur.observation import ClusterObservation, Floats
+from vidur.plans import event_rows, plan_replicas
 from vidur.request_generator import RequestTable, generate_requests
-from vidur.scheduler.global_scheduler import (
+from vidur.scheduler.routers import (
     GLOBAL_SCHEDULERS,
     DrivingScheduler,
     GlobalScheduler,
     KernelScheduler,
     RouterContext,
 )
-from vidur.scheduler.global_scheduler.custom import load_custom_scheduler
-from vidur.scheduler.global_scheduler.lookahead import LookaheadScheduler, ReplicaModel
-from vidur.scheduler.observation import ClusterObservation, Floats
+from vidur.scheduler.routers.custom import load_custom_scheduler
+from vidur.scheduler.routers.lookahead import LookaheadScheduler, ReplicaModel
 
 Progress = Callable[[int, int], None]
 
@@ -65,7 +66,7 @@ class Simulator:
     ) -> None:
         self.config = config
         self.requests = generate_requests(config.request_generator_config) if requests is None else requests
-        self.replica_plans, self.hardware_plans, self.policy = plan_replicas(config, self.requests)
+        self.replica_plans, self.hardware_plans, self.batcher = plan_replicas(config, self.requests)
         if router is not None:
             only_one_router(config.cluster_config, "a Simulator that is given its router")
         self._router = router
@@ -97,7 +98,7 @@ class Simulator:
             rng=rng,
             prompt_tokens=self.requests.num_prefill_tokens,
             output_tokens=self.requests.num_decode_tokens,
-            simulator=ReplicaModel(self.replica_plans, self.hardware_plans, self.policy),
+            simulator=ReplicaModel(self.replica_plans, self.hardware_plans, self.batcher),
         )
         if isinstance(config, CustomGlobalSchedulerConfig):
             return load_custom_scheduler(config, context)
@@ -131,10 +132,10 @@ class Simulator:
         if kernel is not None:
             memory, draws = _as_one(routers, options.routers)
             options = dataclasses.replace(options, memory=memory, draws=draws)
-        state = EngineState(
+        engine = Engine(
             self.requests, self.replica_plans, self.hardware_plans, event_rows(cluster.replica_events), options
         )
-        return Simulation(state, self.policy)
+        return Simulation(engine, self.batcher)
 
     def run(self, on_progress: Progress | None = None) -> SimulationResult:
         """Simulate to the end. `on_progress(finished, all)` is called now and then.
@@ -180,7 +181,7 @@ class Simulator:
         """What has happened so far."""
         return SimulationResult(
             config=self.config,
-            recording=self.simulation.state.recording(self.interrupted),
+            recording=self.simulation.engine.recording(self.interrupted),
             hardware=tuple(self.hardware_plans),
             workload=self.requests.source,
             wall_seconds=self._wall_seconds or None,

@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vidur.scheduler.global_scheduler import GlobalScheduler, KernelScheduler, RouterContext
-from vidur.scheduler.observation import AWAITING_TOKENS, OUTSTANDING, SPEED, ClusterObservation, Floats
+from vidur.observation import AWAITING_TOKENS, OUTSTANDING, SPEED, ClusterObservation, Floats, View
+from vidur.scheduler.routers import GlobalScheduler, KernelScheduler, RouterContext
 
 
 class FewestPrompts(GlobalScheduler):
@@ -32,24 +31,15 @@ class FewestPrompts(GlobalScheduler):
         return int(self._rng.choice(equals))
 
 
-def choose(
-    now: float,
-    ledger: Floats,
-    gauges: Floats,
-    hardware: Floats,
-    arrival: Floats,
-    available: NDArray[np.int64],
-    completions: Floats,
-    memory: Floats,
-    draws: Floats,
-) -> int:
+def choose(view: View, memory: Floats, draws: Floats) -> int:
     """The same as a kernel. memory: the last choice, so that equals take turns."""
+    ledger, hardware = view.ledger, view.hardware
     best = -1
-    count = len(available)
+    count = len(view.available)
     for step in range(1, count + 1):
         replica = (int(memory[0]) + step) % count
         score = ledger[replica, AWAITING_TOKENS] / hardware[replica, SPEED]
-        if available[replica] and (best < 0 or score < ledger[best, AWAITING_TOKENS] / hardware[best, SPEED]):
+        if view.available[replica] and (best < 0 or score < ledger[best, AWAITING_TOKENS] / hardware[best, SPEED]):
             best = replica
     memory[0] = best
     return best

@@ -12,22 +12,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vidur.config import OrcaSchedulerConfig
-from vidur.engine.arrays import Floats, Ints
-from vidur.engine.layout import (
-    ADMITTED,
-    ALLOCATED,
-    MAX_ADMITTED,
-    MAX_BATCH,
-    MAX_BLOCKS_PER_REQUEST,
-    NUM_BLOCKS,
-    PREFILL,
-    READY,
-    WAIT_HEAD,
-    WAITING,
-)
-from vidur.engine.queues import allocate, pop_waiting
+from vidur.engine.plug import BATCHERS, FOREVER, Batcher
+from vidur.engine.queues import admit
+from vidur.engine.state import State
 from vidur.main import main
-from vidur.scheduler.replica_scheduler import FOREVER, POLICIES, Policy
+from vidur.scheduler.batching.orca import reserving_limits
+from vidur.scheduler.batching.ready import add_member, keep_ready
 
 
 @dataclass(frozen=True)
@@ -38,41 +28,21 @@ class PromptAloneSchedulerConfig(OrcaSchedulerConfig):
     description: ClassVar[str] = "each prompt in a batch of its own, before the decodes"
 
 
-def form_batch(
-    replica: int,
-    now: float,
-    slot: int,
-    times: Floats,
-    requests: Ints,
-    replicas: Ints,
-    ready: Ints,
-    batch_requests: Ints,
-    batch_tokens: Ints,
-) -> tuple[int, int]:
-    blocks = replicas[replica, MAX_BLOCKS_PER_REQUEST]
-    free = replicas[replica, NUM_BLOCKS] - replicas[replica, ALLOCATED]
-    room = replicas[replica, ADMITTED] < replicas[replica, MAX_ADMITTED] and free >= blocks
-    if replicas[replica, WAITING] > 0 and room:
-        request = replicas[replica, WAIT_HEAD]
-        pop_waiting(requests, replicas, replica)
-        replicas[replica, ADMITTED] += 1
-        allocate(requests, replicas, replica, request, blocks)
-        batch_requests[replica, slot, 0] = request
-        batch_tokens[replica, slot, 0] = requests[request, PREFILL]
-        return 1, 1
-    count = replicas[replica, READY]
-    size = min(count, replicas[replica, MAX_BATCH])
-    for index in range(size):
-        batch_requests[replica, slot, index] = ready[replica, index]
-        batch_tokens[replica, slot, index] = 1
-    for index in range(size, count):
-        ready[replica, index - size] = ready[replica, index]
-    replicas[replica, READY] = count - size
-    # Left over: the next batch begins with them, so this one is not repeated.
-    return size, (1 if size < count else FOREVER)
+def form_batch(replica: int, now: float, slot: int, s: State) -> tuple[int, int]:
+    row = s.replicas[replica]
+    if row.waiting > 0 and row.admitted < row.max_admitted:
+        request = row.wait_head
+        if admit(s, replica, request, row.max_blocks_per_request, 0):
+            return add_member(s, replica, slot, 0, request, s.requests[request].prefill), 1
+    size = 0
+    while size < row.ready and size < row.max_batch:
+        size = add_member(s, replica, slot, size, s.ready[replica, size], 1)
+    keep_ready(s, replica, 0, size)
+    # Where some are left over, the next batch begins with them, so this one is not repeated.
+    return size, FOREVER if row.ready == 0 else 1
 
 
-POLICIES.register("prompt_alone")(Policy(form_batch, grows=False, chunked=False))
+BATCHERS.register("prompt_alone")(Batcher(form_batch, reserving_limits, grows=False, chunked=False))
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,11 +13,10 @@ from rl.reward.window import Window
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
 from rl.simulate.rollout import Plans, RunningSimulation
 from vidur.config import PPOGlobalSchedulerConfig, SimulationConfig
-from vidur.engine import layout as at
 from vidur.engine.foresight import COST_PARTS
 from vidur.engine.recording import FINISHED
+from vidur.observation import AWAITING, DECODE_SECONDS, OUTSTANDING, SPEED, ClusterObservation, Floats
 from vidur.request_generator import RequestTable, generate_requests
-from vidur.scheduler.observation import AWAITING, DECODE_SECONDS, OUTSTANDING, SPEED, ClusterObservation, Floats
 
 # More requests than a batch holds.
 _MANY = 4096
@@ -73,7 +72,7 @@ class SimulatorEnvironment:
         self._running = RunningSimulation.of(plans, requests, max_queue_requests, beta, time_limit=time_limit)
         self.engine = self._running.engine
         self._reward = Reward(RewardConfig.load("marginal_cost")) if reward is None else reward
-        self._time_unit = float(self.engine.hardware[:, DECODE_SECONDS].min())
+        self._time_unit = float(self.engine.books.hardware[:, DECODE_SECONDS].min())
         self._ended = False
         # Of the last act.
         self._action = 0
@@ -90,12 +89,12 @@ class SimulatorEnvironment:
 
     @property
     def num_replicas(self) -> int:
-        return len(self.engine.available)
+        return len(self.engine.books.available)
 
     @property
     def now(self) -> float:
         """Seconds of simulated time."""
-        return float(self.engine.cluster_floats[at.ENDED_AT if self._ended else at.NOW])
+        return float(self.engine.clock.ended_at if self._ended else self.engine.clock.now)
 
     @property
     def ended(self) -> bool:
@@ -104,13 +103,12 @@ class SimulatorEnvironment:
     @property
     def outstanding(self) -> int:
         """Requests that are placed and have not ended."""
-        return int(self.engine.ledger[:, OUTSTANDING].sum())
+        return int(self.engine.books.ledger[:, OUTSTANDING].sum())
 
     @property
     def cut(self) -> bool:
         """Whether the time limit ended it before all requests were routed."""
-        cluster = self.engine.cluster
-        return self._ended and bool(cluster[at.NEXT_ARRIVAL] < cluster[at.NUM_ARRIVALS] or cluster[at.HELD_COUNT])
+        return self._ended and bool(self.engine.clock.num_decisions)
 
     def observe(self) -> ClusterObservation | None:
         """See RoutingEnvironment. Raises InputError where a batch is beyond the execution-time tables."""
@@ -141,13 +139,13 @@ class SimulatorEnvironment:
             costs=self.cost,
             outstanding=outstanding[None, :],
             actions=np.array([self._action]),
-            waiting=np.stack([waiting, engine.ledger[:, AWAITING]]),
-            speeds=engine.hardware[:, SPEED],
-            arrived_at=engine.times[:, at.ARRIVED],
-            first_token_at=engine.times[:, at.FIRST_TOKEN],
-            completed_at=engine.times[:, at.COMPLETED],
-            prompt_tokens=engine.requests[:, at.PROMPT],
-            output_tokens=engine.requests[:, at.OUTPUT],
+            waiting=np.stack([waiting, engine.books.ledger[:, AWAITING]]),
+            speeds=engine.books.hardware[:, SPEED],
+            arrived_at=engine.requests["arrived_at"],
+            first_token_at=engine.requests["first_token_at"],
+            completed_at=engine.requests["completed_at"],
+            prompt_tokens=engine.requests["prompt"],
+            output_tokens=engine.requests["output"],
             beta=self.beta,
             time_unit=self._time_unit,
         )
@@ -164,20 +162,20 @@ class SimulatorEnvironment:
 
     def figures(self) -> dict[str, float]:
         """Of the requests that have finished: mean_e2e, mean_ttft and p99_ttft in seconds, nan before there is one."""
-        times = self.engine.times[self.engine.requests[:, at.STATUS] == FINISHED]
-        if not len(times):
+        done = self.engine.requests[self.engine.requests["status"] == FINISHED]
+        if not len(done):
             return dict.fromkeys(("mean_e2e", "mean_ttft", "p99_ttft"), np.nan)
-        ttft = times[:, at.FIRST_TOKEN] - times[:, at.ARRIVED]
+        ttft = done["first_token_at"] - done["arrived_at"]
         return {
-            "mean_e2e": float((times[:, at.COMPLETED] - times[:, at.ARRIVED]).mean()),
+            "mean_e2e": float((done["completed_at"] - done["arrived_at"]).mean()),
             "mean_ttft": float(ttft.mean()),
             "p99_ttft": float(np.quantile(ttft, 0.99)),
         }
 
     def _queues(self) -> tuple[float, Floats, Floats]:
         """Now, and how many requests of each replica are outstanding, and are without a first token."""
-        ledger = self.engine.ledger
-        return float(self.engine.cluster_floats[at.NOW]), ledger[:, OUTSTANDING].copy(), ledger[:, AWAITING].copy()
+        ledger = self.engine.books.ledger
+        return float(self.engine.clock.now), ledger[:, OUTSTANDING].copy(), ledger[:, AWAITING].copy()
 
 
 class Episodes:

@@ -21,7 +21,7 @@ from rl.reward.terms import MarginalCost
 from rl.router.encoder import StateEncoder
 from vidur.config import SimulationConfig
 from vidur.errors import InputError
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 Observations = NDArray[np.float32]
 

@@ -13,7 +13,7 @@ from vidur.compare.results import PointResults
 from vidur.compare.scenario import Scenario
 from vidur.compare.statistics import PairedDifference, estimate, paired_difference
 from vidur.compare.tuning import SIZE_SPLIT
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 LEAST_TOKENS = "least_tokens"
 # Routers that know nothing of the replicas' load.

@@ -19,8 +19,7 @@ from rl.router.features import FACTS, derive_facts, encode_state, feature_count
 from rl.router.policy import PolicyWeights
 from rl.router.scores import score
 from vidur.engine.compile import allocating_kernel
-from vidur.scheduler.global_scheduler.choice import PRIOR_WEIGHT
-from vidur.scheduler.observation import (
+from vidur.observation import (
     ARRIVAL_COLUMNS,
     AWAITING,
     AWAITING_TOKENS,
@@ -33,6 +32,7 @@ from vidur.scheduler.observation import (
     QUEUE_COLUMNS,
     Floats,
 )
+from vidur.scheduler.routers.choice import PRIOR_WEIGHT
 
 POLICY, LEAST_TOKENS, LOR, RANDOM = "policy", "least_tokens", "lor", "random"
 SCHEDULERS = (POLICY, LEAST_TOKENS, LOR, RANDOM)

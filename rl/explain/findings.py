@@ -25,7 +25,7 @@ from rl.explain.sweeps import (
 )
 from rl.router.policy import PolicyWeights
 from vidur.metrics.text import plural
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 LONG_PROMPT = 3000
 _CURVES = 4

@@ -10,9 +10,9 @@ import numpy as np
 from rl.explain.choices import LEAST_TOKENS, LOR, POLICY, RANDOM
 from rl.explain.findings import CLASS_HEADINGS, ClassFigures, Findings, class_rows
 from rl.explain.sweeps import LONG, SHORT, Curve, Importance
+from vidur.observation import Floats
 from vidur.report import Chart, Page, Table
 from vidur.report.chart import ACCENT, COLORS, FAINT, Trace, axis, heat_map, layout, line, short
-from vidur.scheduler.observation import Floats
 
 _COLOR = {POLICY: COLORS[0], LEAST_TOKENS: COLORS[1], LOR: COLORS[2], RANDOM: FAINT}
 _FEATURES = 18

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.explain.states import States, gauge_column, hardware_column
-from vidur.scheduler.observation import (
+from vidur.observation import (
     ARRIVAL_AGE,
     ARRIVAL_COLUMNS,
     ARRIVAL_PROMPT,

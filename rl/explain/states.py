@@ -15,13 +15,10 @@ from rl.router.policy import PolicyWeights
 from rl.simulate.rollout import Plans, RunningSimulation
 from rl.train.suite import TrainingSuite
 from vidur.config import SimulationConfig
-from vidur.engine import layout as at
 from vidur.engine.foresight import COST_E2E, COST_TTFT
 from vidur.engine.simulation import Simulation
 from vidur.errors import InputError, unknown_name
-from vidur.request_generator import RequestTable, generate_requests
-from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
-from vidur.scheduler.observation import (
+from vidur.observation import (
     ARRIVAL_PROMPT,
     AWAITING,
     AWAITING_TOKENS,
@@ -35,6 +32,8 @@ from vidur.scheduler.observation import (
     SPEED,
     Floats,
 )
+from vidur.request_generator import RequestTable, generate_requests
+from vidur.scheduler.routers.least_tokens import choose_least_tokens
 
 EPISODE_DECISIONS = 400
 # Of a simulation that are left out at its beginning, when the cluster is not busy yet.
@@ -129,9 +128,9 @@ class Source:
     def placements(self) -> NDArray[np.int64]:
         """Where least_tokens puts each request."""
         engine = self.begin(0, 0.0).engine
-        engine.memory = np.array([[-1.0, LEAST_TOKENS_PRIOR]])
-        Simulation(engine, self.plans.policy).run(choose_least_tokens)
-        placed: NDArray[np.int64] = engine.requests[:, at.REPLICA]
+        engine.books.memory[:] = [-1.0, LEAST_TOKENS_PRIOR]
+        Simulation(engine, self.plans.batcher).run(choose_least_tokens)
+        placed: NDArray[np.int64] = engine.requests["replica"]
         return placed
 
 
@@ -202,11 +201,11 @@ def _observe(
     engine = simulation.engine
     seen: list[tuple[Floats, Floats, NDArray[np.bool_], Floats, int, int]] = []
     for _ in range(decisions):
-        replicas = np.concatenate([engine.observed, engine.gauges, engine.hardware], 1)
+        replicas = np.concatenate([engine.books.observed, engine.books.gauges, engine.books.hardware], 1)
         replicas[:, OUTSTANDING] -= replicas[:, AWAITING]
         replicas[:, PROMPT_TOKENS] -= replicas[:, AWAITING_TOKENS]
-        requests = np.concatenate([engine.arrival, engine.completions[0, :HISTOGRAM_COUNTS]])
-        available = engine.available > 0
+        requests = np.concatenate([engine.books.arrival, engine.books.completions[0, :HISTOGRAM_COUNTS]])
+        available = engine.books.available > 0
         rollout = simulation.roll(memory, 1, rng, labels=True)
         if not len(rollout):
             break
@@ -219,7 +218,7 @@ def _observe(
         return None
     replicas, requests, available, parts, actions, numbers = (np.array(values) for values in zip(*seen, strict=True))
     parts = np.where(available[:, :, None], parts, np.nan)
-    costs = costs_of(parts, beta, float(engine.hardware[:, DECODE_SECONDS].min()))
+    costs = costs_of(parts, beta, float(engine.books.hardware[:, DECODE_SECONDS].min()))
     costs = np.minimum(costs - np.nanmin(costs, 1, keepdims=True), _MOST)
     return States(
         source.cluster, queue_depth, beta, replicas, requests, available, np.nan_to_num(costs),

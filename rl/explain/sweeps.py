@@ -25,7 +25,7 @@ from rl.explain.quantities import Quantity, permuted, sweep, with_value
 from rl.explain.states import States, hardware_column
 from rl.router.encoder import EncoderSpec
 from rl.router.policy import PolicyWeights
-from vidur.scheduler.observation import ARRIVAL_PROMPT, AWAITING_TOKENS, PREFILL_SECONDS, Floats
+from vidur.observation import ARRIVAL_PROMPT, AWAITING_TOKENS, PREFILL_SECONDS, Floats
 
 BETAS = (1.0, 2.0, 5.0, 10.0, 20.0, 40.0, 80.0)
 SHORT, LONG = "short prompts (first quarter)", "long prompts (last quarter)"

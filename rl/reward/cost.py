@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rl.router.features import ttft_weight
 from vidur.engine.foresight import COST_E2E, COST_PARTS, COST_TTFT, COST_TTFT_SQUARED
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 # In decode iterations: what a request takes, about, and w times the TTFT whose square weighs as much as itself. A w of
 # 1 / _WEIGHT doubles the unit of a cost.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rl.reward.config import RewardConfig, Schedule
 from rl.reward.window import Window
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 __all__ = ["Reward", "RewardConfig", "RewardResult", "Window"]
 

@@ -18,8 +18,8 @@ from vidur.config.request_interval_generator import (
     PoissonRequestIntervalGeneratorConfig,
 )
 from vidur.errors import InputError
+from vidur.observation import Floats
 from vidur.request_generator import generate_requests
-from vidur.scheduler.observation import Floats
 
 RANDOM = "random"
 

@@ -14,8 +14,8 @@ from rl.simulate.rollout import OBJECTIVES
 from vidur.config.base import Config, setting
 from vidur.engine.foresight import COST_E2E, COST_TPOT_MISSED, COST_TTFT, COST_TTFT_MISSED, COST_TTFT_SQUARED
 from vidur.errors import InputError
+from vidur.observation import Floats
 from vidur.registry import Registry
-from vidur.scheduler.observation import Floats
 
 FORESEEN, OBSERVED = "foreseen", "observed"
 LIFETIME, INTERVAL, COMPLETION = "lifetime", "interval", "completion"

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from rl.router.features import F_AWAITING
 from rl.simulate.rollout import Rollout, RunningSimulation
-from vidur.engine import layout as at
-from vidur.scheduler.observation import DECODE_SECONDS, SPEED, Floats
+from vidur.observation import DECODE_SECONDS, SPEED, Floats
 
 Ints = NDArray[np.int64]
 
@@ -52,7 +51,7 @@ class Window:
         count = len(rollout)
         decided_at = rollout.decided_at[: count + 1].copy()
         if rollout.ended:
-            decided_at[count] = engine.cluster_floats[at.ENDED_AT]
+            decided_at[count] = engine.clock.ended_at
         return cls(
             decided_at=np.maximum.accumulate(decided_at),
             costs=rollout.costs[:count],
@@ -60,14 +59,14 @@ class Window:
             actions=rollout.actions[:count],
             # A feature is log(1 + requests).
             waiting=np.rint(np.expm1(rollout.features[: count + 1, :, F_AWAITING].astype(np.float64))),
-            speeds=engine.hardware[:, SPEED].copy(),
-            arrived_at=engine.times[:, at.ARRIVED].copy(),
-            first_token_at=engine.times[:, at.FIRST_TOKEN].copy(),
-            completed_at=engine.times[:, at.COMPLETED].copy(),
-            prompt_tokens=engine.requests[:, at.PROMPT].copy(),
-            output_tokens=engine.requests[:, at.OUTPUT].copy(),
+            speeds=engine.books.hardware[:, SPEED].copy(),
+            arrived_at=engine.requests["arrived_at"].copy(),
+            first_token_at=engine.requests["first_token_at"].copy(),
+            completed_at=engine.requests["completed_at"].copy(),
+            prompt_tokens=engine.requests["prompt"].copy(),
+            output_tokens=engine.requests["output"].copy(),
             beta=simulation.beta,
-            time_unit=float(engine.hardware[:, DECODE_SECONDS].min()),
+            time_unit=float(engine.books.hardware[:, DECODE_SECONDS].min()),
         )
 
     @property

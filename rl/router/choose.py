@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rl.router.features import CONTEXT, FACTS, derive_facts, encode_state
 from rl.router.scores import BETA, FEATURES, LAST, PRODUCTS, SAMPLES, sample, score
-from vidur.scheduler.global_scheduler.choice import least
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats, View
+from vidur.scheduler.routers.choice import least
 
 
-def choose_ppo(
-    now: float,
-    ledger: Floats,
-    gauges: Floats,
-    hardware: Floats,
-    arrival: Floats,
-    available: NDArray[np.int64],
-    completions: Floats,
-    memory: Floats,
-    draws: Floats,
-) -> int:
+def choose_ppo(view: View, memory: Floats, draws: Floats) -> int:
     """The replica of the highest score, equals in turns; or one at random by the policy's probabilities.
 
     memory: see rl.router.scores.
     """
-    x = np.empty((int(memory[FEATURES] + memory[PRODUCTS]), len(available)))
-    facts = np.empty((FACTS, len(available)))
+    x = np.empty((int(memory[FEATURES] + memory[PRODUCTS]), len(view.available)))
+    facts = np.empty((FACTS, len(view.available)))
     context = np.empty(CONTEXT)
-    scores = np.empty(len(available))
-    derive_facts(hardware, facts)
-    encode_state(ledger, gauges, facts, arrival, completions, memory[BETA], available.sum(), x, context)
-    score(x, context, available, memory, scores)
+    scores = np.empty(len(view.available))
+    derive_facts(view.hardware, facts)
+    encode_state(
+        view.ledger, view.gauges, facts, view.arrival, view.completions, memory[BETA], view.available.sum(), x, context
+    )
+    score(x, context, view.available, memory, scores)
     if memory[SAMPLES] > 0.0:
         return sample(scores, draws[0])
-    replica = least(-scores, available, int(memory[LAST]))
+    replica = least(-scores, view.available, int(memory[LAST]))
     memory[LAST] = replica
     return replica

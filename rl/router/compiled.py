@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba.extending import register_jitable
 
-import vidur.engine.routing  # noqa: F401, it makes known what routers share
+import vidur.scheduler.compiled  # noqa: F401, it makes known what routers share
 from rl.router import features, scores
 from vidur.engine.compile import COMPILED
 

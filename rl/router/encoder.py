@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.router import features as kernel
-from vidur.scheduler.observation import (
+from vidur.observation import (
     LEDGER_COLUMNS,
     OUTSTANDING,
     PROMPT_TOKENS,

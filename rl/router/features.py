@@ -11,8 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from vidur.scheduler.global_scheduler.choice import expected_output
-from vidur.scheduler.observation import (
+from vidur.observation import (
     ARRIVAL_AGE,
     ARRIVAL_PROMPT,
     AWAITING,
@@ -35,6 +34,7 @@ from vidur.scheduler.observation import (
     TOKEN_SECONDS,
     Floats,
 )
+from vidur.scheduler.routers.choice import expected_output
 
 Rows: TypeAlias = Floats | list[Floats]
 

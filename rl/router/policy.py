@@ -21,7 +21,7 @@ from rl.router.features import (
     LOAD_KNEE,
     ttft_weight,
 )
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 # Of `bounded_products`: interactions that never attract, what load_load may take from the repulsion of load, and the
 # range of beta in which this holds.

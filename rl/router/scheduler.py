@@ -14,8 +14,8 @@ from rl.router.policy import Normaliser, NumpyPolicy, PolicyWeights
 from rl.router.scores import LAST, sample
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
-from vidur.scheduler.global_scheduler import KernelScheduler, RouterContext
-from vidur.scheduler.observation import ClusterObservation, Floats
+from vidur.observation import ClusterObservation, Floats
+from vidur.scheduler.routers import KernelScheduler, RouterContext
 
 
 class PPOScheduler(KernelScheduler):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl.router.features import G_BETA
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 # The head: the last choice, 1 for sampling, beta, and sizes: features, context, both hidden layers, interactions.
 LAST, SAMPLES, BETA, FEATURES, CONTEXT_SIZE, HIDDEN_1, HIDDEN_2, PRODUCTS = range(8)

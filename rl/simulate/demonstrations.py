@@ -13,10 +13,10 @@ from rl.simulate.rollout import Plans, Rollout, RunningSimulation
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.config.global_scheduler import BaseGlobalSchedulerConfig, LookaheadGlobalSchedulerConfig
 from vidur.errors import unknown_name
+from vidur.observation import OUTSTANDING, ClusterObservation, Floats
 from vidur.request_generator import RequestTable
-from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS, GlobalScheduler, KernelScheduler, RouterContext
-from vidur.scheduler.global_scheduler.lookahead import LookaheadScheduler, ReplicaModel
-from vidur.scheduler.observation import OUTSTANDING, ClusterObservation, Floats
+from vidur.scheduler.routers import GLOBAL_SCHEDULERS, GlobalScheduler, KernelScheduler, RouterContext
+from vidur.scheduler.routers.lookahead import LookaheadScheduler, ReplicaModel
 
 # Needs a file of the user's.
 _NOT_BY_NAME = ("custom",)
@@ -41,7 +41,7 @@ def make_scheduler(
         rng=rng,
         prompt_tokens=requests.num_prefill_tokens,
         output_tokens=requests.num_decode_tokens,
-        simulator=ReplicaModel(plans.replicas, plans.hardware, plans.policy),
+        simulator=ReplicaModel(plans.replicas, plans.hardware, plans.batcher),
     )
     if name == "lookahead":
         return LookaheadScheduler.from_config(LookaheadGlobalSchedulerConfig(beta=beta), context)

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from rl.router.features import FACTS, derive_facts
 from rl.router.scores import BETA, log_probability, sample, score
 from rl.simulate.step import REFUSED, advance, assign, look
-from vidur.engine.arrays import Arrays, Floats, Ints
+from vidur.engine.cluster import DECISION
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.foresight import foresee
-from vidur.engine.layout import CURRENT, DECISION, NOW
-from vidur.scheduler.observation import OUTSTANDING
+from vidur.engine.state import Floats, Ints, open_state
+from vidur.observation import OUTSTANDING
 
 # How a rollout decides: by the policy's probabilities, or by the least marginal cost with the true output lengths.
 BY_POLICY, BY_COST = 0, 1
@@ -40,23 +40,24 @@ class Recorded(NamedTuple):
 
 @allocating_kernel
 def costs_of_all(
-    request: int, policy: int, objectives: Floats, projected: Floats, costs: Floats, arrays: Arrays
+    request: int, batcher: int, objectives: Floats, projected: Floats, costs: Floats, address: int
 ) -> None:
     """Into `costs`, float64[replicas, COST_PARTS], what the request costs on each replica; inf in part 0 where one is
     away or refuses it."""
+    s = open_state(address)
     for replica in range(len(costs)):
         costs[replica] = 0.0
-        fine = arrays.available[replica] != 0 and foresee(
-            replica, request, False, policy, objectives, projected, costs[replica], arrays
+        ok = s.books.available[replica] != 0 and foresee(
+            s, replica, request, False, batcher, objectives, projected, costs[replica]
         )
-        if not fine:
+        if not ok:
             costs[replica, 0] = np.inf
 
 
 @allocating_kernel
 def roll(
-    begin: int, mode: int, policy: int, state: Ints, memory: Floats, weights: Floats, draws: Floats,
-    objectives: Floats, projected: Floats, recorded: Recorded, arrays: Arrays,
+    begin: int, mode: int, batcher: int, marks: Ints, memory: Floats, weights: Floats, draws: Floats,
+    objectives: Floats, projected: Floats, recorded: Recorded, address: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Take decisions from row `begin` on, until the rows are full or the simulation stops, and write each into its row.
 
@@ -64,30 +65,31 @@ def roll(
     again with more room), TABLE_MISS; or REFUSED. weights: float64[parts], by which BY_COST adds up the parts of a
     cost. The costs of all choices are recorded where there are rows for them.
     """
-    num_replicas = len(arrays.available)
+    s = open_state(address)
+    num_replicas = len(s.books.available)
     features, contexts = recorded.features, recorded.contexts
     x = np.empty((features.shape[2], num_replicas))
     facts = np.empty((FACTS, num_replicas))
     context = np.empty(contexts.shape[1])
     scores = np.empty(num_replicas)
-    derive_facts(arrays.hardware, facts)
+    derive_facts(s.books.hardware, facts)
     step = begin
     while True:
-        status = advance(policy, state, objectives, projected, arrays)
+        status = advance(batcher, marks, objectives, projected, address)
         if status != DECISION:
             return step, status
-        look(memory[BETA], facts, x, context, arrays)
+        look(memory[BETA], facts, x, context, s)
         features[step] = x.T
         contexts[step] = context
-        recorded.masks[step] = arrays.available != 0
-        recorded.decided_at[step] = arrays.cluster_floats[NOW]
+        recorded.masks[step] = s.books.available != 0
+        recorded.decided_at[step] = s.clock[0].now
         if step == len(recorded.actions):
             return step, status
 
-        request = arrays.cluster[CURRENT]
+        request = s.clock[0].current
         if len(recorded.all_costs) > 0:
-            costs_of_all(request, policy, objectives, projected, recorded.all_costs[step], arrays)
-        score(x, context, arrays.available, memory, scores)
+            costs_of_all(request, batcher, objectives, projected, recorded.all_costs[step], address)
+        score(x, context, s.books.available, memory, scores)
         action = sample(scores, draws[step])
         if mode == BY_COST:
             least = np.inf
@@ -99,8 +101,8 @@ def roll(
         recorded.actions[step] = action
         recorded.log_probabilities[step] = log_probability(scores, action)
         recorded.requests[step] = request
-        recorded.outstanding[step] = arrays.observed[:, OUTSTANDING]
+        recorded.outstanding[step] = s.books.observed[:, OUTSTANDING]
         recorded.costs[step] = 0.0
-        if not assign(action, policy, state, objectives, projected, recorded.costs[step], arrays):
+        if not assign(action, batcher, marks, objectives, projected, recorded.costs[step], address):
             return step, REFUSED
         step += 1

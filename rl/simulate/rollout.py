@@ -11,26 +11,19 @@ from numpy.typing import NDArray
 
 from rl.router.features import CONTEXT, feature_count
 from rl.simulate.roll import BY_COST, BY_POLICY, Recorded, costs_of_all, roll
-from rl.simulate.step import PENDING, REFUSED, STATE, advance, assign, step
+from rl.simulate.step import MARKS, PENDING, REFUSED, advance, assign, step
 from vidur.config import SimulationConfig
 from vidur.config.cluster import only_one_router
-from vidur.engine import layout as at
+from vidur.engine.cluster import DECISION, ROWS_FULL, TABLE_MISS
+from vidur.engine.engine import Engine
 from vidur.engine.foresight import COST_PARTS
-from vidur.engine.plans import event_rows, plan_replicas
+from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan, hardware_facts
+from vidur.engine.plug import Batcher, form_batch_callback
 from vidur.engine.simulation import Simulation
-from vidur.engine.state import EngineOptions, EngineState, HardwarePlan, ReplicaPlan, hardware_facts
 from vidur.errors import InputError
+from vidur.observation import ClusterObservation, Floats
+from vidur.plans import event_rows, plan_replicas
 from vidur.request_generator import RequestTable
-from vidur.scheduler.observation import ClusterObservation, Floats
-from vidur.scheduler.replica_scheduler import Policy
-from vidur.scheduler.replica_scheduler.policy import form_batch_callback
-
-# The engine's arrays that a simulation without recorded rows changes.
-CHANGING = (
-    "next_time", "times", "requests", "replicas", "replica_floats", "ready", "batch_requests", "batch_tokens",
-    "batches", "busy", "ledger", "completions", "cluster", "cluster_floats", "stage_ends", "stage_state", "batch_times",
-    "held", "gauges", "observed", "arrival", "available",
-)  # fmt: skip
 
 # Seconds: TTFT and TPOT that a request should meet, for the parts of a cost that count misses.
 OBJECTIVES = (1.0, 0.05)
@@ -102,7 +95,7 @@ class Plans:
 
     replicas: list[ReplicaPlan]
     hardware: list[HardwarePlan]
-    policy: Policy
+    batcher: Batcher
     events: Floats
     gauge_interval: float
 
@@ -116,8 +109,8 @@ class Plans:
         """longest: requests no shorter than any to be simulated: the tables reach as far as they need."""
         cluster = config.cluster_config
         only_one_router(cluster, "learning")
-        replicas, hardware, policy = plan_replicas(config, longest)
-        return cls(replicas, hardware, policy, event_rows(cluster.replica_events), cluster.gauge_refresh_interval)
+        replicas, hardware, batcher = plan_replicas(config, longest)
+        return cls(replicas, hardware, batcher, event_rows(cluster.replica_events), cluster.gauge_refresh_interval)
 
 
 class RunningSimulation:
@@ -129,16 +122,16 @@ class RunningSimulation:
     """
 
     def __init__(
-        self, engine: EngineState, policy: Policy, beta: float, objectives: tuple[float, float] = OBJECTIVES
+        self, engine: Engine, batcher: Batcher, beta: float, objectives: tuple[float, float] = OBJECTIVES
     ) -> None:
         self.engine = engine
         self.beta = beta
         self.num_requests = len(engine.requests)
-        self.num_replicas = len(engine.replicas)
+        self.num_replicas = len(engine.state.replicas)
         self._features = feature_count(engine.options.queue_depth)
-        self._simulation = Simulation(engine, policy)
-        self._policy = form_batch_callback.handle(policy.form_batch)
-        self._state = np.zeros(STATE, np.int64)
+        self._simulation = Simulation(engine, batcher)
+        self._batcher = form_batch_callback.handle(batcher.form_batch)
+        self._marks = np.zeros(MARKS, np.int64)
         self._projected = np.full((self.num_requests, 2), np.nan)
         self._objectives = np.array(objectives)
 
@@ -158,26 +151,25 @@ class RunningSimulation:
             time_limit=time_limit, record_rows=False, gauge_interval=plans.gauge_interval, queue_depth=queue_depth
         )
         timed = plans.events if events is None else events
-        engine = EngineState(requests, plans.replicas, plans.hardware, timed, options)
-        return cls(engine, plans.policy, beta, objectives)
+        engine = Engine(requests, plans.replicas, plans.hardware, timed, options)
+        return cls(engine, plans.batcher, beta, objectives)
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
         """Copies of all that changes as the simulation goes on."""
-        kept = {name: getattr(self.engine, name).copy() for name in CHANGING}
-        return {**kept, "rollout_state": self._state.copy(), "projected": self._projected.copy()}
+        kept = self.engine.snapshot()
+        return {**kept, "marks": self._marks.copy(), "projected": self._projected.copy()}
 
     def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
         """Go on from where `snapshot` was taken, in a simulation made alike."""
-        for name in CHANGING:
-            getattr(self.engine, name)[...] = snapshot[name]
-        self._state[...] = snapshot["rollout_state"]
+        self.engine.restore(snapshot)
+        self._marks[...] = snapshot["marks"]
         self._projected[...] = snapshot["projected"]
 
     def advance(self) -> bool:
         """Run up to the next decision, unless one is pending. False: there is none, the simulation has ended."""
         while self._goes_on(status := self._advance()):
             pass
-        return status == at.DECISION
+        return status == DECISION
 
     def observe(self) -> ClusterObservation | None:
         """`advance`, and what a router can know then; None at the end. Views that the next decision changes."""
@@ -186,23 +178,23 @@ class RunningSimulation:
     @property
     def request(self) -> int:
         """The number of the request to be placed: in order of arrival."""
-        return int(self.engine.cluster[at.CURRENT])
+        return int(self.engine.clock.current)
 
     def assign(self, replica: int) -> Floats:
         """Place the request of the pending decision. Returns float64[COST_PARTS], by how much that grew the cost of all
         requests (vidur.engine.foresight)."""
         self._check(replica)
         cost = np.zeros(COST_PARTS)
-        arrays = self.engine.run_arguments()
-        if not assign(replica, self._policy, self._state, self._objectives, self._projected, cost, arrays):
+        if not assign(
+            replica, self._batcher, self._marks, self._objectives, self._projected, cost, self.engine.address
+        ):
             raise self._refusal(replica)
         return cost
 
     def costs_of_all(self) -> Floats:
         """float64[R, COST_PARTS]: what `assign` would return for each replica; inf in part 0 where it would refuse."""
         costs = np.zeros((self.num_replicas, COST_PARTS))
-        arrays = self.engine.run_arguments()
-        costs_of_all(self.request, self._policy, self._objectives, self._projected, costs, arrays)
+        costs_of_all(self.request, self._batcher, self._objectives, self._projected, costs, self.engine.address)
         return costs
 
     def step(self, replica: int, cost: Floats, seen: NDArray[np.float32], mask: NDArray[np.bool_]) -> bool:
@@ -214,13 +206,13 @@ class RunningSimulation:
         cost[:] = 0.0
         while True:
             status = step(
-                replica, self._policy, self.beta, self._state, self._objectives, self._projected, cost, seen, mask,
-                self.engine.run_arguments(),
+                replica, self._batcher, self.beta, self._marks, self._objectives, self._projected, cost, seen, mask,
+                self.engine.address,
             )  # fmt: skip
             if status == REFUSED:
                 raise self._refusal(replica)
             if not self._goes_on(status):
-                return bool(status == at.DECISION)
+                return bool(status == DECISION)
             # It is placed.
             replica = -1
 
@@ -242,42 +234,41 @@ class RunningSimulation:
         count, draws = 0, rng.random(decisions)
         while True:
             count, status = roll(
-                count, mode, self._policy, self._state, memory, priced, draws, self._objectives, self._projected,
-                recorded, self.engine.run_arguments(),
+                count, mode, self._batcher, self._marks, memory, priced, draws, self._objectives, self._projected,
+                recorded, self.engine.address,
             )  # fmt: skip
             if status == REFUSED:
                 raise self._refusal(int(rollout.actions[count]))
             if not self._goes_on(status):
                 # A simulation may end just where the rollout does.
-                return rollout if status == at.DECISION else rollout.cut(count)
+                return rollout if status == DECISION else rollout.cut(count)
 
     def _advance(self) -> int:
-        arrays = self.engine.run_arguments()
-        return int(advance(self._policy, self._state, self._objectives, self._projected, arrays))
+        return int(advance(self._batcher, self._marks, self._objectives, self._projected, self.engine.address))
 
     def _goes_on(self, status: int) -> bool:
         """Whether a kernel that stopped with this status is to be called again: the recorded rows have room again."""
-        if status == at.TABLE_MISS:
+        if status == TABLE_MISS:
             raise InputError(
-                f"the execution-time tables of replica {self.engine.cluster[at.ERROR_REPLICA]} end before a batch that "
+                f"the execution-time tables of replica {self.engine.clock.error_replica} end before a batch that "
                 "it forms: raise the workload's max_tokens"
             )
-        if status == at.ROWS_FULL:
+        if status == ROWS_FULL:
             self.engine.grow_rows()
-        return status == at.ROWS_FULL
+        return status == ROWS_FULL
 
     def _check(self, replica: int) -> None:
-        available = self.engine.available
-        if not self._state[PENDING]:
+        available = self.engine.books.available
+        if not self._marks[PENDING]:
             raise RuntimeError("there is no decision to make: observe first")
         if not 0 <= replica < len(available) or not available[replica]:
             raise InputError(f"replica {replica} is not available: choose one of {np.flatnonzero(available)}")
 
     def _refusal(self, replica: int) -> InputError:
-        prompt, output = self.engine.requests[self.request, [at.PROMPT, at.OUTPUT]]
+        request = self.engine.requests[self.request]
         return InputError(
-            f"replica {replica} can never hold a request of {prompt} prompt and {output} output tokens, or the "
-            "execution-time tables end before it: give it more memory, or shorten the requests"
+            f"replica {replica} can never hold a request of {request.prompt} prompt and {request.output} output "
+            "tokens, or the execution-time tables end before it: give it more memory, or shorten the requests"
         )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rl.router.features import CONTEXT, G_BETA, INTERACTIONS, feature_count
 from rl.router.policy import Normaliser, PolicyWeights, bounded_products
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 
 class ReplicaNetwork(nn.Module):

@@ -25,8 +25,8 @@ from vidur.config import PPOGlobalSchedulerConfig
 from vidur.engine.simulation import Simulation
 from vidur.errors import InputError
 from vidur.metrics.text import plural
-from vidur.scheduler.global_scheduler import DrivingScheduler, RouterContext
-from vidur.scheduler.observation import ClusterObservation
+from vidur.observation import ClusterObservation
+from vidur.scheduler.routers import DrivingScheduler, RouterContext
 
 # Decisions between two updates of one simulation, if the configuration leaves it open.
 _ROLLOUT_DECISIONS = 1024
@@ -67,7 +67,7 @@ class OnlineTrainer(DrivingScheduler):
         return policy.schedule(observation)
 
     def drive(self, simulation: Simulation, on_slice: Callable[[int], None]) -> None:
-        running = RunningSimulation(simulation.state, simulation.policy, self._config.beta)
+        running = RunningSimulation(simulation.engine, simulation.batcher, self._config.beta)
         output = Path(self._config.output)
         folder = output.with_name(f"{output.stem}_training")
         with closing(TrainingLog(folder)) as log:

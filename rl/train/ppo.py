@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rl.train.network import Actor, Critic
 from vidur.config import PPOGlobalSchedulerConfig
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 
 def advantages(rewards: Floats, values: Floats, ended: bool, discount: float, gae_lambda: float) -> Floats:
@@ -33,7 +33,7 @@ def advantages(rewards: Floats, values: Floats, ended: bool, discount: float, ga
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Decisions of many simulations, padded to the most replicas.
 
     features [N, R, F] raw, contexts [N, G], masks bool[N, R]; actions int64[N]; log_probabilities [N] of these under
@@ -99,7 +99,7 @@ def update(
     actor: Actor,
     critic: Critic,
     optimizer: torch.optim.Optimizer,
-    batch: Batch,
+    batch: TrainingBatch,
     config: PPOGlobalSchedulerConfig,
     weights: Weights,
     generator: torch.Generator,

@@ -23,11 +23,10 @@ from rl.router.features import CONTEXT, I_BACKLOG, I_INTERFERENCE, I_LOAD, INTER
 from rl.router.policy import PolicyWeights, bounded_products
 from rl.train.config import SearchConfig
 from rl.train.suite import Episode, TrainingSuite
-from vidur.engine import layout as at
+from vidur.observation import Floats
 from vidur.progress import Progress
-from vidur.scheduler.global_scheduler.base import ChooseKernel
-from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
-from vidur.scheduler.observation import Floats
+from vidur.scheduler.routers.base import ChooseKernel
+from vidur.scheduler.routers.least_tokens import choose_least_tokens
 
 # The beta in the middle of the range, at which a candidate's first half are the weights.
 _MIDDLE = 10.0
@@ -108,6 +107,6 @@ def _mean_cost(tests: Sequence[_Test], queue_depth: int, candidate: Floats) -> f
 
 def _cost(episode: Episode, choose: ChooseKernel, memory: Floats, queue_depth: int) -> float:
     engine = episode.run(choose, memory, queue_depth)
-    arrived = engine.times[:, at.ARRIVED]
-    ttft, e2e = engine.times[:, at.FIRST_TOKEN] - arrived, engine.times[:, at.COMPLETED] - arrived
+    arrived = engine.requests["arrived_at"]
+    ttft, e2e = engine.requests["first_token_at"] - arrived, engine.requests["completed_at"] - arrived
     return episode_cost(ttft, e2e, episode.beta, episode.time_unit)

@@ -16,15 +16,16 @@ from vidur.config import SimulationConfig
 from vidur.config.base import Config, setting
 from vidur.config.document import read
 from vidur.documents import named_document, short
-from vidur.engine import layout as at
+from vidur.engine.cluster import SLOW
+from vidur.engine.engine import Engine
+from vidur.engine.plan import EngineOptions
 from vidur.engine.simulation import Simulation
-from vidur.engine.state import EngineOptions, EngineState
 from vidur.errors import InputError
+from vidur.observation import DECODE_SECONDS, Floats
 from vidur.request_generator import RequestTable
 from vidur.request_generator.quantile_table import QuantileTable, load_quantile_table
-from vidur.scheduler.global_scheduler.base import ChooseKernel
-from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
-from vidur.scheduler.observation import DECODE_SECONDS, Floats
+from vidur.scheduler.routers.base import ChooseKernel
+from vidur.scheduler.routers.least_tokens import choose_least_tokens
 
 
 class Range(NamedTuple):
@@ -86,7 +87,7 @@ class Episode:
 
     def run(
         self, choose: ChooseKernel, memory: Floats, queue_depth: int, rng: np.random.Generator | None = None
-    ) -> EngineState:
+    ) -> Engine:
         """Simulate it to the end under a router that is a kernel; the engine as it is then. rng: for its draws."""
         plans = self.plans
         options = EngineOptions(
@@ -96,8 +97,8 @@ class Episode:
             memory=memory,
             draws=np.zeros((0, 2)) if rng is None else rng.random((len(self.requests), 2)),
         )
-        engine = EngineState(self.requests, plans.replicas, plans.hardware, self.events, options)
-        Simulation(engine, plans.policy).run(choose)
+        engine = Engine(self.requests, plans.replicas, plans.hardware, self.events, options)
+        Simulation(engine, plans.batcher).run(choose)
         return engine
 
 
@@ -173,7 +174,7 @@ class TrainingSuite(Config):
         if rng.random() < self.slow_share:
             start, end = np.sort(rng.uniform(0.0, arrivals[-1], 2))
             replica, factor = rng.integers(len(plans.replicas)), rng.uniform(*self.slow_factor)
-            slow = np.array([[start, replica, at.SLOW, factor], [end, replica, at.SLOW, 1.0]])
+            slow = np.array([[start, replica, SLOW, factor], [end, replica, SLOW, 1.0]])
             events = np.concatenate([events, slow])[np.argsort([*events[:, 0], start, end], kind="stable")]
         return Episode(
             name=cluster.name,
@@ -202,9 +203,9 @@ def capacity(plans: Plans, prompts: Any, outputs: Any) -> float:
     """
     table = RequestTable.of(np.zeros(len(prompts)), prompts, outputs, "capacity")
     options = EngineOptions(record_rows=False, observed=1, memory=np.array([-1.0, float(outputs.mean())]))
-    engine = EngineState(table, plans.replicas, plans.hardware, np.zeros((0, 4)), options)
-    Simulation(engine, plans.policy).run(choose_least_tokens)
-    return middle_rate(engine.times[:, at.COMPLETED])
+    engine = Engine(table, plans.replicas, plans.hardware, np.zeros((0, 4)), options)
+    Simulation(engine, plans.batcher).run(choose_least_tokens)
+    return middle_rate(engine.requests["completed_at"])
 
 
 def _weighted(weights: Sequence[float], rng: np.random.Generator) -> int:

@@ -16,10 +16,10 @@ from rl.router.checkpoint import Checkpoint
 from rl.router.policy import PolicyWeights
 from rl.simulate.rollout import Rollout
 from rl.train.network import Actor, Critic
-from rl.train.ppo import Batch, Weights, advantages, update
+from rl.train.ppo import TrainingBatch, Weights, advantages, update
 from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 # How much of the scale of returns one update replaces.
 _SCALE_WEIGHT = 0.1
@@ -103,7 +103,7 @@ class Trainer:
         return figures, results
 
     @torch.no_grad()
-    def _batch(self, rollouts: Sequence[Rollout], rewards: Sequence[Floats]) -> tuple[Batch, float]:
+    def _batch(self, rollouts: Sequence[Rollout], rewards: Sequence[Floats]) -> tuple[TrainingBatch, float]:
         replicas = max(rollout.masks.shape[1] for rollout in rollouts)
         features = torch.from_numpy(np.concatenate([padded(rollout.features, replicas) for rollout in rollouts]))
         contexts = torch.from_numpy(np.concatenate([rollout.contexts for rollout in rollouts]))
@@ -127,7 +127,7 @@ class Trainer:
         x, context, mask = features[chosen], contexts[chosen], masks[chosen]
         counts = [len(reward) for reward in rewards]
         taken = zip(rollouts, counts, strict=True)
-        batch = Batch(
+        batch = TrainingBatch(
             features=x,
             contexts=context,
             masks=mask,

@@ -14,13 +14,12 @@ from rl.router.choose import choose_ppo
 from rl.router.policy import PolicyWeights
 from rl.simulate.demonstrations import begin_simulation, make_scheduler, run_scheduler
 from rl.train.suite import Episode, TrainingSuite
-from vidur.engine import layout as at
-from vidur.engine.state import EngineState
+from vidur.engine.engine import Engine
+from vidur.observation import Floats
 from vidur.progress import Progress
-from vidur.scheduler.global_scheduler.base import ChooseKernel
-from vidur.scheduler.global_scheduler.least_tokens import choose_least_tokens
-from vidur.scheduler.global_scheduler.round_robin import choose_round_robin
-from vidur.scheduler.observation import Floats
+from vidur.scheduler.routers.base import ChooseKernel
+from vidur.scheduler.routers.least_tokens import choose_least_tokens
+from vidur.scheduler.routers.round_robin import choose_round_robin
 
 # Not among the seeds of training, which are small.
 _SEED = 1 << 32
@@ -86,11 +85,11 @@ class Validation:
             return _columns(list(Progress("episodes of validation", len(self._episodes)).over(measured)))
 
 
-def _measured(engine: EngineState, episode: Episode) -> list[float]:
+def _measured(engine: Engine, episode: Episode) -> list[float]:
     """Of an episode's simulation that has ended: mean_e2e, mean_ttft, p99_ttft in seconds, and cost."""
-    arrived = engine.times[:, at.ARRIVED]
-    ttft = engine.times[:, at.FIRST_TOKEN] - arrived
-    e2e = engine.times[:, at.COMPLETED] - arrived
+    arrived = engine.requests["arrived_at"]
+    ttft = engine.requests["first_token_at"] - arrived
+    e2e = engine.requests["completed_at"] - arrived
     cost = episode_cost(ttft, e2e, episode.beta, episode.time_unit)
     return [float(np.nanmean(e2e)), float(np.nanmean(ttft)), float(np.nanpercentile(ttft, 99)), cost]
 

@@ -36,8 +36,8 @@ from rl.train.trainer import padded, states_of
 from rl.train.validation import Validation
 from vidur.compare.console import make_console, make_table, print_table
 from vidur.errors import InputError
+from vidur.observation import Floats
 from vidur.progress import Progress
-from vidur.scheduler.observation import Floats
 
 # A choice that costs more than this above the best is simply bad; so is one that its replica refuses.
 _MOST = 20.0

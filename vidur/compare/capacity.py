@@ -24,8 +24,8 @@ from vidur.config import (
 from vidur.data_files import cache_folder, optional
 from vidur.engine.recording import FINISHED
 from vidur.errors import InputError
+from vidur.observation import Floats
 from vidur.request_generator import RequestTable, generate_requests
-from vidur.scheduler.observation import Floats
 from vidur.simulator import Simulator
 
 # Requests of a measurement: at least so many, so that their mean length is that of the workload, and so many for each

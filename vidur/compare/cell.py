@@ -16,9 +16,9 @@ from vidur.compare.record import CellRecord
 from vidur.compare.version import code_version
 from vidur.config import MetricsConfig, PPOGlobalSchedulerConfig, SimulationConfig, SyntheticRequestGeneratorConfig
 from vidur.config.command_line import flags_of
-from vidur.engine.state import hardware_facts
+from vidur.engine.plan import hardware_facts
+from vidur.observation import SPEED
 from vidur.request_generator import RequestTable
-from vidur.scheduler.observation import SPEED
 from vidur.simulator import Simulator
 
 

@@ -12,7 +12,7 @@ from vidur.engine.recording import FINISHED, Recording
 from vidur.metrics.latency import latencies, meets_objectives
 from vidur.metrics.statistics import statistics
 from vidur.metrics.text import NOTHING, in_seconds, percent, significant
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 # Of the requests, in the order of their arrival, so many are left out at either end.
 WARM_UP = 0.05

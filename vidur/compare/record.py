@@ -14,7 +14,7 @@ from vidur.compare.figures import TIMES, Figures, Objectives, counted_requests, 
 from vidur.engine.recording import FINISHED, Recording
 from vidur.metrics.latency import latencies
 from vidur.metrics.timeline import binned_mean, time_edges
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 # Where the distributions of TTFT, TPOT and E2E are kept: dense in the tail.
 PROBABILITIES = np.array([*np.linspace(0.0, 0.9, 37), *np.linspace(0.91, 0.99, 9), 0.995, 0.999, 1.0])

@@ -17,7 +17,7 @@ from vidur.compare.figures import HIGHER_IS_BETTER, METRICS, metric_unit
 from vidur.compare.record import CellRecord
 from vidur.compare.scenario import Scenario
 from vidur.compare.statistics import TIE, Estimate, PairedDifference, estimate, holm, paired_difference
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 
 @dataclass(frozen=True)

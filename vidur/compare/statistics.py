@@ -10,7 +10,7 @@ import numpy as np
 
 from vidur.bootstrap import CONFIDENCE, resampled_rows
 from vidur.metrics.text import NOTHING
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 WIN, TIE, LOSS = "win", "tie", "loss"
 # Fewer seeds than this cannot be resampled: too many of their resamples are one seed over and over.

@@ -11,8 +11,10 @@ import vidur
 from vidur.config import BaseGlobalSchedulerConfig, CustomGlobalSchedulerConfig, PPOGlobalSchedulerConfig
 from vidur.errors import InputError
 
-SIMULATOR = ("engine", "scheduler", "execution_time_predictor", "request_generator", "config", "metrics",
-              "memory_planner.py", "simulator.py", "compare/figures.py", "compare/record.py")  # fmt: skip
+SIMULATOR = (
+    "engine", "scheduler", "execution_time_predictor", "request_generator", "config", "metrics", "memory_planner.py",
+    "observation.py", "plans.py", "simulator.py", "compare/figures.py", "compare/record.py",
+)  # fmt: skip
 # Of the learned router, in the package rl.
 _LEARNED = ("router",)
 

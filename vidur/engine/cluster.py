@@ -11,568 +11,395 @@ import math
 
 import numpy as np
 
-from vidur.engine.arrays import Floats, Ints
 from vidur.engine.compile import kernel
-from vidur.engine.layout import (
-    ADMITTED,
-    ALLOCATED,
-    ARRIVED,
-    AWAIT_HEAD,
-    AWAIT_NEXT,
-    BLOCK_SIZE,
-    BLOCKS,
-    BUDGET,
-    CHOSEN,
-    CURRENT,
-    DECISION,
-    DECISIONS,
-    DECODE_SIZE,
-    DONE,
-    DRAIN,
-    EVENT_ACTION,
-    EVENT_FACTOR,
-    EVENT_REPLICA,
-    EVENT_TIME,
-    FAIL,
-    FIRST_TOKEN,
-    GAUGE_INTERVAL,
-    GAUGES_AT,
-    GROUP,
-    GROWS,
-    HELD_COUNT,
-    HELD_HEAD,
-    HOLD_UNTIL_BATCH_ENDS,
-    IN_FLIGHT,
-    LAST_END,
-    LEDGER_HEAD,
-    LEDGER_NEXT,
-    MAX_PROMPT_TOKENS,
-    MAX_REQUEST_TOKENS,
-    NEXT_ARRIVAL,
-    NEXT_EVENT,
-    NOW,
-    NUM_ARRIVALS,
-    NUM_AVAILABLE,
-    NUM_BLOCKS,
-    NUM_PLACED,
-    NUM_REFUSED,
-    OBSERVED,
-    OUTPUT,
-    PLACED,
-    PREEMPTIONS,
-    PREFILL,
-    PREFILLED,
-    PROCESSED,
-    PROMPT,
-    READY,
-    REPLICA,
-    REROUTES,
-    ROUTER,
-    ROWS,
-    ROWS_FULL,
-    RUN_COUNT,
-    RUN_START,
-    RUN_TIME,
-    SCHEDULE_AT,
-    SCHEDULED,
-    SIZE,
-    SLOW,
-    SLOWDOWN,
-    STAGES,
-    STATUS,
-    STREAMED,
-    TABLE_MISS,
-    TIME_LIMIT,
-    WAIT_HEAD,
-    WAIT_TAIL,
-    WAITING,
-    YIELD,
-)
-from vidur.engine.ledger import (
-    AWAITING,
-    AWAITING_TOKENS,
-    FINISHED,
-    LEDGER_COLUMNS,
-    OUTSTANDING,
-    PROMPT_TOKENS,
-    STREAMED_TOKENS,
-    TOKEN_SECONDS,
-    count_dropped,
-    count_placed,
-)
+from vidur.engine.ledger import count_dropped, count_placed
 from vidur.engine.pipeline import reset_pipeline, step_pipeline
-from vidur.engine.queues import push_waiting
+from vidur.engine.plug import choose_callback
+from vidur.engine.queues import enqueue
 from vidur.engine.recording import REFUSED
 from vidur.engine.replica import cut_run, ended_iterations, finish_run, step_replica
-from vidur.engine.routing import choose_callback
-from vidur.scheduler.observation import (
+from vidur.engine.state import Floats, State, open_state
+from vidur.engine.timers import ARRIVED, EVENT, GAUGES, REROUTED, earliest, pop, push
+from vidur.observation import (
     ARRIVAL_AGE,
     ARRIVAL_ORDINAL,
     ARRIVAL_PRIORITY,
     ARRIVAL_PROMPT,
     ARRIVAL_SESSION,
+    AWAITING,
+    AWAITING_TOKENS,
+    FINISHED,
     GAUGE_AGE,
     GAUGE_KV_USAGE,
     GAUGE_PREEMPTIONS,
     GAUGE_RUNNING,
     GAUGE_WAITING,
+    LEDGER_COLUMNS,
+    OUTSTANDING,
+    PROMPT_TOKENS,
     QUEUE_AGE,
     QUEUE_COLUMNS,
     QUEUE_PROMPT,
+    STREAMED_TOKENS,
+    TOKEN_SECONDS,
+    View,
 )
 
 choose = choose_callback.call
 
+# What `run` returns.
+DONE, DECISION, YIELD, ROWS_FULL, TABLE_MISS = range(5)
+# The actions of timed events.
+SLOW, FAIL, RETURN, JOIN, DRAIN = range(5)
+
 _ROWS_A_STEP = 64
-_UP_TO_DATE = -1
+_ADVANCED = -1
+_NOT_CHOSEN = -1
 
 
 @kernel
-def hold(request: int, held: Ints, cluster: Ints) -> None:
-    """Queue a request for (another) routing decision."""
-    held[(cluster[HELD_HEAD] + cluster[HELD_COUNT]) % len(held)] = request
-    cluster[HELD_COUNT] += 1
-
-
-@kernel
-def place(
-    request: int,
-    replica: int,
-    next_time: Floats,
-    times: Floats,
-    requests: Ints,
-    replicas: Ints,
-    replica_floats: Floats,
-    ledger: Floats,
-    cluster: Ints,
-    cluster_floats: Floats,
-) -> None:
+def place_request(s: State, request: int, replica: int) -> None:
     """Give `request` to `replica`, or refuse it if the replica can never hold it."""
-    now = cluster_floats[NOW]
-    requests[request, REPLICA] = replica
-    cluster[DECISIONS + requests[request, ROUTER]] += 1
-    prompt = requests[request, PROMPT]
-    total = prompt + requests[request, OUTPUT]
-    if total > replicas[replica, MAX_REQUEST_TOKENS] or prompt > replicas[replica, MAX_PROMPT_TOKENS]:
-        requests[request, STATUS] = REFUSED
-        cluster[NUM_REFUSED] += 1
+    clock, row, placed = s.clock[0], s.replicas[replica], s.requests[request]
+    placed.replica = replica
+    s.books.routed[placed.router] += 1
+    if placed.prompt + placed.output > row.max_request_tokens or placed.prompt > row.max_prompt_tokens:
+        placed.status = REFUSED
+        clock.num_refused += 1
         return
-    times[request, PLACED] = now
-    replicas[replica, NUM_PLACED] += 1
-    count_placed(replica, request, requests, replicas, ledger)
-    behind = replicas[replica, WAITING] > 0
-    push_waiting(requests, replicas, replica, request)
-    if replicas[replica, STAGES] > 1:
-        if replicas[replica, IN_FLIGHT] < replicas[replica, STAGES]:
-            replica_floats[replica, SCHEDULE_AT] = now
-            next_time[replica] = min(next_time[replica], now)
-    elif replicas[replica, IN_FLIGHT] == 0:
-        next_time[replica] = min(next_time[replica], now)
-    elif not behind:
-        cut_run(replica, now, next_time, replicas, replica_floats)
+    placed.placed_at = clock.now
+    row.num_placed += 1
+    count_placed(s, replica, request)
+    is_first = enqueue(s, replica, request)
+    if row.stages > 1:
+        if row.in_flight < row.stages:
+            row.schedule_at = clock.now
+            s.next_time[replica] = min(s.next_time[replica], clock.now)
+    elif row.in_flight == 0:
+        s.next_time[replica] = min(s.next_time[replica], clock.now)
+    elif is_first:
+        cut_run(s, replica, clock.now)
 
 
 @kernel
-def read_gauges(
-    at: float,
-    replicas: Ints,
-    replica_floats: Floats,
-    requests: Ints,
-    batch_requests: Ints,
-    batches: Ints,
-    gauges: Floats,
-) -> None:
-    """Set the gauges to the state at `at`, up to which every replica has been brought."""
-    for replica in range(len(replicas)):
-        allocated = replicas[replica, ALLOCATED]
-        if replicas[replica, IN_FLIGHT] == 1 and replicas[replica, RUN_COUNT] > 1 and replicas[replica, GROWS] == 1:
-            done = ended_iterations(
-                replica_floats[replica, RUN_START], replica_floats[replica, RUN_TIME], replicas[replica, RUN_COUNT], at
-            )
-            for index in range(batches[replica, 0, SIZE]):
-                request = batch_requests[replica, 0, index]
-                tokens = requests[request, PROCESSED] + done
-                allocated += max(0, -(-tokens // replicas[replica, BLOCK_SIZE]) - requests[request, BLOCKS])
-        gauges[replica, GAUGE_RUNNING] = replicas[replica, ADMITTED]
-        gauges[replica, GAUGE_WAITING] = replicas[replica, WAITING]
-        gauges[replica, GAUGE_KV_USAGE] = allocated / replicas[replica, NUM_BLOCKS]
-        gauges[replica, GAUGE_PREEMPTIONS] = replicas[replica, PREEMPTIONS]
+def place(request: int, replica: int, address: int) -> None:
+    """`place_request`, for Python."""
+    place_request(open_state(address), request, replica)
 
 
 @kernel
-def abort_replica(
-    replica: int,
-    next_time: Floats,
-    times: Floats,
-    requests: Ints,
-    replicas: Ints,
-    replica_floats: Floats,
-    batches: Ints,
-    stage_ends: Floats,
-    stage_state: Ints,
-    ledger: Floats,
-    held: Ints,
-    cluster: Ints,
-) -> None:
+def read_gauges(s: State, now: float) -> None:
+    """Set the gauges to the state at `now`, up to which every replica has been brought."""
+    gauges = s.books.gauges
+    for replica in range(len(s.replicas)):
+        row = s.replicas[replica]
+        allocated = row.allocated
+        if row.in_flight == 1 and row.run_count > 1 and row.grows == 1:
+            done = ended_iterations(s, replica, now)
+            for i in range(s.batches[replica, 0].num_requests):
+                request = s.requests[s.members[replica, 0, i].request]
+                allocated += max(0, -(-(request.processed + done) // row.block_size) - request.blocks)
+        gauges[replica, GAUGE_RUNNING] = row.admitted
+        gauges[replica, GAUGE_WAITING] = row.waiting
+        gauges[replica, GAUGE_KV_USAGE] = allocated / row.num_blocks
+        gauges[replica, GAUGE_PREEMPTIONS] = row.preemptions
+    s.clock[0].gauges_at = now
+
+
+@kernel
+def route_later(s: State, request: int, time: float, kind: int) -> None:
+    """Have `request` routed at `time`, after those of that time and kind that are in the queue."""
+    clock = s.clock[0]
+    clock.sequence += 1
+    push(s.decisions, clock.num_decisions, time, kind, clock.sequence, request)
+    clock.num_decisions += 1
+
+
+@kernel
+def next_request(s: State) -> int:
+    """Take the request to be routed next off the queue, where the arrival after it takes its place."""
+    clock = s.clock[0]
+    request, kind = s.decisions[0].subject, s.decisions[0].kind
+    pop(s.decisions, clock.num_decisions)
+    clock.num_decisions -= 1
+    if kind == ARRIVED:
+        clock.next_arrival += 1
+        if clock.next_arrival < clock.num_arrivals:
+            route_later(s, clock.next_arrival, s.requests[clock.next_arrival].arrived_at, ARRIVED)
+    return request
+
+
+@kernel
+def abort_replica(s: State, replica: int) -> None:
     """Lose all that the replica holds: its requests are routed again, in the order they were placed, from the start."""
-    request = replicas[replica, LEDGER_HEAD]
-    while request >= 0:
-        count_dropped(replica, request, times, requests, replicas, ledger)
-        if replicas[replica, HOLD_UNTIL_BATCH_ENDS] == 1 and requests[request, BLOCKS] > 0:
+    row = s.replicas[replica]
+    while row.ledger_head >= 0:
+        number = row.ledger_head
+        request = s.requests[number]
+        count_dropped(s, replica, number)
+        if row.hold_until_batch_ends == 1 and request.blocks > 0:
             # The first of its batch may have finished, and then holds what others left.
-            requests[requests[request, GROUP], BLOCKS] = 0
-        requests[request, PREFILL] = requests[request, PROMPT]
-        requests[request, PROCESSED] = 0
-        requests[request, BLOCKS] = 0
-        requests[request, PREFILLED] = 0
-        requests[request, STREAMED] = 0
-        requests[request, GROUP] = 0
-        requests[request, REROUTES] += 1
-        times[request, SCHEDULED] = np.nan
-        times[request, FIRST_TOKEN] = np.nan
-        times[request, LAST_END] = 0.0
-        hold(request, held, cluster)
-        request = replicas[replica, LEDGER_HEAD]
-    replicas[replica, WAIT_HEAD] = -1
-    replicas[replica, WAIT_TAIL] = -1
-    for column in (WAITING, READY, ADMITTED, IN_FLIGHT, ALLOCATED):
-        replicas[replica, column] = 0
-    reset_pipeline(replica, replicas[replica, STAGES], stage_ends, stage_state, batches)
-    replica_floats[replica, SCHEDULE_AT] = np.inf
-    next_time[replica] = np.inf
+            s.requests[request.leader].blocks = 0
+        request.prefill = request.prompt
+        request.processed = 0
+        request.blocks = 0
+        request.prefilled = 0
+        request.streamed = 0
+        request.leader = 0
+        request.reroutes += 1
+        request.scheduled_at = np.nan
+        request.first_token_at = np.nan
+        request.last_ended_at = 0.0
+        route_later(s, number, s.clock[0].now, REROUTED)
+    row.wait_head = row.wait_tail = -1
+    row.waiting = row.ready = row.admitted = row.in_flight = row.allocated = 0
+    reset_pipeline(s, replica)
+    row.schedule_at = np.inf
+    s.next_time[replica] = np.inf
 
 
 @kernel
-def apply_event(
-    next_time: Floats,
-    times: Floats,
-    requests: Ints,
-    replicas: Ints,
-    replica_floats: Floats,
-    ready: Ints,
-    batch_requests: Ints,
-    batch_tokens: Ints,
-    batches: Ints,
-    busy: Floats,
-    ledger: Floats,
-    completions: Floats,
-    cluster: Ints,
-    cluster_floats: Floats,
-    row_floats: Floats,
-    row_ints: Ints,
-    member_offsets: Ints,
-    members: Ints,
-    stage_ends: Floats,
-    stage_state: Ints,
-    events: Floats,
-    held: Ints,
-    available: Ints,
-) -> None:
-    """Apply the next timed event, which happens now."""
-    row = cluster[NEXT_EVENT]
-    cluster[NEXT_EVENT] += 1
-    replica = int(events[row, EVENT_REPLICA])
-    action = int(events[row, EVENT_ACTION])
-    running = replicas[replica, STAGES] == 1 and replicas[replica, IN_FLIGHT] > 0
+def apply_event(s: State, event: int) -> None:
+    """Apply a timed event, which happens now."""
+    clock, replica, action = s.clock[0], s.events[event].replica, s.events[event].action
+    row = s.replicas[replica]
+    clock.events_seen += 1
+    running = row.stages == 1 and row.in_flight > 0
     if running and action in (SLOW, FAIL):
-        cut_run(replica, cluster_floats[NOW], next_time, replicas, replica_floats)
+        cut_run(s, replica, clock.now)
     if action == SLOW:
-        replica_floats[replica, SLOWDOWN] = events[row, EVENT_FACTOR]
+        row.slowdown = s.events[event].factor
         return
     up = 0 if action in (FAIL, DRAIN) else 1
-    cluster[NUM_AVAILABLE] += up - available[replica]
-    available[replica] = up
+    clock.num_available += up - s.books.available[replica]
+    s.books.available[replica] = up
     if action != FAIL:
         return
-    if running and replicas[replica, RUN_COUNT] > 1:
+    if running and row.run_count > 1:
         # The iteration under way is lost, those before it happened.
-        finish_run(
-            replica, replicas[replica, RUN_COUNT] - 1, times, requests, replicas, replica_floats, ready,
-            batch_requests, batch_tokens, batches, busy, ledger, completions, cluster, cluster_floats,
-            row_floats, row_ints, member_offsets, members,
-        )  # fmt: skip
-    abort_replica(
-        replica, next_time, times, requests, replicas, replica_floats, batches, stage_ends, stage_state, ledger, held,
-        cluster,
-    )  # fmt: skip
+        finish_run(s, replica, row.run_count - 1)
+    abort_replica(s, replica)
 
 
 @kernel
-def describe_arrival(
-    request: int, times: Floats, requests: Ints, sessions: Ints, cluster: Ints, now: float, arrival: Floats
-) -> None:
-    arrival[ARRIVAL_PROMPT] = requests[request, PROMPT]
-    arrival[ARRIVAL_AGE] = now - times[request, ARRIVED]
-    arrival[ARRIVAL_PRIORITY] = sessions[request, 1]
-    arrival[ARRIVAL_SESSION] = sessions[request, 0]
-    arrival[ARRIVAL_ORDINAL] = cluster[DECISIONS + requests[request, ROUTER]]
+def describe_arrival(s: State, request: int, now: float) -> None:
+    arrival, row = s.books.arrival, s.requests[request]
+    arrival[ARRIVAL_PROMPT] = row.prompt
+    arrival[ARRIVAL_AGE] = now - row.arrived_at
+    arrival[ARRIVAL_PRIORITY] = row.priority
+    arrival[ARRIVAL_SESSION] = row.session
+    arrival[ARRIVAL_ORDINAL] = s.books.routed[row.router]
 
 
 @kernel
-def observe_ledger(
-    now: float,
-    times: Floats,
-    requests: Ints,
-    replicas: Ints,
-    replica_floats: Floats,
-    batches: Ints,
-    ledger: Floats,
-    observed: Floats,
-) -> None:
+def observe_ledger(s: State, now: float) -> None:
     """Copy the ledger to `observed` with the tokens that runs under way have streamed by `now`, and the heads of the
     queues for a first token."""
+    ledger, observed = s.books.ledger, s.books.observed
     depth = (observed.shape[1] - ledger.shape[1]) // QUEUE_COLUMNS
-    for replica in range(len(replicas)):
+    for replica in range(len(s.replicas)):
+        row = s.replicas[replica]
         for column in range(ledger.shape[1]):
             observed[replica, column] = ledger[replica, column]
-        if replicas[replica, IN_FLIGHT] > 0 and replicas[replica, RUN_COUNT] > 1:
-            done = ended_iterations(
-                replica_floats[replica, RUN_START], replica_floats[replica, RUN_TIME], replicas[replica, RUN_COUNT], now
-            )
-            observed[replica, STREAMED_TOKENS] += done * batches[replica, 0, DECODE_SIZE]
-        request = replicas[replica, AWAIT_HEAD]
-        for place_in_queue in range(depth):
-            column = QUEUE_COLUMNS * place_in_queue
+        if row.in_flight > 0 and row.run_count > 1:
+            observed[replica, STREAMED_TOKENS] += ended_iterations(s, replica, now) * s.batches[replica, 0].decode_size
+        request = row.await_head
+        for i in range(depth):
             age, prompt = 0.0, 0
             if request >= 0:
-                age, prompt = now - times[request, ARRIVED], requests[request, PROMPT]
-                request = requests[request, AWAIT_NEXT]
-            observed[replica, column + QUEUE_AGE] = age
-            observed[replica, column + QUEUE_PROMPT] = prompt
+                age, prompt = now - s.requests[request].arrived_at, s.requests[request].prompt
+                request = s.requests[request].await_next
+            observed[replica, QUEUE_COLUMNS * i + QUEUE_AGE] = age
+            observed[replica, QUEUE_COLUMNS * i + QUEUE_PROMPT] = prompt
 
 
 @kernel
-def observe_own(
-    router: int,
-    now: float,
-    times: Floats,
-    requests: Ints,
-    replicas: Ints,
-    replica_floats: Floats,
-    batch_requests: Ints,
-    batches: Ints,
-    ledger: Floats,
-    observed: Floats,
-) -> None:
+def observe_own(s: State, router: int, now: float) -> None:
     """Set `observed` to the ledger of one router of several: what it placed itself, counted anew.
 
     TOKEN_SECONDS alone is that of all streams of the replica: each is an average over the same iterations.
     """
+    ledger, observed = s.books.ledger, s.books.observed
     depth = (observed.shape[1] - LEDGER_COLUMNS) // QUEUE_COLUMNS
-    for replica in range(len(replicas)):
+    for replica in range(len(s.replicas)):
+        row = s.replicas[replica]
         for column in range(observed.shape[1]):
             observed[replica, column] = 0.0
         observed[replica, FINISHED] = ledger[replica, LEDGER_COLUMNS + router]
         observed[replica, TOKEN_SECONDS] = ledger[replica, TOKEN_SECONDS]
-        request = replicas[replica, LEDGER_HEAD]
-        while request >= 0:
-            if requests[request, ROUTER] == router:
+        number = row.ledger_head
+        while number >= 0:
+            request = s.requests[number]
+            if request.router == router:
                 observed[replica, OUTSTANDING] += 1
-                observed[replica, PROMPT_TOKENS] += requests[request, PROMPT]
-                observed[replica, STREAMED_TOKENS] += requests[request, STREAMED]
-            request = requests[request, LEDGER_NEXT]
-        if replicas[replica, IN_FLIGHT] > 0 and replicas[replica, RUN_COUNT] > 1:
-            done = ended_iterations(
-                replica_floats[replica, RUN_START], replica_floats[replica, RUN_TIME], replicas[replica, RUN_COUNT], now
-            )
-            for index in range(batches[replica, 0, SIZE]):
-                if requests[batch_requests[replica, 0, index], ROUTER] == router:
+                observed[replica, PROMPT_TOKENS] += request.prompt
+                observed[replica, STREAMED_TOKENS] += request.streamed
+            number = request.ledger_next
+        if row.in_flight > 0 and row.run_count > 1:
+            done = ended_iterations(s, replica, now)
+            for i in range(s.batches[replica, 0].num_requests):
+                if s.requests[s.members[replica, 0, i].request].router == router:
                     observed[replica, STREAMED_TOKENS] += done
-        request = replicas[replica, AWAIT_HEAD]
-        while request >= 0:
-            if requests[request, ROUTER] == router:
-                place_in_queue = int(observed[replica, AWAITING])
-                if place_in_queue < depth:
-                    column = QUEUE_COLUMNS * place_in_queue
-                    observed[replica, column + QUEUE_AGE] = now - times[request, ARRIVED]
-                    observed[replica, column + QUEUE_PROMPT] = requests[request, PROMPT]
+        number = row.await_head
+        while number >= 0:
+            request = s.requests[number]
+            if request.router == router:
+                i = int(observed[replica, AWAITING])
+                if i < depth:
+                    observed[replica, QUEUE_COLUMNS * i + QUEUE_AGE] = now - request.arrived_at
+                    observed[replica, QUEUE_COLUMNS * i + QUEUE_PROMPT] = request.prompt
                 observed[replica, AWAITING] += 1
-                observed[replica, AWAITING_TOKENS] += requests[request, PROMPT]
-            request = requests[request, AWAIT_NEXT]
+                observed[replica, AWAITING_TOKENS] += request.prompt
+            number = request.await_next
 
 
 @kernel
-def run(
-    policy: int,
-    router: int,
-    budget: int,
-    next_time: Floats,
-    times: Floats,
-    requests: Ints,
-    replicas: Ints,
-    replica_floats: Floats,
-    ready: Ints,
-    batch_requests: Ints,
-    batch_tokens: Ints,
-    batches: Ints,
-    busy: Floats,
-    groups: Ints,
-    prefill_overhead: Floats,
-    token_times: Floats,
-    decode_times: Floats,
-    prefill_times: Floats,
-    cpu_times: Floats,
-    ledger: Floats,
-    completions: Floats,
-    cluster: Ints,
-    cluster_floats: Floats,
-    row_floats: Floats,
-    row_ints: Ints,
-    member_offsets: Ints,
-    members: Ints,
-    send_times: Floats,
-    stage_ends: Floats,
-    stage_state: Ints,
-    followers: Ints,
-    batch_times: Floats,
-    sessions: Ints,
-    events: Floats,
-    held: Ints,
-    gauges: Floats,
-    hardware: Floats,
-    observed: Floats,
-    arrival: Floats,
-    available: Ints,
-    memory: Floats,
-    draws: Floats,
-) -> int:
-    """Simulate until something needs the caller: DONE, DECISION (the request in CURRENT is to be placed), YIELD (the
-    budget of steps is spent), ROWS_FULL (room for rows is short), TABLE_MISS. Calling again goes on.
-
-    router: the handle of a kernel that decides; with 0 the caller decides and calls `place`. memory and completions
-    have a row for each router.
-    """
-    cluster[BUDGET] = budget
-    num_replicas, num_routers = len(replicas), len(completions)
-    while True:
-        now = cluster_floats[NOW]
-        arriving = cluster[NEXT_ARRIVAL] < cluster[NUM_ARRIVALS]
-        holding = cluster[HELD_COUNT] > 0 and cluster[NUM_AVAILABLE] > 0
-        decision_at = np.inf
-        if holding:
-            decision_at = now
-        elif arriving:
-            decision_at = times[cluster[NEXT_ARRIVAL], ARRIVED]
-        event_at = np.inf
-        if cluster[NEXT_EVENT] < len(events):
-            event_at = max(now, events[cluster[NEXT_EVENT], EVENT_TIME])
-        target = min(decision_at, event_at)
-        beyond = target > cluster_floats[TIME_LIMIT]
-        if beyond:
-            target = np.nextafter(cluster_floats[TIME_LIMIT], np.inf)
-        sample_at = 0.0
-        sampling = False
-        if not beyond and cluster[OBSERVED] > 0 and math.isfinite(target):
-            # Before an event too, so that what it changes does not show before the next refresh.
-            interval = cluster_floats[GAUGE_INTERVAL]
-            sample_at = math.floor(target / interval) * interval if interval > 0.0 else target
-            sampling = sample_at > cluster_floats[GAUGES_AT] if interval > 0.0 else decision_at < event_at
-            if sampling:
-                target = min(target, sample_at)
-
-        only = _UP_TO_DATE
-        if decision_at < event_at and not beyond and cluster[OBSERVED] == 0 and cluster[NUM_AVAILABLE] > 0:
-            # The router looks at no replica: only the one it chooses has to be brought up to now.
-            if cluster[CHOSEN] == _UP_TO_DATE:
-                request = held[cluster[HELD_HEAD]] if holding else cluster[NEXT_ARRIVAL]
-                describe_arrival(request, times, requests, sessions, cluster, decision_at, arrival)
-                own = requests[request, ROUTER]
-                cluster[CHOSEN] = choose(
-                    router, decision_at, ledger, gauges, hardware, arrival, available, completions[own], memory[own],
-                    draws[request],
-                )  # fmt: skip
-            only = cluster[CHOSEN]
-        first = 0 if only == _UP_TO_DATE else only
-        last = num_replicas if only == _UP_TO_DATE else only + 1
-        for replica in range(first, last):
-            while next_time[replica] < target:
-                if cluster[BUDGET] <= 0:
-                    return YIELD
-                if cluster[ROWS] + _ROWS_A_STEP > len(row_ints) and len(row_ints) > 0:
-                    return ROWS_FULL
-                cluster[BUDGET] -= 1
-                if replicas[replica, STAGES] == 1:
-                    fine = step_replica(
-                        replica, policy, next_time, times, requests, replicas, replica_floats, ready, batch_requests,
-                        batch_tokens, batches, busy, groups, prefill_overhead, token_times, decode_times,
-                        prefill_times, cpu_times, ledger, completions, cluster, cluster_floats, row_floats, row_ints,
-                        member_offsets, members,
-                    )  # fmt: skip
-                else:
-                    fine = step_pipeline(
-                        replica, policy, next_time, times, requests, replicas, replica_floats, ready, batch_requests,
-                        batch_tokens, batches, busy, groups, prefill_overhead, token_times, decode_times,
-                        prefill_times, cpu_times, ledger, completions, cluster, cluster_floats, row_floats, row_ints,
-                        member_offsets, members, send_times, stage_ends, stage_state, followers,
-                        batch_times,
-                    )  # fmt: skip
-                if not fine:
-                    return TABLE_MISS
-        if sampling:
-            read_gauges(sample_at, replicas, replica_floats, requests, batch_requests, batches, gauges)
-            cluster_floats[GAUGES_AT] = sample_at
-            if sample_at < min(decision_at, event_at):
-                continue
-        if beyond:
-            for replica in range(num_replicas):
-                if replicas[replica, STAGES] == 1 and replicas[replica, IN_FLIGHT] > 0:
-                    done = ended_iterations(
-                        replica_floats[replica, RUN_START],
-                        replica_floats[replica, RUN_TIME],
-                        replicas[replica, RUN_COUNT],
-                        target,
-                    )
-                    if done > 0:
-                        finish_run(
-                            replica, done, times, requests, replicas, replica_floats, ready, batch_requests,
-                            batch_tokens, batches, busy, ledger, completions, cluster, cluster_floats, row_floats,
-                            row_ints, member_offsets, members,
-                        )  # fmt: skip
-            return DONE
-        if math.isinf(decision_at) and math.isinf(event_at):
-            return DONE
-
-        if event_at <= decision_at:
-            cluster_floats[NOW] = event_at
-            apply_event(
-                next_time, times, requests, replicas, replica_floats, ready, batch_requests, batch_tokens, batches,
-                busy, ledger, completions, cluster, cluster_floats, row_floats, row_ints, member_offsets, members,
-                stage_ends, stage_state, events, held, available,
-            )  # fmt: skip
-            continue
-
-        cluster_floats[NOW] = decision_at
-        if holding:
-            request = held[cluster[HELD_HEAD]]
-            cluster[HELD_HEAD] = (cluster[HELD_HEAD] + 1) % len(held)
-            cluster[HELD_COUNT] -= 1
+def observe(s: State, request: int, now: float) -> None:
+    """Bring what a router is shown up to `now`, at which `request` is to be routed."""
+    clock = s.clock[0]
+    if clock.observed > 0 and clock.gauge_interval == 0.0:
+        read_gauges(s, now)
+    # Copying the ledger of a large cluster costs more than a decision, so it is done on demand only.
+    if clock.observed > 1:
+        if len(s.books.completions) == 1:
+            observe_ledger(s, now)
         else:
-            request = cluster[NEXT_ARRIVAL]
-            cluster[NEXT_ARRIVAL] += 1
-            if cluster[NUM_AVAILABLE] == 0:
-                hold(request, held, cluster)
-                continue
-        if only == _UP_TO_DATE:
-            own = requests[request, ROUTER]
-            # Copying the ledger of a large cluster costs more than a decision, so it is done on demand only.
-            if cluster[OBSERVED] > 1:
-                if num_routers == 1:
-                    observe_ledger(decision_at, times, requests, replicas, replica_floats, batches, ledger, observed)
-                else:
-                    observe_own(
-                        own, decision_at, times, requests, replicas, replica_floats, batch_requests, batches, ledger,
-                        observed,
-                    )  # fmt: skip
-                for replica in range(num_replicas):
-                    gauges[replica, GAUGE_AGE] = decision_at - cluster_floats[GAUGES_AT]
-            describe_arrival(request, times, requests, sessions, cluster, decision_at, arrival)
-            if router == 0:
-                cluster[CURRENT] = request
-                return DECISION
-            seen = observed if cluster[OBSERVED] > 1 else ledger
-            only = choose(
-                router, decision_at, seen, gauges, hardware, arrival, available, completions[own], memory[own],
-                draws[request],
-            )  # fmt: skip
-        cluster[CHOSEN] = _UP_TO_DATE
-        place(request, only, next_time, times, requests, replicas, replica_floats, ledger, cluster, cluster_floats)
+            observe_own(s, s.requests[request].router, now)
+        for replica in range(len(s.replicas)):
+            s.books.gauges[replica, GAUGE_AGE] = now - clock.gauges_at
+    describe_arrival(s, request, now)
+
+
+@kernel
+def choose_replica(s: State, router: int, request: int, now: float, ledger: Floats) -> int:
+    """Ask a router that is a kernel."""
+    books, own = s.books, s.requests[request].router
+    view = View(now, ledger, books.gauges, books.hardware, books.arrival, books.available, books.completions[own])
+    return choose(router, (view, books.memory[own], books.draws[request]))  # type: ignore[no-any-return]
+
+
+@kernel
+def next_decision_time(s: State) -> float:
+    """When a request is routed next, as far as is known; inf while no replica is available."""
+    clock = s.clock[0]
+    if clock.num_available == 0 or clock.num_decisions == 0:
+        return np.inf
+    return max(clock.now, s.decisions[0].time)
+
+
+@kernel
+def plan_gauges(s: State) -> None:
+    """Set the timer for the next reading of the gauges, if they are refreshed before the next decision or event.
+
+    Nobody looks at them between decisions, so that all refreshes but the last before one are left out; those of an
+    event show what was before it.
+    """
+    clock = s.clock[0]
+    looked_at = min(next_decision_time(s), earliest(s.timers, clock.num_timers))
+    if clock.observed == 0 or clock.gauge_interval == 0.0 or math.isinf(looked_at) or looked_at > clock.time_limit:
+        return
+    tick = math.floor(looked_at / clock.gauge_interval)
+    if tick * clock.gauge_interval > clock.gauges_at:
+        push(s.timers, clock.num_timers, tick * clock.gauge_interval, GAUGES, tick, 0)
+        clock.num_timers += 1
+        clock.gauges_planned = 1
+
+
+@kernel
+def fire_timer(s: State) -> None:
+    """Do what the first timer is for, now that every replica has been brought up to it."""
+    clock, timer = s.clock[0], s.timers[0]
+    time, kind, subject = timer.time, timer.kind, timer.subject
+    pop(s.timers, clock.num_timers)
+    clock.num_timers -= 1
+    if kind == GAUGES:
+        read_gauges(s, time)
+        clock.gauges_planned = 0
+    elif kind == EVENT:
+        clock.now = max(clock.now, time)
+        apply_event(s, subject)
+
+
+@kernel
+def bring_up(s: State, first: int, last: int, until: float, batcher: int) -> int:
+    """Bring the replicas from `first` to before `last` up to `until`. Returns _ADVANCED, or what `run` is to return."""
+    clock = s.clock[0]
+    for replica in range(first, last):
+        while s.next_time[replica] < until:
+            if clock.budget <= 0:
+                return YIELD
+            # Stopping at the time limit adds a row for each replica.
+            if clock.records == 1 and clock.num_rows + _ROWS_A_STEP + len(s.replicas) > len(s.log.rows):
+                return ROWS_FULL
+            clock.budget -= 1
+            if s.replicas[replica].stages == 1:
+                ok = step_replica(s, replica, batcher)
+            else:
+                ok = step_pipeline(s, replica, batcher)
+            if not ok:
+                return TABLE_MISS
+    return _ADVANCED
+
+
+@kernel
+def stop_at(s: State, until: float) -> None:
+    """Apply the iterations of the runs under way that end before `until`."""
+    for replica in range(len(s.replicas)):
+        if s.replicas[replica].stages == 1 and s.replicas[replica].in_flight > 0:
+            done = ended_iterations(s, replica, until)
+            if done > 0:
+                finish_run(s, replica, done)
+
+
+@kernel
+def run(batcher: int, router: int, budget: int, address: int) -> int:
+    """Simulate until something needs the caller: DONE, DECISION (the request in `Clock.current` is to be placed), YIELD
+    (the budget of steps is spent), ROWS_FULL (room for rows is short), TABLE_MISS. Calling again goes on.
+
+    batcher: the handle of a batching policy. router: the handle of a kernel that decides; with 0 the caller decides and
+    calls `place`. address: of the State.
+    """
+    s = open_state(address)
+    clock = s.clock[0]
+    clock.budget = budget
+    while True:
+        if clock.gauges_planned == 0:
+            plan_gauges(s)
+        decision_at = next_decision_time(s)
+        timer_at = earliest(s.timers, clock.num_timers)
+        until = min(decision_at, max(clock.now, timer_at))
+        if until > clock.time_limit:
+            until = np.nextafter(clock.time_limit, np.inf)
+            status = bring_up(s, 0, len(s.replicas), until, batcher)
+            if status == _ADVANCED:
+                stop_at(s, until)
+            return DONE if status == _ADVANCED else status
+        deciding = decision_at < timer_at
+        if deciding and clock.observed == 0 and clock.chosen == _NOT_CHOSEN:
+            # The router looks at no replica: only the one it chooses has to be brought up to now.
+            describe_arrival(s, s.decisions[0].subject, decision_at)
+            clock.chosen = choose_replica(s, router, s.decisions[0].subject, decision_at, s.books.ledger)
+        everywhere = not deciding or clock.observed > 0
+        first = 0 if everywhere else clock.chosen
+        last = len(s.replicas) if everywhere else clock.chosen + 1
+        status = bring_up(s, first, last, until, batcher)
+        if status != _ADVANCED:
+            return status
+        if math.isinf(until):
+            return DONE
+        if not deciding:
+            fire_timer(s)
+            continue
+        clock.now = decision_at
+        request = next_request(s)
+        if clock.observed > 0:
+            observe(s, request, decision_at)
+        if router == 0:
+            clock.current = request
+            return DECISION
+        if clock.observed > 0:
+            ledger = s.books.observed if clock.observed > 1 else s.books.ledger
+            clock.chosen = choose_replica(s, router, request, decision_at, ledger)
+        replica = clock.chosen
+        clock.chosen = _NOT_CHOSEN
+        place_request(s, request, replica)

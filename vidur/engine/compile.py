@@ -18,10 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
-from llvmlite import ir
-from numba import types
 from numba.core.caching import FunctionCache
-from numba.extending import intrinsic
 
 from vidur.data_files import cache_folder, optional, warn_once, writable_by_others
 
@@ -61,7 +58,7 @@ def kernel_folder() -> Path | None:
 
 _FOLDER = kernel_folder() if COMPILED else None
 # Numba's cache folder is one setting of the process, and simulations begin in threads.
-_LOCK = threading.RLock()
+lock = threading.RLock()
 
 
 def is_cached() -> bool:
@@ -86,7 +83,7 @@ class _KernelCache(FunctionCache):
 
 def _in_folder(make: Callable[[], Any]) -> Any:
     """Call `make` with Numba's cache in our folder; other users of Numba in this process keep theirs."""
-    with _LOCK:
+    with lock:
         before = _settings.CACHE_DIR
         _settings.CACHE_DIR = str(_FOLDER)
         try:
@@ -119,60 +116,9 @@ def _compile(function: F, **options: Any) -> F:
     return dispatcher  # type: ignore[no-any-return]
 
 
-def array(dtype: str, ndim: int) -> Any:
-    """The Numba type of a C-contiguous array, for signatures."""
-    return types.Array(getattr(types, dtype), ndim, "C")
-
-
-class Callback:
-    """A kernel that another kernel calls through a handle, so that the caller is compiled once for all of them.
-
-    `handle(function)` gives an int64 that is not 0; `call(handle, *arguments)`, with nine of them, works in compiled
-    and in plain Python code. Compiled, the handle is the address of a C function; uncompiled, it counts from 1.
-    """
-
-    def __init__(self, result: Any, *arguments: Any) -> None:
-        self._signature = result(*arguments)
-        self._plain: list[Callable[..., Any]] = []
-        self._compiled: dict[Callable[..., Any], Any] = {}
-        self.call: Any = _indirect_call(self._signature) if COMPILED else self._call_plain
-
-    def handle(self, function: Callable[..., Any]) -> int:
-        function = getattr(function, "py_func", function)
-        # Compiled twice at once, the first would be freed while its address is in use.
-        with _LOCK:
-            if not COMPILED:
-                if function not in self._plain:
-                    self._plain.append(function)
-                return 1 + self._plain.index(function)
-            if function not in self._compiled:
-                self._compiled[function] = _compile_callback(self._signature, function)
-            return int(self._compiled[function].address)
-
-    def _call_plain(self, handle: int, *arguments: Any) -> Any:
-        return self._plain[handle - 1](*arguments)
-
-
-def _compile_callback(signature: Any, function: Callable[..., Any]) -> Any:
+def compile_callback(signature: Any, function: Callable[..., Any]) -> Any:
+    """A C function of this Numba signature; its `address` is good as long as the object lives."""
     if _FOLDER is not None:
         with optional(_WHAT):
             return _in_folder(lambda: numba.cfunc(signature, cache=True, **_OPTIONS)(function))
     return numba.cfunc(signature, **_OPTIONS)(function)
-
-
-def _indirect_call(signature: Any) -> Any:
-    """An intrinsic that calls the C function at an address: the arguments go by value, as `numba.cfunc` takes them."""
-
-    # Nine separate parameters: a tuple would count a reference to each array up and down, atomically, in every call.
-    @intrinsic
-    def call(
-        typing_context: Any, handle: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any, i: Any
-    ) -> Any:
-        def generate(context: Any, builder: Any, _: Any, values: Any) -> Any:
-            kinds = [context.get_value_type(kind) for kind in signature.args]
-            kind = ir.FunctionType(context.get_value_type(signature.return_type), kinds)
-            return builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
-
-        return signature.return_type(types.int64, *signature.args), generate
-
-    return call

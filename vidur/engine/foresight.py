@@ -6,23 +6,15 @@ With the true output lengths, which no router knows: for rewards, training label
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from vidur.engine.arrays import Arrays, Floats, Ints
-from vidur.engine.cluster import place
+from vidur.engine.cluster import place_request
 from vidur.engine.compile import allocating_kernel
-from vidur.engine.layout import (
-    ARRIVED,
-    COMPLETED,
-    FIRST_TOKEN,
-    LEDGER_HEAD,
-    LEDGER_NEXT,
-    OUTPUT,
-    STAGES,
-)
 from vidur.engine.pipeline import step_pipeline
 from vidur.engine.replica import step_replica
+from vidur.engine.state import Batch, Clock, Floats, Ints, Member, Records, Replica, Request, Stage, State
 
 # The parts of a cost, summed over requests: seconds, seconds, seconds squared, seconds of TTFT beyond its objective,
 # requests whose TTFT, and whose TPOT, misses its objective.
@@ -30,14 +22,91 @@ COST_E2E, COST_TTFT, COST_TTFT_SQUARED, COST_TTFT_EXCESS, COST_TTFT_MISSED, COST
 COST_PARTS = 6
 
 
+class Saved(NamedTuple):
+    """All that running one replica changes, save what is recorded and the numbers of `numbers`' requests."""
+
+    numbers: Ints
+    requests: Records[Request]
+    replica: Records[Replica]
+    next_time: float
+    ready: Ints
+    batches: Records[Batch]
+    members: Records[Member]
+    stages: Records[Stage]
+    stage_queue: Ints
+    clock: Records[Clock]
+    ledger: Floats
+    completions: Floats
+    routed: Ints
+
+
 @allocating_kernel
-def add_cost(
-    sign: float, arrived: float, first: float, completed: float, output: int, objectives: Floats, costs: Floats
-) -> None:
-    """Add the parts of one request's cost, times `sign`, to `costs`. objectives: TTFT and TPOT, in seconds."""
-    ttft = first - arrived
-    tpot = (completed - first) / max(output - 1, 1)
-    costs[COST_E2E] += sign * (completed - arrived)
+def requests_on(s: State, replica: int, arriving: int) -> Ints:
+    """The outstanding requests of the replica in the order they were placed, then `arriving` if it is one."""
+    count = 1 if arriving >= 0 else 0
+    request = s.replicas[replica].ledger_head
+    while request >= 0:
+        count += 1
+        request = s.requests[request].ledger_next
+    chosen = np.full(count, arriving)
+    count = 0
+    request = s.replicas[replica].ledger_head
+    while request >= 0:
+        chosen[count] = request
+        count += 1
+        request = s.requests[request].ledger_next
+    return chosen
+
+
+@allocating_kernel
+def save_replica(s: State, replica: int, numbers: Ints) -> Saved:
+    """Copy all that running `replica`, with no other requests than `numbers`, changes."""
+    rows = len(numbers)
+    requests = s.requests[:rows].copy()
+    for i in range(rows):
+        requests[i : i + 1] = s.requests[numbers[i] : numbers[i] + 1]
+    return Saved(
+        numbers,
+        requests,
+        s.replicas[replica : replica + 1].copy(),
+        s.next_time[replica],
+        s.ready[replica].copy(),
+        s.batches[replica : replica + 1].copy(),
+        s.members[replica : replica + 1].copy(),
+        s.stages[replica : replica + 1].copy(),
+        s.stage_queue[replica].copy(),
+        s.clock.copy(),
+        s.books.ledger[replica].copy(),
+        s.books.completions.copy(),
+        s.books.routed.copy(),
+    )
+
+
+@allocating_kernel
+def restore_replica(s: State, replica: int, saved: Saved) -> None:
+    """Put back what `save_replica` copied."""
+    for i in range(len(saved.numbers)):
+        s.requests[saved.numbers[i] : saved.numbers[i] + 1] = saved.requests[i : i + 1]
+    s.replicas[replica : replica + 1] = saved.replica
+    s.next_time[replica] = saved.next_time
+    s.ready[replica] = saved.ready
+    s.batches[replica : replica + 1] = saved.batches
+    s.members[replica : replica + 1] = saved.members
+    s.stages[replica : replica + 1] = saved.stages
+    s.stage_queue[replica] = saved.stage_queue
+    s.clock[:] = saved.clock
+    s.books.ledger[replica] = saved.ledger
+    s.books.completions[:] = saved.completions
+    s.books.routed[:] = saved.routed
+
+
+@allocating_kernel
+def add_cost(sign: float, request: Request, first: float, completed: float, objectives: Floats, costs: Floats) -> None:
+    """Add the parts of the cost of a request that has its first token at `first` and is complete at `completed`, times
+    `sign`, to `costs`. objectives: TTFT and TPOT, in seconds."""
+    ttft = first - request.arrived_at
+    tpot = (completed - first) / max(request.output - 1, 1)
+    costs[COST_E2E] += sign * (completed - request.arrived_at)
     costs[COST_TTFT] += sign * ttft
     costs[COST_TTFT_SQUARED] += sign * ttft * ttft
     costs[COST_TTFT_EXCESS] += sign * max(0.0, ttft - objectives[0])
@@ -48,63 +117,22 @@ def add_cost(
 
 
 @allocating_kernel
-def place_on(replica: int, request: int, arrays: Arrays) -> None:
-    """Give `request` to `replica` (vidur.engine.cluster.place)."""
-    place(
-        request, replica, arrays.next_time, arrays.times, arrays.requests, arrays.replicas, arrays.replica_floats,
-        arrays.ledger, arrays.cluster, arrays.cluster_floats,
-    )  # fmt: skip
-
-
-@allocating_kernel
-def requests_on(replica: int, arriving: int, arrays: Arrays) -> Ints:
-    """The outstanding requests of the replica in the order they were placed, then `arriving` if it is one."""
-    count = 1 if arriving >= 0 else 0
-    request = arrays.replicas[replica, LEDGER_HEAD]
-    while request >= 0:
-        count += 1
-        request = arrays.requests[request, LEDGER_NEXT]
-    chosen = np.full(count, arriving)
-    count = 0
-    request = arrays.replicas[replica, LEDGER_HEAD]
-    while request >= 0:
-        chosen[count] = request
-        count += 1
-        request = arrays.requests[request, LEDGER_NEXT]
-    return chosen
-
-
-@allocating_kernel
-def run_empty(replica: int, policy: int, arrays: Arrays) -> bool:
+def run_empty(s: State, replica: int, batcher: int) -> bool:
     """Run the replica until it has nothing left to do; records nothing. False: a lookup beyond the tables."""
-    unused = np.zeros_like(arrays.completions)
-    no_floats, no_ints = arrays.row_floats[:0], arrays.row_ints[:0]
-    fine = True
-    while fine and arrays.next_time[replica] < np.inf:
-        if arrays.replicas[replica, STAGES] == 1:
-            fine = step_replica(
-                replica, policy, arrays.next_time, arrays.times, arrays.requests, arrays.replicas,
-                arrays.replica_floats, arrays.ready, arrays.batch_requests, arrays.batch_tokens, arrays.batches,
-                arrays.busy, arrays.groups, arrays.prefill_overhead, arrays.token_times, arrays.decode_times,
-                arrays.prefill_times, arrays.cpu_times, arrays.ledger, unused, arrays.cluster, arrays.cluster_floats,
-                no_floats, no_ints, arrays.member_offsets, arrays.members,
-            )  # fmt: skip
+    s.clock[0].records = 0
+    ok = True
+    while ok and s.next_time[replica] < np.inf:
+        if s.replicas[replica].stages == 1:
+            ok = step_replica(s, replica, batcher)
         else:
-            fine = step_pipeline(
-                replica, policy, arrays.next_time, arrays.times, arrays.requests, arrays.replicas,
-                arrays.replica_floats, arrays.ready, arrays.batch_requests, arrays.batch_tokens, arrays.batches,
-                arrays.busy, arrays.groups, arrays.prefill_overhead, arrays.token_times, arrays.decode_times,
-                arrays.prefill_times, arrays.cpu_times, arrays.ledger, unused, arrays.cluster, arrays.cluster_floats,
-                no_floats, no_ints, arrays.member_offsets, arrays.members, arrays.send_times, arrays.stage_ends,
-                arrays.stage_state, arrays.followers, arrays.batch_times,
-            )  # fmt: skip
-    return fine
+            ok = step_pipeline(s, replica, batcher)
+    return ok
 
 
 @allocating_kernel
 def foresee(
-    replica: int, arriving: int, keep: bool, policy: int, objectives: Floats, projected: Floats, costs: Floats,
-    arrays: Arrays,
+    s: State, replica: int, arriving: int, keep: bool, batcher: int, objectives: Floats, projected: Floats,
+    costs: Floats,
 ) -> bool:  # fmt: skip
     """Add to `costs`, float64[COST_PARTS], by how much the cost of the replica's requests grows if request `arriving`
     (or none, at -1) is placed on it now: what becomes of them then, less what `projected` says.
@@ -113,60 +141,22 @@ def foresee(
     complete; nan for one that is not placed. With `keep` it takes what was foreseen. The engine's state is what it
     was. False: a lookup beyond the tables, or a request that the replica refuses.
     """
-    times, requests = arrays.times, arrays.requests
-    chosen = requests_on(replica, arriving, arrays)
-    # All that running one replica changes.
-    kept_times = np.empty((len(chosen), times.shape[1]))
-    kept_requests = np.empty((len(chosen), requests.shape[1]), np.int64)
-    for index in range(len(chosen)):
-        kept_times[index] = times[chosen[index]]
-        kept_requests[index] = requests[chosen[index]]
-    kept_next = arrays.next_time[replica]
-    kept_replica = arrays.replicas[replica].copy()
-    kept_floats = arrays.replica_floats[replica].copy()
-    kept_ready = arrays.ready[replica].copy()
-    kept_batch_requests = arrays.batch_requests[replica].copy()
-    kept_batch_tokens = arrays.batch_tokens[replica].copy()
-    kept_batches = arrays.batches[replica].copy()
-    kept_busy = arrays.busy[replica].copy()
-    kept_ledger = arrays.ledger[replica].copy()
-    kept_cluster = arrays.cluster.copy()
-    kept_cluster_floats = arrays.cluster_floats.copy()
-    kept_stage_ends = arrays.stage_ends[replica].copy()
-    kept_stage_state = arrays.stage_state[replica].copy()
-    kept_batch_times = arrays.batch_times[replica].copy()
-
+    numbers = requests_on(s, replica, arriving)
+    saved = save_replica(s, replica, numbers)
     if arriving >= 0:
-        place_on(replica, arriving, arrays)
-    fine = run_empty(replica, policy, arrays)
-    for request in chosen:
-        first, completed = times[request, FIRST_TOKEN], times[request, COMPLETED]
+        place_request(s, arriving, replica)
+    ok = run_empty(s, replica, batcher)
+    for number in numbers:
+        request = s.requests[number]
+        first, completed = request.first_token_at, request.completed_at
         if math.isnan(completed):
-            fine = False
+            ok = False
             continue
-        arrived, output = times[request, ARRIVED], requests[request, OUTPUT]
-        add_cost(1.0, arrived, first, completed, output, objectives, costs)
-        if not math.isnan(projected[request, 1]):
-            add_cost(-1.0, arrived, projected[request, 0], projected[request, 1], output, objectives, costs)
+        add_cost(1.0, request, first, completed, objectives, costs)
+        if not math.isnan(projected[number, 1]):
+            add_cost(-1.0, request, projected[number, 0], projected[number, 1], objectives, costs)
         if keep:
-            projected[request, 0] = first
-            projected[request, 1] = completed
-
-    for index in range(len(chosen)):
-        times[chosen[index]] = kept_times[index]
-        requests[chosen[index]] = kept_requests[index]
-    arrays.next_time[replica] = kept_next
-    arrays.replicas[replica] = kept_replica
-    arrays.replica_floats[replica] = kept_floats
-    arrays.ready[replica] = kept_ready
-    arrays.batch_requests[replica] = kept_batch_requests
-    arrays.batch_tokens[replica] = kept_batch_tokens
-    arrays.batches[replica] = kept_batches
-    arrays.busy[replica] = kept_busy
-    arrays.ledger[replica] = kept_ledger
-    arrays.cluster[:] = kept_cluster
-    arrays.cluster_floats[:] = kept_cluster_floats
-    arrays.stage_ends[replica] = kept_stage_ends
-    arrays.stage_state[replica] = kept_stage_state
-    arrays.batch_times[replica] = kept_batch_times
-    return fine
+            projected[number, 0] = first
+            projected[number, 1] = completed
+    restore_replica(s, replica, saved)
+    return ok

@@ -4,88 +4,24 @@ from __future__ import annotations
 
 import math
 
-from vidur.engine.arrays import Floats, Ints
 from vidur.engine.compile import kernel
-from vidur.engine.layout import (
-    ADMITTED,
-    ALLOCATED,
-    ATTENTION_PAIRS,
-    BATCH_MISS,
-    BLOCK_SIZE,
-    BLOCKS,
-    CHUNK_STEP,
-    COMPLETED,
-    CPU_LENGTH,
-    CPU_TABLE,
-    DECODE_COLUMNS,
-    DECODE_KV,
-    DECODE_MISS,
-    DECODE_ROWS,
-    DECODE_SIZE,
-    DECODE_TABLE,
-    ERROR,
-    ERROR_ASKED,
-    ERROR_HELD,
-    ERROR_REPLICA,
-    EXECUTION,
-    FIRST_TOKEN,
-    GROUP,
-    GROWS,
-    HARDWARE,
-    HOLD_UNTIL_BATCH_ENDS,
-    KV_BLOCKS,
-    KV_STEP,
-    LAST_END,
-    NUM_RUNNING,
-    NUM_WAITING,
-    PREEMPTED,
-    PREFILL,
-    PREFILL_CHUNK,
-    PREFILL_CHUNK_MISS,
-    PREFILL_COLUMNS,
-    PREFILL_KV,
-    PREFILL_KV_MISS,
-    PREFILL_ROWS,
-    PREFILL_SIZE,
-    PREFILL_TABLE,
-    PREFILL_TOKENS,
-    PREFILLED,
-    PROCESSED,
-    READY,
-    SCHEDULED,
-    SIZE,
-    STREAMED,
-    TOKEN_LENGTH,
-    TOKEN_MISS,
-    TOKEN_TABLE,
-    TOKENS,
-    TOTAL,
-    WAITING,
-)
-from vidur.engine.ledger import STREAMED_TOKENS, count_finished, count_first_token, count_token_seconds
+from vidur.engine.ledger import count_finished, count_first_token, count_token_seconds
 from vidur.engine.queues import release
+from vidur.engine.state import State
+from vidur.observation import STREAMED_TOKENS
+
+# Which table a lookup missed.
+TOKEN_MISS, DECODE_MISS, PREFILL_KV_MISS, PREFILL_CHUNK_MISS, BATCH_MISS = range(1, 6)
 
 
 @kernel
-def measure_batch(
-    replica: int,
-    now: float,
-    slot: int,
-    size: int,
-    times: Floats,
-    requests: Ints,
-    replicas: Ints,
-    replica_floats: Floats,
-    batch_requests: Ints,
-    batch_tokens: Ints,
-    batches: Ints,
-    groups: Ints,
-) -> int:
-    """Note when the batch's requests were first scheduled, and sum the batch up in its row of `batches`.
+def measure_batch(s: State, replica: int, now: float, slot: int, size: int) -> int:
+    """Note when the batch's requests were first scheduled, and sum the batch up in its record.
 
     Returns after how many iterations the first of its decodes ends.
     """
-    step = groups[replicas[replica, HARDWARE], KV_STEP]
+    row = s.replicas[replica]
+    step = s.tables.hardware[row.hardware].kv_step
     tokens = 0
     decode_size = 0
     decode_kv = 0
@@ -95,188 +31,252 @@ def measure_batch(
     squares = 0
     pairs = 0
     shortest = 1 << 40
-    for index in range(size):
-        request = batch_requests[replica, slot, index]
-        chunk = batch_tokens[replica, slot, index]
-        processed = requests[request, PROCESSED]
+    for i in range(size):
+        member = s.members[replica, slot, i]
+        request = s.requests[member.request]
+        chunk, processed = member.tokens, request.processed
         tokens += chunk
         pairs += chunk * (chunk + processed)
-        if requests[request, PREFILLED]:
+        if request.prefilled:
             decode_size += 1
             decode_kv += processed
-            shortest = min(shortest, requests[request, TOTAL] - processed)
+            shortest = min(shortest, request.total - processed)
         else:
             prefill_size += 1
             prefill_tokens += chunk
             prefill_kv += (processed + step - 1) // step * step
             squares += chunk * chunk
-            if math.isnan(times[request, SCHEDULED]):
-                times[request, SCHEDULED] = now
-    replica_floats[replica, ATTENTION_PAIRS] += pairs
-    batches[replica, slot, SIZE] = size
-    batches[replica, slot, TOKENS] = tokens
-    batches[replica, slot, PREFILL_TOKENS] = prefill_tokens
-    batches[replica, slot, DECODE_SIZE] = decode_size
-    batches[replica, slot, DECODE_KV] = decode_kv
-    batches[replica, slot, PREFILL_KV] = prefill_kv
-    batches[replica, slot, PREFILL_CHUNK] = int(math.sqrt(squares) + 0.5)
-    batches[replica, slot, PREFILL_SIZE] = prefill_size
-    batches[replica, slot, KV_BLOCKS] = replicas[replica, ALLOCATED]
-    batches[replica, slot, NUM_WAITING] = replicas[replica, WAITING]
-    batches[replica, slot, NUM_RUNNING] = replicas[replica, ADMITTED]
+            if math.isnan(request.scheduled_at):
+                request.scheduled_at = now
+    row.attention_pairs += pairs
+    batch = s.batches[replica, slot]
+    batch.num_requests = size
+    batch.tokens = tokens
+    batch.prefill_tokens = prefill_tokens
+    batch.decode_size = decode_size
+    batch.decode_kv = decode_kv
+    batch.prefill_kv = prefill_kv
+    batch.prefill_chunk = int(math.sqrt(squares) + 0.5)
+    batch.prefill_size = prefill_size
+    batch.kv_blocks = row.allocated
+    batch.num_waiting = row.waiting
+    batch.num_running = row.admitted
     return shortest
 
 
 @kernel
-def miss(cluster: Ints, replica: int, table: int, asked: int, held: int) -> float:
+def note_miss(s: State, replica: int, table: int, asked: int, held: int) -> float:
     """Note a lookup beyond a table. Returns the time that says so."""
-    cluster[ERROR] = table
-    cluster[ERROR_REPLICA] = replica
-    cluster[ERROR_ASKED] = asked
-    cluster[ERROR_HELD] = held
+    clock = s.clock[0]
+    clock.error = table
+    clock.error_replica = replica
+    clock.error_asked = asked
+    clock.error_held = held
     return -1.0
 
 
 @kernel
-def batch_time(
-    replica: int,
-    slot: int,
-    batches: Ints,
-    replicas: Ints,
-    groups: Ints,
-    prefill_overhead: Floats,
-    token_times: Floats,
-    decode_times: Floats,
-    prefill_times: Floats,
-    cpu_times: Floats,
-    cluster: Ints,
-) -> float:
+def decode_time(s: State, replica: int, slot: int) -> float:
+    """Seconds of decode attention in one stage."""
+    batch, hardware = s.batches[replica, slot], s.tables.hardware[s.replicas[replica].hardware]
+    decodes, step = batch.decode_size, hardware.kv_step
+    column = (batch.decode_kv // decodes + step - 1) // step
+    if decodes >= hardware.decode_rows:
+        return note_miss(s, replica, BATCH_MISS, decodes, hardware.decode_rows - 1)
+    if column >= hardware.decode_columns:
+        return note_miss(s, replica, DECODE_MISS, column * step, (hardware.decode_columns - 1) * step)
+    return s.tables.seconds[hardware.decode_table + decodes * hardware.decode_columns + column]  # type: ignore[no-any-return]
+
+
+@kernel
+def prefill_time(s: State, replica: int, slot: int) -> float:
+    """Seconds of prefill attention in one stage."""
+    batch, hardware = s.batches[replica, slot], s.tables.hardware[s.replicas[replica].hardware]
+    step, chunk_step = hardware.kv_step, hardware.chunk_step
+    row = batch.prefill_kv // step
+    column = (batch.prefill_chunk + chunk_step - 1) // chunk_step
+    if row >= hardware.prefill_rows:
+        return note_miss(s, replica, PREFILL_KV_MISS, batch.prefill_kv, (hardware.prefill_rows - 1) * step)
+    if column >= hardware.prefill_columns:
+        held = (hardware.prefill_columns - 1) * chunk_step
+        return note_miss(s, replica, PREFILL_CHUNK_MISS, batch.prefill_chunk, held)
+    seconds = s.tables.seconds[hardware.prefill_table + row * hardware.prefill_columns + column]
+    return seconds * hardware.prefill_overhead if batch.prefill_size > 1 else seconds  # type: ignore[no-any-return]
+
+
+@kernel
+def batch_time(s: State, replica: int, slot: int) -> float:
     """Seconds that one stage takes for the batch, less the transfer to the next stage. Negative: beyond the tables."""
-    hardware = replicas[replica, HARDWARE]
-    tokens = batches[replica, slot, TOKENS]
-    if tokens >= groups[hardware, TOKEN_LENGTH]:
-        return miss(cluster, replica, TOKEN_MISS, tokens, groups[hardware, TOKEN_LENGTH] - 1)
-    seconds = token_times[groups[hardware, TOKEN_TABLE] + tokens]
-    step = groups[hardware, KV_STEP]
-    decodes = batches[replica, slot, DECODE_SIZE]
-    if decodes > 0:
-        column = (batches[replica, slot, DECODE_KV] // decodes + step - 1) // step
-        if decodes >= groups[hardware, DECODE_ROWS]:
-            return miss(cluster, replica, BATCH_MISS, decodes, groups[hardware, DECODE_ROWS] - 1)
-        if column >= groups[hardware, DECODE_COLUMNS]:
-            return miss(cluster, replica, DECODE_MISS, column * step, (groups[hardware, DECODE_COLUMNS] - 1) * step)
-        seconds += decode_times[groups[hardware, DECODE_TABLE] + decodes * groups[hardware, DECODE_COLUMNS] + column]
-    if batches[replica, slot, PREFILL_SIZE] > 0:
-        row = batches[replica, slot, PREFILL_KV] // step
-        chunk_step = groups[hardware, CHUNK_STEP]
-        column = (batches[replica, slot, PREFILL_CHUNK] + chunk_step - 1) // chunk_step
-        if row >= groups[hardware, PREFILL_ROWS]:
-            return miss(
-                cluster,
-                replica,
-                PREFILL_KV_MISS,
-                batches[replica, slot, PREFILL_KV],
-                (groups[hardware, PREFILL_ROWS] - 1) * step,
-            )
-        if column >= groups[hardware, PREFILL_COLUMNS]:
-            return miss(
-                cluster,
-                replica,
-                PREFILL_CHUNK_MISS,
-                batches[replica, slot, PREFILL_CHUNK],
-                (groups[hardware, PREFILL_COLUMNS] - 1) * chunk_step,
-            )
-        prefill = prefill_times[groups[hardware, PREFILL_TABLE] + row * groups[hardware, PREFILL_COLUMNS] + column]
-        if batches[replica, slot, PREFILL_SIZE] > 1:
-            prefill *= prefill_overhead[hardware]
+    batch, hardware = s.batches[replica, slot], s.tables.hardware[s.replicas[replica].hardware]
+    if batch.tokens >= hardware.token_length:
+        return note_miss(s, replica, TOKEN_MISS, batch.tokens, hardware.token_length - 1)
+    seconds = s.tables.seconds[hardware.token_table + batch.tokens]
+    if batch.decode_size > 0:
+        decode = decode_time(s, replica, slot)
+        if decode < 0.0:
+            return decode
+        seconds += decode
+    if batch.prefill_size > 0:
+        prefill = prefill_time(s, replica, slot)
+        if prefill < 0.0:
+            return prefill
         seconds += prefill
-    if groups[hardware, CPU_LENGTH] > 0:
-        if batches[replica, slot, SIZE] >= groups[hardware, CPU_LENGTH]:
-            return miss(cluster, replica, BATCH_MISS, batches[replica, slot, SIZE], groups[hardware, CPU_LENGTH] - 1)
-        seconds += cpu_times[groups[hardware, CPU_TABLE] + batches[replica, slot, SIZE]]
+    if hardware.cpu_length > 0:
+        if batch.num_requests >= hardware.cpu_length:
+            return note_miss(s, replica, BATCH_MISS, batch.num_requests, hardware.cpu_length - 1)
+        seconds += s.tables.seconds[hardware.cpu_table + batch.num_requests]
     return seconds  # type: ignore[no-any-return]
 
 
 @kernel
-def free_finished(replica: int, request: int, requests: Ints, replicas: Ints) -> None:
+def free_finished(s: State, replica: int, request: int) -> None:
     """Free the blocks of a finished request, or leave them to the first request of its batch, which is freed last."""
-    if replicas[replica, HOLD_UNTIL_BATCH_ENDS] == 0:
-        release(requests, replicas, replica, request)
+    if s.replicas[replica].hold_until_batch_ends == 0:
+        release(s, replica, request)
         return
-    replicas[replica, ADMITTED] -= 1
-    first = requests[request, GROUP]
-    if first != request:
-        requests[first, BLOCKS] += requests[request, BLOCKS]
-        requests[request, BLOCKS] = 0
+    s.replicas[replica].admitted -= 1
+    leader = s.requests[request].leader
+    if leader != request:
+        s.requests[leader].blocks += s.requests[request].blocks
+        s.requests[request].blocks = 0
 
 
 @kernel
-def end_batch(
-    replica: int,
-    slot: int,
-    iterations: int,
-    began: float,
-    now: float,
-    execution: float,
-    gaps: float,
-    times: Floats,
-    requests: Ints,
-    replicas: Ints,
-    ready: Ints,
-    batch_requests: Ints,
-    batch_tokens: Ints,
-    batches: Ints,
-    ledger: Floats,
-    completions: Floats,
-    cluster: Ints,
-) -> None:
+def advance_request(s: State, replica: int, request: int, tokens: int, iterations: int, now: float) -> bool:
+    """Count the tokens that a request processed in `iterations` of a batch, each `tokens`. Returns whether that was the
+    last of them."""
+    row = s.requests[request]
+    processed = row.processed + iterations * tokens
+    new_tokens = 0
+    if row.prefilled:
+        new_tokens = iterations
+        if iterations > 1 and s.replicas[replica].grows == 1:
+            # Room for the tokens processed was made before each iteration, the last one included.
+            needed = -(-(processed - 1) // s.replicas[replica].block_size)
+            if needed > row.blocks:
+                s.replicas[replica].allocated += needed - row.blocks
+                row.blocks = needed
+    elif processed == row.prefill:
+        row.prefilled = 1
+        processed += 1
+        new_tokens = 1
+        if math.isnan(row.first_token_at):
+            row.first_token_at = now
+            count_first_token(s, replica, request)
+    row.processed = processed
+    row.streamed += new_tokens
+    return processed == row.total
+
+
+@kernel
+def end_batch(s: State, replica: int, slot: int, iterations: int, now: float) -> None:
     """Advance the requests of a batch that ran `iterations` times (more than once only if all are in decode).
 
-    It began its first stage at `began`, spent `execution` seconds in stages and `gaps` seconds between them. Finished
-    requests leave the replica; the others go to the end of `ready`.
+    When it began and what it spent in and between stages is in its record. Finished requests leave the replica; the
+    others go to the end of `ready`.
     """
-    grows = replicas[replica, GROWS] == 1
-    block_size = replicas[replica, BLOCK_SIZE]
-    size = batches[replica, slot, SIZE]
-    count = replicas[replica, READY]
-    if batches[replica, slot, DECODE_SIZE] > 0:
-        count_token_seconds(replica, (now - began) / iterations, iterations, ledger)
-    for index in range(size):
-        request = batch_requests[replica, slot, index]
-        processed = requests[request, PROCESSED] + iterations * batch_tokens[replica, slot, index]
-        new_tokens = 0
-        if requests[request, PREFILLED]:
-            new_tokens = iterations
-            if iterations > 1 and grows:
-                # Room for the tokens processed was made before each iteration, the last one included.
-                needed = -(-(processed - 1) // block_size)
-                if needed > requests[request, BLOCKS]:
-                    replicas[replica, ALLOCATED] += needed - requests[request, BLOCKS]
-                    requests[request, BLOCKS] = needed
-        elif processed == requests[request, PREFILL]:
-            requests[request, PREFILLED] = 1
-            processed += 1
-            new_tokens = 1
-            if math.isnan(times[request, FIRST_TOKEN]):
-                times[request, FIRST_TOKEN] = now
-                count_first_token(replica, request, requests, replicas, ledger)
-        if times[request, LAST_END] != 0.0:
-            times[request, PREEMPTED] += began - times[request, LAST_END]
-        times[request, PREEMPTED] += gaps
-        times[request, EXECUTION] += execution
-        times[request, LAST_END] = now
-        requests[request, PROCESSED] = processed
-        requests[request, STREAMED] += new_tokens
-        ledger[replica, STREAMED_TOKENS] += new_tokens
-        if processed == requests[request, TOTAL]:
-            times[request, COMPLETED] = now
-            free_finished(replica, request, requests, replicas)
-            count_finished(replica, request, now, times, requests, replicas, ledger, completions, cluster)
+    row, batch = s.replicas[replica], s.batches[replica, slot]
+    began, execution, gaps, size = batch.began_at, batch.execution_time, batch.gaps, batch.num_requests
+    ready, streamed = row.ready, 0
+    if batch.decode_size > 0:
+        count_token_seconds(s, replica, (now - began) / iterations, iterations)
+    for i in range(size):
+        number, tokens = s.members[replica, slot, i].request, s.members[replica, slot, i].tokens
+        request = s.requests[number]
+        before = request.streamed
+        ended = advance_request(s, replica, number, tokens, iterations, now)
+        streamed += request.streamed - before
+        if request.last_ended_at != 0.0:
+            request.preempted_time += began - request.last_ended_at
+        request.preempted_time += gaps
+        request.execution_time += execution
+        request.last_ended_at = now
+        if ended:
+            request.completed_at = now
+            free_finished(s, replica, number)
+            count_finished(s, replica, number, now)
         else:
-            ready[replica, count] = request
-            count += 1
-    if replicas[replica, HOLD_UNTIL_BATCH_ENDS] == 1 and count == replicas[replica, READY] and size > 0:
-        first = requests[batch_requests[replica, slot, 0], GROUP]
-        replicas[replica, ALLOCATED] -= requests[first, BLOCKS]
-        requests[first, BLOCKS] = 0
-    replicas[replica, READY] = count
+            s.ready[replica, ready] = number
+            ready += 1
+    s.books.ledger[replica, STREAMED_TOKENS] += streamed
+    if row.hold_until_batch_ends == 1 and ready == row.ready and size > 0:
+        leader = s.requests[s.requests[s.members[replica, slot, 0].request].leader]
+        row.allocated -= leader.blocks
+        leader.blocks = 0
+    row.ready = ready
+
+
+@kernel
+def advance_decodes(s: State, replica: int, slot: int, now: float) -> None:
+    """Advance the requests of a batch of decodes, none of which ends, by one iteration; they stay in the batch."""
+    batch = s.batches[replica, slot]
+    began, execution, gaps, size = batch.began_at, batch.execution_time, batch.gaps, batch.num_requests
+    count_token_seconds(s, replica, now - began, 1)
+    for i in range(size):
+        request = s.requests[s.members[replica, slot, i].request]
+        request.preempted_time += began - request.last_ended_at
+        request.preempted_time += gaps
+        request.execution_time += execution
+        request.last_ended_at = now
+        request.processed += 1
+        request.streamed += 1
+    s.books.ledger[replica, STREAMED_TOKENS] += size
+
+
+@kernel
+def repeat_decodes(s: State, replica: int, slot: int) -> None:
+    """Give the requests of a batch of decodes the blocks for another iteration, and sum it up in its record."""
+    row, batch = s.replicas[replica], s.batches[replica, slot]
+    if row.grows == 1:
+        for i in range(batch.num_requests):
+            request = s.requests[s.members[replica, slot, i].request]
+            if request.processed > request.blocks * row.block_size:
+                request.blocks += 1
+                row.allocated += 1
+    batch.decode_kv += batch.num_requests
+    row.attention_pairs += batch.num_requests + batch.decode_kv
+    batch.repeats -= 1
+    batch.shortest -= 1
+    batch.kv_blocks = row.allocated
+    batch.num_waiting = row.waiting
+    batch.num_running = row.admitted
+
+
+@kernel
+def record_row(
+    s: State, replica: int, stage: int, slot: int, number: int, scheduled: float, start: float, seconds: float,
+    count: int,
+) -> None:  # fmt: skip
+    """Record `count` equal iterations of one stage, from `start` on, if batches are recorded at all; and the members of
+    the batch as long as there is room for them. number: of the first iteration; scheduled: when it was formed."""
+    clock, log, batch = s.clock[0], s.log, s.batches[replica, slot]
+    if clock.records == 0:
+        return
+    row = log.rows[clock.num_rows]
+    clock.num_rows += 1
+    row.scheduled_at = scheduled
+    row.start = start
+    row.iteration_time = seconds
+    row.batch_id = number
+    row.replica = replica
+    row.stage = stage
+    row.count = count
+    row.batch_size = batch.num_requests
+    row.num_tokens = batch.tokens
+    row.num_prefill_tokens = batch.prefill_tokens
+    row.decode_size = batch.decode_size
+    row.decode_kv_tokens = batch.decode_kv
+    row.prefill_kv_tokens = batch.prefill_kv
+    row.prefill_chunk = batch.prefill_chunk
+    row.kv_blocks = batch.kv_blocks
+    row.num_waiting = batch.num_waiting
+    row.num_running = batch.num_running
+    first, size = clock.num_members, batch.num_requests
+    recorded = clock.num_member_rows
+    if clock.num_rows == recorded + 1 and recorded + 1 < len(log.member_offsets) and first + size <= len(log.members):
+        for i in range(size):
+            log.members[first + i].request = s.members[replica, slot, i].request
+            log.members[first + i].tokens = s.members[replica, slot, i].tokens
+        clock.num_members = first + size
+        clock.num_member_rows = recorded + 1
+        log.member_offsets[recorded + 1] = first + size

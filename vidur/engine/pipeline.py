@@ -10,218 +10,217 @@ import math
 
 import numpy as np
 
-from vidur.engine.arrays import Floats, Ints
 from vidur.engine.compile import kernel
-from vidur.engine.iteration import batch_time, end_batch, measure_batch
-from vidur.engine.layout import (
-    ADMITTED,
-    BATCH_ID,
-    ENDED_AT,
-    HARDWARE,
-    IN_FLIGHT,
-    IN_USE,
-    ITERATIONS,
-    NEXT_BATCH,
-    SCHEDULE_AT,
-    SEQUENCE,
-    SLOWDOWN,
-    STAGES,
-    TOKEN_TABLE,
-    TOKENS,
-    WAITING,
+from vidur.engine.iteration import (
+    advance_decodes,
+    batch_time,
+    end_batch,
+    measure_batch,
+    record_row,
+    repeat_decodes,
 )
-from vidur.engine.rows import record_row
-from vidur.scheduler.replica_scheduler.policy import form_batch_callback
+from vidur.engine.plug import form_batch_callback
+from vidur.engine.state import State
 
 form_batch = form_batch_callback.call
 
-# Columns of batch_times: when the batch was formed, began its first stage, ended its last one; seconds in stages and
-# between them.
-_SCHEDULED_AT, _BEGAN, _LAST_END, _EXECUTION, _GAPS = range(5)
-BATCH_TIMES = 5
-
-_STAGE_ARRIVAL, _STAGE_SCHEDULE, _BATCH_END, _REPLICA_SCHEDULE = range(4)
+# The kinds of what follows. The subject is a stage; or a slot, and for an arrival stage * stages + slot.
+STAGE_ARRIVAL, STAGE_SCHEDULE, BATCH_END, REPLICA_SCHEDULE = range(4)
 
 
 @kernel
-def stage_that_ends(replica: int, stages: int, now: float, stage_ends: Floats, stage_state: Ints) -> int:
+def stage_that_ends(s: State, replica: int, now: float) -> int:
     """The stage that ends at `now` and began first, or -1."""
-    found = -1
-    for stage in range(stages):
-        if stage_ends[replica, stage, 0] == now and (
-            found < 0 or stage_state[replica, stage, 1] < stage_state[replica, found, 1]
-        ):
-            found = stage
-    return found
+    first = -1
+    for stage in range(s.replicas[replica].stages):
+        row = s.stages[replica, stage]
+        if row.ends_at == now and (first < 0 or row.sequence < s.stages[replica, first].sequence):
+            first = stage
+    return first
 
 
 @kernel
-def free_slot(replica: int, stages: int, batches: Ints) -> int:
-    for slot in range(stages):
-        if batches[replica, slot, IN_USE] == 0:
+def free_slot(s: State, replica: int) -> int:
+    for slot in range(s.replicas[replica].stages):
+        if s.batches[replica, slot].in_use == 0:
             return slot
     return -1
 
 
 @kernel
-def reset_pipeline(replica: int, stages: int, stage_ends: Floats, stage_state: Ints, batches: Ints) -> None:
+def reset_pipeline(s: State, replica: int) -> None:
     """Forget every batch in flight."""
-    for stage in range(stages):
-        stage_ends[replica, stage, 0] = np.inf
-        stage_state[replica, stage, 0] = -1
-        stage_state[replica, stage, 2] = 0
-        batches[replica, stage, IN_USE] = 0
+    for stage in range(s.replicas[replica].stages):
+        row = s.stages[replica, stage]
+        row.ends_at = np.inf
+        row.slot = -1
+        row.queued = 0
+        s.batches[replica, stage].in_use = 0
 
 
 @kernel
-def step_pipeline(
-    replica: int,
-    policy: int,
-    next_time: Floats,
-    times: Floats,
-    requests: Ints,
-    replicas: Ints,
-    replica_floats: Floats,
-    ready: Ints,
-    batch_requests: Ints,
-    batch_tokens: Ints,
-    batches: Ints,
-    busy: Floats,
-    groups: Ints,
-    prefill_overhead: Floats,
-    token_times: Floats,
-    decode_times: Floats,
-    prefill_times: Floats,
-    cpu_times: Floats,
-    ledger: Floats,
-    completions: Floats,
-    cluster: Ints,
-    cluster_floats: Floats,
-    row_floats: Floats,
-    row_ints: Ints,
-    member_offsets: Ints,
-    members: Ints,
-    send_times: Floats,
-    stage_ends: Floats,
-    stage_state: Ints,
-    followers: Ints,
-    batch_times: Floats,
-) -> bool:
-    """Do all that happens on the replica at its next time. False: a lookup beyond the tables.
+def follow(s: State, tail: int, kind: int, subject: int) -> int:
+    """Add what follows, behind `tail` entries. Returns the new number of them."""
+    s.followers[tail].kind = kind
+    s.followers[tail].subject = subject
+    return tail + 1
 
-    stage_ends[replica, stage]: (when the batch in service ends or inf, its seconds, its start).
-    followers: room for what follows within one instant.
-    stage_state[replica, stage]: (slot in service or -1, its number, queue length, queued slots ...).
-    """
-    now = next_time[replica]
-    stages = replicas[replica, STAGES]
-    head = 0
-    tail = 0
-    ending = stage_that_ends(replica, stages, now, stage_ends, stage_state)
-    while ending >= 0:
-        slot = stage_state[replica, ending, 0]
-        seconds = stage_ends[replica, ending, 1]
-        busy[replica, ending] += seconds
-        cluster_floats[ENDED_AT] = max(cluster_floats[ENDED_AT], now)
-        batch_times[replica, slot, _EXECUTION] += seconds
-        batch_times[replica, slot, _LAST_END] = now
-        record_row(
-            replica, ending, slot, batches[replica, slot, BATCH_ID], batch_times[replica, slot, _SCHEDULED_AT],
-            stage_ends[replica, ending, 2], seconds, 1, batch_requests, batch_tokens, batches,
-            cluster, row_floats, row_ints, member_offsets, members,
-        )  # fmt: skip
-        stage_ends[replica, ending, 0] = np.inf
-        stage_state[replica, ending, 0] = -1
-        followers[tail, 0] = _STAGE_SCHEDULE
-        followers[tail, 1] = ending
-        followers[tail + 1, 0] = _BATCH_END if ending == stages - 1 else _STAGE_ARRIVAL
-        followers[tail + 1, 1] = slot if ending == stages - 1 else (ending + 1) * stages + slot
-        tail += 2
-        ending = stage_that_ends(replica, stages, now, stage_ends, stage_state)
-    if replica_floats[replica, SCHEDULE_AT] == now:
-        replica_floats[replica, SCHEDULE_AT] = np.inf
-        followers[tail, 0] = _REPLICA_SCHEDULE
-        tail += 1
 
-    while head < tail:
-        kind = followers[head, 0]
-        what = followers[head, 1]
-        head += 1
-        if kind == _STAGE_ARRIVAL:
-            stage = what // stages
-            stage_state[replica, stage, 3 + stage_state[replica, stage, 2]] = what % stages
-            stage_state[replica, stage, 2] += 1
-            followers[tail, 0] = _STAGE_SCHEDULE
-            followers[tail, 1] = stage
-            tail += 1
-        elif kind == _STAGE_SCHEDULE:
-            stage = what
-            if stage_state[replica, stage, 0] >= 0 or stage_state[replica, stage, 2] == 0:
-                continue
-            slot = stage_state[replica, stage, 3]
-            stage_state[replica, stage, 2] -= 1
-            for index in range(stage_state[replica, stage, 2]):
-                stage_state[replica, stage, 3 + index] = stage_state[replica, stage, 4 + index]
-            seconds = batch_time(
-                replica, slot, batches, replicas, groups, prefill_overhead, token_times, decode_times, prefill_times,
-                cpu_times, cluster,
-            )  # fmt: skip
-            if seconds < 0.0:
-                return False
-            if stage < stages - 1:
-                seconds += send_times[groups[replicas[replica, HARDWARE], TOKEN_TABLE] + batches[replica, slot, TOKENS]]
-            seconds *= replica_floats[replica, SLOWDOWN]
-            if stage == 0:
-                batch_times[replica, slot, _BEGAN] = now
-            else:
-                batch_times[replica, slot, _GAPS] += now - batch_times[replica, slot, _LAST_END]
-            cluster[SEQUENCE] += 1
-            stage_state[replica, stage, 0] = slot
-            stage_state[replica, stage, 1] = cluster[SEQUENCE]
-            stage_ends[replica, stage, 0] = now + seconds
-            stage_ends[replica, stage, 1] = seconds
-            stage_ends[replica, stage, 2] = now
-        elif kind == _BATCH_END:
-            end_batch(
-                replica, what, 1, batch_times[replica, what, _BEGAN], now, batch_times[replica, what, _EXECUTION],
-                batch_times[replica, what, _GAPS], times, requests, replicas, ready, batch_requests, batch_tokens,
-                batches,
-                ledger, completions, cluster,
-            )  # fmt: skip
-            batches[replica, what, IN_USE] = 0
-            replicas[replica, IN_FLIGHT] -= 1
-            followers[tail, 0] = _REPLICA_SCHEDULE
-            tail += 1
+@kernel
+def end_stages(s: State, replica: int, now: float) -> int:
+    """End the stages that end now. Returns how many entries follow from that."""
+    tail, last = 0, s.replicas[replica].stages - 1
+    stage = stage_that_ends(s, replica, now)
+    while stage >= 0:
+        row = s.stages[replica, stage]
+        slot, seconds = row.slot, row.seconds
+        batch = s.batches[replica, slot]
+        row.busy_time += seconds
+        s.clock[0].ended_at = max(s.clock[0].ended_at, now)
+        batch.execution_time += seconds
+        batch.last_ended_at = now
+        record_row(s, replica, stage, slot, batch.number, batch.scheduled_at, row.began_at, seconds, 1)
+        row.ends_at = np.inf
+        row.slot = -1
+        tail = follow(s, tail, STAGE_SCHEDULE, stage)
+        if stage == last:
+            tail = follow(s, tail, BATCH_END, slot)
         else:
-            while replicas[replica, IN_FLIGHT] < stages:
-                slot = free_slot(replica, stages, batches)
-                size, _ = form_batch(
-                    policy, replica, now, slot, times, requests, replicas, ready, batch_requests, batch_tokens
-                )
-                if size == 0 and replicas[replica, WAITING] > 0 and replicas[replica, ADMITTED] == 0:
-                    # As in step_replica: the last request preempted itself.
-                    size, _ = form_batch(
-                        policy, replica, now, slot, times, requests, replicas, ready, batch_requests, batch_tokens
-                    )
-                if size == 0:
-                    break
-                measure_batch(
-                    replica, now, slot, size, times, requests, replicas, replica_floats, batch_requests, batch_tokens,
-                    batches, groups,
-                )  # fmt: skip
-                batches[replica, slot, IN_USE] = 1
-                batches[replica, slot, BATCH_ID] = cluster[NEXT_BATCH]
-                cluster[NEXT_BATCH] += 1
-                batch_times[replica, slot, _SCHEDULED_AT] = now
-                batch_times[replica, slot, _EXECUTION] = 0.0
-                batch_times[replica, slot, _GAPS] = 0.0
-                replicas[replica, IN_FLIGHT] += 1
-                replicas[replica, ITERATIONS] += 1
-                followers[tail, 0] = _STAGE_ARRIVAL
-                followers[tail, 1] = slot
-                tail += 1
-    earliest = replica_floats[replica, SCHEDULE_AT]
+            tail = follow(s, tail, STAGE_ARRIVAL, (stage + 1) * (last + 1) + slot)
+        stage = stage_that_ends(s, replica, now)
+    return tail
+
+
+@kernel
+def begin_stage(s: State, replica: int, stage: int, now: float) -> bool:
+    """Begin the next batch that queues for a stage, if the stage is free. False: a lookup beyond the tables."""
+    replica_row, row = s.replicas[replica], s.stages[replica, stage]
+    if row.slot >= 0 or row.queued == 0:
+        return True
+    slot = s.stage_queue[replica, stage, 0]
+    row.queued -= 1
+    for i in range(row.queued):
+        s.stage_queue[replica, stage, i] = s.stage_queue[replica, stage, i + 1]
+    seconds = batch_time(s, replica, slot)
+    if seconds < 0.0:
+        return False
+    batch = s.batches[replica, slot]
+    if stage < replica_row.stages - 1:
+        seconds += s.tables.seconds[s.tables.hardware[replica_row.hardware].send_table + batch.tokens]
+    seconds *= replica_row.slowdown
+    if stage == 0:
+        batch.began_at = now
+    else:
+        batch.gaps += now - batch.last_ended_at
+    s.clock[0].sequence += 1
+    row.slot = slot
+    row.sequence = s.clock[0].sequence
+    row.ends_at = now + seconds
+    row.seconds = seconds
+    row.began_at = now
+    return True
+
+
+@kernel
+def can_repeat(s: State, replica: int, slot: int) -> bool:
+    """Whether the batcher would form the same batch again after one more iteration."""
+    row, batch = s.replicas[replica], s.batches[replica, slot]
+    return (
+        batch.prefill_size == 0
+        and batch.repeats > 1
+        and batch.shortest > 1
+        and row.waiting == 0
+        and row.ready == 0
+        and row.num_blocks - row.allocated >= batch.num_requests
+    )
+
+
+@kernel
+def begin_batch(s: State, replica: int, slot: int, now: float, tail: int) -> int:
+    """Send a batch to the first stage. Returns the new number of entries."""
+    row, batch, clock = s.replicas[replica], s.batches[replica, slot], s.clock[0]
+    batch.in_use = 1
+    batch.number = clock.next_batch
+    clock.next_batch += 1
+    batch.scheduled_at = now
+    batch.execution_time = 0.0
+    batch.gaps = 0.0
+    row.in_flight += 1
+    row.iterations += 1
+    return follow(s, tail, STAGE_ARRIVAL, slot)
+
+
+@kernel
+def return_members(s: State, replica: int, slot: int) -> None:
+    """Put the requests of a batch that has ended to the end of `ready`."""
+    row = s.replicas[replica]
+    for i in range(s.batches[replica, slot].num_requests):
+        s.ready[replica, row.ready + i] = s.members[replica, slot, i].request
+    row.ready += s.batches[replica, slot].num_requests
+    s.batches[replica, slot].in_use = 0
+
+
+@kernel
+def form_batches(s: State, replica: int, now: float, tail: int, batcher: int) -> int:
+    """Form batches as long as fewer are in flight than there are stages. Returns the new number of entries."""
+    row = s.replicas[replica]
+    while row.in_flight < row.stages:
+        slot = free_slot(s, replica)
+        size, repeats = form_batch(batcher, (replica, now, slot, s))
+        if size == 0 and row.waiting > 0 and row.admitted == 0:
+            # As in step_replica: the last request preempted itself.
+            size, repeats = form_batch(batcher, (replica, now, slot, s))
+        if size == 0:
+            break
+        batch = s.batches[replica, slot]
+        batch.shortest = measure_batch(s, replica, now, slot, size)
+        batch.repeats = repeats
+        tail = begin_batch(s, replica, slot, now, tail)
+    return tail
+
+
+@kernel
+def step_pipeline(s: State, replica: int, batcher: int) -> bool:
+    """Do all that happens on the replica at its next time. False: a lookup beyond the tables."""
+    now, row = s.next_time[replica], s.replicas[replica]
+    stages = row.stages
+    head, tail = 0, end_stages(s, replica, now)
+    # The batch of decodes that has just ended, if it can go on as it is.
+    repeating = -1
+    if row.schedule_at == now:
+        row.schedule_at = np.inf
+        tail = follow(s, tail, REPLICA_SCHEDULE, 0)
+    while head < tail:
+        kind, subject = s.followers[head].kind, s.followers[head].subject
+        head += 1
+        if kind == STAGE_ARRIVAL:
+            stage = subject // stages
+            s.stage_queue[replica, stage, s.stages[replica, stage].queued] = subject % stages
+            s.stages[replica, stage].queued += 1
+            tail = follow(s, tail, STAGE_SCHEDULE, stage)
+        elif kind == STAGE_SCHEDULE:
+            if not begin_stage(s, replica, subject, now):
+                return False
+        elif kind == BATCH_END:
+            if can_repeat(s, replica, subject):
+                advance_decodes(s, replica, subject, now)
+                repeating = subject
+            else:
+                end_batch(s, replica, subject, 1, now)
+                s.batches[replica, subject].in_use = 0
+            row.in_flight -= 1
+            tail = follow(s, tail, REPLICA_SCHEDULE, 0)
+        else:
+            if repeating >= 0 and row.waiting == 0 and row.in_flight == stages - 1:
+                repeat_decodes(s, replica, repeating)
+                tail = begin_batch(s, replica, repeating, now, tail)
+            else:
+                if repeating >= 0:
+                    return_members(s, replica, repeating)
+                tail = form_batches(s, replica, now, tail, batcher)
+            repeating = -1
+    next_time = row.schedule_at
     for stage in range(stages):
-        earliest = min(earliest, stage_ends[replica, stage, 0])
-    next_time[replica] = earliest
-    return not math.isnan(earliest)
+        next_time = min(next_time, s.stages[replica, stage].ends_at)
+    s.next_time[replica] = next_time
+    return not math.isnan(next_time)

@@ -1,348 +1,391 @@
-"""The engine's arrays, made from plans; and the recording made from them."""
+"""The state of a simulation: record arrays by subject, which every kernel of the engine works on.
+
+Each class of fields below is both the layout of one record, 8 bytes a field (4 for Int32) in the order written, and the
+type that a record has in the eyes of mypy. Times are seconds on the simulated clock. A whole number that says yes or no
+is 0 or 1.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidur.engine import layout as at
-from vidur.engine.arrays import Arrays, Floats, Ints
-from vidur.engine.pipeline import BATCH_TIMES
-from vidur.engine.recording import UNFINISHED, Recording
-from vidur.scheduler import observation
+from vidur.engine.reference import declare, opener
 
-if TYPE_CHECKING:
-    from vidur.execution_time_predictor.tables import ExecutionTimeTables
-    from vidur.request_generator.request_table import RequestTable
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Int32: TypeAlias = int
+"""A field of 4 bytes."""
 
-UNLIMITED = 1 << 40
-
-_ARRAYS = attrgetter(*Arrays._fields)
+R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class HardwarePlan:
-    """One hardware group: its tables and what turns them into the seconds of a stage.
+class Records(Protocol[R]):
+    """A record array: what a kernel may do with it."""
 
-    nccl_overhead_ms: added to each all-reduce. time_factor: multiplies all times. The batching overheads are
-    fractions, for more than one request; 0 for models without grouped-query attention.
+    @overload
+    def __getitem__(self, index: int | tuple[int, ...]) -> R: ...
+    @overload
+    def __getitem__(self, index: slice) -> Records[R]: ...
+    def __setitem__(self, index: slice, value: Records[R]) -> None: ...
+    def __len__(self) -> int: ...
+    def copy(self) -> Records[R]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class Request:
+    """A request. What one iteration reads and changes comes first, so that it lies in neighbouring cache lines.
+
+    prefill, total: tokens as the replica sees them: after a preemption by recomputation the tokens decoded so far
+    belong to `prefill`; prompt, output: the request's own. prefilled: whether it is in decode; processed: tokens in the
+    KV-cache, and in decode the one to be fed in. streamed: output tokens seen so far. scheduled_at, first_token_at and
+    completed_at are nan until they happen, last_ended_at is 0. preempted_time: between its batches; admission: its
+    number among those admitted by the replica; leader: the first request of its batch, where a batch is held together.
+    The *_next and *_prev fields link it into the lists of its replica; -1 ends a list.
     """
 
-    tables: ExecutionTimeTables
-    layers_per_stage: int
-    decode_batching_overhead: float = 0.0
-    prefill_batching_overhead: float = 0.0
-    nccl_overhead_ms: float = 0.0
-    time_factor: float = 1.0
-
-    def _tokens(self) -> tuple[Ints, Ints]:
-        """The numbers of tokens that the tables hold, from 0, and what each is rounded up to."""
-        step = self.tables.token_rounding
-        tokens = np.arange(self.tables.max_tokens // step * step + 1)
-        return tokens, -(-tokens // step) * step
-
-    def token_seconds(self) -> Floats:
-        """float64[max_tokens + 1]: a stage's time for the operations that depend on the number of tokens alone.
-
-        Linear operations run at the tokens rounded up (to 8, by upstream's predictors), the KV-cache write at the exact
-        number; all-reduce runs twice a layer. Source: microsoft/vidur, entities/execution_time.py and batch.py.
-        """
-        tables = self.tables
-        tokens, rounded = self._tokens()
-        total = np.zeros(len(tokens))
-        for op, milliseconds in tables.linear.items():
-            if op == "send_recv":
-                continue
-            if op == "all_reduce":
-                total += 2.0 * (milliseconds[rounded] + self.nccl_overhead_ms)
-            else:
-                total += milliseconds[tokens if op == "attn_kv_cache_save" else rounded]
-        return total * self.layers_per_stage * 1e-3 * self.time_factor
-
-    def send_seconds(self) -> Floats:
-        """float64[max_tokens + 1]: the transfer to the next stage."""
-        _, rounded = self._tokens()
-        if "send_recv" not in self.tables.linear:
-            return np.zeros(len(rounded))
-        return self.tables.linear["send_recv"][rounded] * (1e-3 * self.time_factor)
-
-    def decode_seconds(self) -> Floats:
-        seconds = self.tables.attn_decode * (self.layers_per_stage * 1e-3 * self.time_factor)
-        seconds[2:] *= 1.0 + self.decode_batching_overhead
-        return seconds
-
-    def prefill_seconds(self) -> Floats:
-        return self.tables.attn_prefill * (self.layers_per_stage * 1e-3 * self.time_factor)
-
-    def cpu_seconds(self) -> Floats:
-        curves = list(self.tables.cpu.values())
-        if not curves:
-            return np.zeros(0)
-        length = min(len(curve) for curve in curves)
-        return np.sum([curve[:length] for curve in curves], axis=0) * (1e-3 * self.time_factor)  # type: ignore[no-any-return]
+    processed: int
+    prefill: int
+    total: int
+    prefilled: int
+    blocks: int
+    streamed: int
+    first_token_at: float
+    last_ended_at: float
+    preempted_time: float
+    execution_time: float
+    arrived_at: float
+    scheduled_at: float
+    prompt: int
+    output: int
+    wait_next: int
+    admission: int
+    leader: int
+    ledger_prev: int
+    ledger_next: int
+    await_prev: int
+    await_next: int
+    placed_at: float
+    completed_at: float
+    replica: int
+    router: int
+    status: int
+    restarts: int
+    reroutes: int
+    priority: int
+    session: int
 
 
-@dataclass(frozen=True)
-class ReplicaPlan:
-    """One replica: its hardware group and its limits (columns of vidur.engine.layout). Tokens, blocks, requests."""
+class Replica:
+    """A replica: its plan (vidur.engine.plan.ReplicaPlan) in the first fields, then its state.
+
+    grows: requests take blocks as they decode; else all are reserved at admission. order: of the waiting queue.
+    Three lists of requests: waiting; the ledger of those placed that have not ended; of these, those that await their
+    first token. ready: how many of `State.ready`. A run is `run_count` equal iterations of `run_time` from `run_start`
+    (vidur.engine.replica). schedule_at: when a pipeline is to form a batch; slowdown: a factor on all its times.
+    attention_pairs: query tokens * KV tokens, summed over batches.
+    """
 
     hardware: int
+    stages: int
     num_blocks: int
     block_size: int
+    max_blocks_per_request: int
+    watermark: int
     max_batch: int
     max_admitted: int
     token_limit: int
+    max_waiting_iters: int
+    grows: int
+    hold_until_batch_ends: int
+    prefill_threshold: int
     max_request_tokens: int
-    stages: int = 1
-    max_blocks_per_request: int = 0
-    watermark: int = 0
-    max_waiting_iters: int = 0
-    grows: bool = True
-    hold_until_batch_ends: bool = False
-    prefill_threshold: int = 0
-    max_prompt_tokens: int = UNLIMITED
-    speed: float = 1.0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    present: bool = True
+    max_prompt_tokens: int
+    order: int
+    wait_head: int
+    wait_tail: int
+    waiting: int
+    ready: int
+    admitted: int
+    in_flight: int
+    allocated: int
+    run_count: int
+    run_start: float
+    run_time: float
+    slowdown: float
+    schedule_at: float
+    attention_pairs: float
+    iterations: int
+    last_attempt: int
+    admissions: int
+    preemptions: int
+    num_placed: int
+    ledger_head: int
+    ledger_tail: int
+    await_head: int
+    await_tail: int
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """Seconds and counts. record_rows: whether batches are recorded; member_rows: for how many rows their members are.
+class Batch:
+    """A batch in flight. KV lengths are summed at its first iteration; prefill_kv rounds each up to the granularity of
+    the tables; prefill_chunk is the root of the summed squares of the chunks. kv_blocks, num_waiting, num_running: of
+    the replica when it was formed. repeats: for how many iterations the batcher would form it again; shortest: after
+    how many of them its first request ends. The times are those of a pipeline; gaps: seconds between its stages."""
 
-    observed: see OBSERVED in vidur.engine.layout; at 0 replicas are brought up to now only when they are chosen.
-    queue_depth: of how many requests without a first token, per replica, a router sees age and prompt.
-    routers: at which of several routers each request comes in, int64[requests]; the first if empty. memory: of the
-    router; float64[routers, ...] if there are several.
+    num_requests: int
+    tokens: int
+    prefill_tokens: int
+    decode_size: int
+    decode_kv: int
+    prefill_kv: int
+    prefill_chunk: int
+    prefill_size: int
+    kv_blocks: int
+    num_waiting: int
+    num_running: int
+    number: int
+    in_use: int
+    repeats: int
+    shortest: int
+    scheduled_at: float
+    began_at: float
+    last_ended_at: float
+    execution_time: float
+    gaps: float
+
+
+class Member:
+    """A request of a batch, and the tokens that it processes there."""
+
+    request: int
+    tokens: int
+
+
+class Stage:
+    """A pipeline stage: when the batch in service ends (inf if there is none), its seconds, start and slot (-1); the
+    number of its start; how many slots queue for the stage; the seconds in which it was busy in all."""
+
+    ends_at: float
+    seconds: float
+    began_at: float
+    slot: int
+    sequence: int
+    queued: int
+    busy_time: float
+
+
+class Follower:
+    """What follows from the end of a stage, at the same instant (vidur.engine.pipeline)."""
+
+    kind: int
+    subject: int
+
+
+class Hardware:
+    """A hardware group: where each of its tables begins in `Tables.seconds`, its shape and its steps."""
+
+    token_table: int
+    token_length: int
+    send_table: int
+    decode_table: int
+    decode_rows: int
+    decode_columns: int
+    prefill_table: int
+    prefill_rows: int
+    prefill_columns: int
+    cpu_table: int
+    cpu_length: int
+    kv_step: int
+    chunk_step: int
+    prefill_overhead: float
+
+
+class Clock:
+    """The cluster as a whole, one record.
+
+    current: the request to be routed. chosen: the replica that the router has chosen before replicas were brought up to
+    date, or -1. observed: the router looks at no replica (0), at the ledger and the gauges (1), also at the tokens
+    streamed and the ages of gauges (2). records: whether batches are recorded. next_batch, sequence: numbers given out.
+    error*: a lookup beyond a table.
     """
 
-    time_limit: float = np.inf
-    gauge_interval: float = 0.0
-    record_rows: bool = True
-    member_rows: int = 0
-    observed: int = 2
-    queue_depth: int = 0
-    routers: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    memory: Floats = field(default_factory=lambda: np.zeros(1))
-    draws: Floats = field(default_factory=lambda: np.zeros((0, 2)))
+    now: float
+    time_limit: float
+    gauge_interval: float
+    gauges_at: float
+    ended_at: float
+    next_arrival: int
+    num_arrivals: int
+    num_decisions: int
+    num_timers: int
+    gauges_planned: int
+    events_seen: int
+    current: int
+    chosen: int
+    num_available: int
+    num_finished: int
+    num_refused: int
+    observed: int
+    budget: int
+    records: int
+    num_rows: int
+    num_members: int
+    num_member_rows: int
+    next_batch: int
+    sequence: int
+    error: int
+    error_asked: int
+    error_held: int
+    error_replica: int
 
 
-def _flatten(parts: list[Floats], groups: Ints, column: int) -> Floats:
-    """All tables of one kind in one flat array; where each starts goes into `groups[:, column]`."""
-    groups[:, column] = np.cumsum([0, *(part.size for part in parts)])[:-1]
-    return np.ascontiguousarray(np.concatenate([part.ravel() for part in parts]))
+class Timer:
+    """Something that happens at a time: see vidur.engine.timers. Earlier times first, then lower kinds and numbers."""
+
+    time: float
+    kind: int
+    number: int
+    subject: int
 
 
-def hardware_facts(plans: list[ReplicaPlan]) -> Floats:
-    """float64[replicas, HARDWARE_COLUMNS]: what a router is told of the hardware."""
-    facts = np.zeros((len(plans), observation.HARDWARE_COLUMNS))
-    for row, plan in zip(facts, plans, strict=True):
-        row[observation.SPEED] = plan.speed
-        row[observation.KV_TOKENS] = plan.num_blocks * plan.block_size
-        row[observation.MAX_BATCH_SIZE] = plan.max_admitted
-        row[observation.GROUP_INDEX] = plan.hardware
-        row[observation.PREFILL_SECONDS] = plan.prefill_seconds
-        row[observation.DECODE_SECONDS] = plan.decode_seconds
-    return facts
+class Event:
+    """A timed event: an action on a replica, with a factor where it slows down."""
+
+    time: float
+    replica: int
+    action: int
+    factor: float
 
 
-class EngineState:
-    """The arrays that `vidur.engine.cluster.run` takes, in its order, as attributes."""
+class Row:
+    """A recorded row of batches: vidur.engine.recording.Recording.batches says what each field is."""
 
-    def __init__(
-        self,
-        table: RequestTable,
-        replica_plans: list[ReplicaPlan],
-        hardware_plans: list[HardwarePlan],
-        events: Floats,
-        options: EngineOptions,
-    ) -> None:
-        self.options = options
-        count, replicas = len(table), len(replica_plans)
-        stages = max(plan.stages for plan in replica_plans)
-        capacity = max(max(plan.max_admitted, plan.stages * plan.max_batch) for plan in replica_plans) + 1
-        self._set_requests(table)
-        if len(options.routers):
-            self.requests[:, at.ROUTER] = options.routers
-        self._set_replicas(replica_plans)
-        self.ready = np.zeros((replicas, capacity), np.int64)
-        self.batch_requests = np.zeros((replicas, stages, capacity), np.int64)
-        self.batch_tokens = np.zeros((replicas, stages, capacity), np.int64)
-        self.batches = np.zeros((replicas, stages, at.BATCH_INTS), np.int64)
-        self.busy = np.zeros((replicas, stages))
-        self._set_tables(hardware_plans)
-        self.memory = np.atleast_2d(options.memory)
-        routers = len(self.memory)
-        self.ledger = np.zeros((replicas, observation.LEDGER_COLUMNS + (routers if routers > 1 else 0)))
-        self.completions = np.zeros((routers, observation.COMPLETION_COLUMNS))
-        self.cluster = np.zeros(at.DECISIONS + routers, np.int64)
-        self.cluster[at.NUM_ARRIVALS] = count
-        self.cluster[at.CHOSEN] = -1
-        # The engine's own ledger is of all routers.
-        self.cluster[at.OBSERVED] = 2 if routers > 1 and options.observed == 1 else options.observed
-        self.cluster_floats = np.zeros(at.CLUSTER_FLOATS)
-        self.cluster_floats[at.TIME_LIMIT] = options.time_limit
-        self.cluster_floats[at.GAUGE_INTERVAL] = options.gauge_interval
-        self.cluster_floats[at.GAUGES_AT] = -1.0
-        # Untouched rows cost no memory, so there is room for what a request usually takes: every batch is a row where
-        # a replica has several stages, every change of the batch where it has one.
-        rows = 4096 + count * (200 * stages if stages > 1 else 20) if options.record_rows else 0
-        self.row_floats = np.empty((rows, len(at.ROW_FLOATS)))
-        self.row_ints = np.empty((rows, len(at.ROW_INTS)), np.int32)
-        self.member_offsets = np.zeros(options.member_rows + 1, np.int64)
-        self.members = np.zeros((min(options.member_rows * capacity, 1 << 24), 2), np.int64)
-        self.batch_times = np.zeros((replicas, stages, BATCH_TIMES))
-        self.stage_ends = np.full((replicas, stages, 3), np.inf)
-        self.stage_state = np.zeros((replicas, stages, 4 + stages), np.int64)
-        self.stage_state[:, :, 0] = -1
-        # Each stage that ends at an instant brings few more events: two, a batch, and its way through idle stages.
-        self.followers = np.zeros((64 + 16 * stages * stages, 2), np.int64)
-        self.sessions = np.stack([table.session_id, table.priority], axis=1)
-        self.events = np.ascontiguousarray(events.reshape(-1, 4))
-        self.held = np.zeros(max(count, 1), np.int64)
-        self.gauges = np.zeros((replicas, observation.GAUGE_COLUMNS))
-        self.hardware = hardware_facts(replica_plans)
-        columns = observation.LEDGER_COLUMNS + observation.QUEUE_COLUMNS * options.queue_depth
-        self.observed = np.zeros((replicas, columns))
-        self.arrival = np.zeros(observation.ARRIVAL_COLUMNS)
-        self.available = np.array([int(plan.present) for plan in replica_plans], np.int64)
-        self.cluster[at.NUM_AVAILABLE] = self.available.sum()
-        self.draws = options.draws if len(options.draws) else np.zeros((count, 2))
+    scheduled_at: float
+    start: float
+    iteration_time: float
+    batch_id: int
+    replica: Int32
+    stage: Int32
+    count: Int32
+    batch_size: Int32
+    num_tokens: Int32
+    num_prefill_tokens: Int32
+    decode_size: Int32
+    decode_kv_tokens: Int32
+    prefill_kv_tokens: Int32
+    prefill_chunk: Int32
+    kv_blocks: Int32
+    num_waiting: Int32
+    num_running: Int32
+    unused: Int32
 
-    def _set_requests(self, table: RequestTable) -> None:
-        count = len(table)
-        self.times = np.full((count, at.REQUEST_FLOATS), np.nan)
-        self.times[:, at.ARRIVED] = table.arrived_at
-        for column in (at.EXECUTION, at.PREEMPTED, at.LAST_END):
-            self.times[:, column] = 0.0
-        self.requests = np.zeros((count, at.REQUEST_INTS), np.int64)
-        self.requests[:, at.PREFILL] = self.requests[:, at.PROMPT] = table.num_prefill_tokens
-        self.requests[:, at.OUTPUT] = table.num_decode_tokens
-        self.requests[:, at.TOTAL] = table.num_prefill_tokens + table.num_decode_tokens
-        self.requests[:, at.REPLICA] = -1
 
-    def _set_replicas(self, plans: list[ReplicaPlan]) -> None:
-        self.next_time = np.full(len(plans), np.inf)
-        self.replica_floats = np.zeros((len(plans), at.REPLICA_FLOATS))
-        self.replica_floats[:, at.SLOWDOWN] = 1.0
-        self.replica_floats[:, at.SCHEDULE_AT] = np.inf
-        self.replicas = np.zeros((len(plans), at.REPLICA_INTS), np.int64)
-        columns = {
-            at.HARDWARE: "hardware",
-            at.STAGES: "stages",
-            at.NUM_BLOCKS: "num_blocks",
-            at.BLOCK_SIZE: "block_size",
-            at.MAX_BLOCKS_PER_REQUEST: "max_blocks_per_request",
-            at.WATERMARK: "watermark",
-            at.MAX_BATCH: "max_batch",
-            at.MAX_ADMITTED: "max_admitted",
-            at.TOKEN_LIMIT: "token_limit",
-            at.MAX_WAITING_ITERS: "max_waiting_iters",
-            at.GROWS: "grows",
-            at.HOLD_UNTIL_BATCH_ENDS: "hold_until_batch_ends",
-            at.PREFILL_THRESHOLD: "prefill_threshold",
-            at.MAX_REQUEST_TOKENS: "max_request_tokens",
-            at.MAX_PROMPT_TOKENS: "max_prompt_tokens",
-        }
-        for column, name in columns.items():
-            self.replicas[:, column] = [int(getattr(plan, name)) for plan in plans]
-        for column in (at.WAIT_HEAD, at.WAIT_TAIL, at.LEDGER_HEAD, at.LEDGER_TAIL, at.AWAIT_HEAD, at.AWAIT_TAIL):
-            self.replicas[:, column] = -1
+_FORMATS = {"int": "i8", "float": "f8", "Int32": "i4"}
 
-    def _set_tables(self, plans: list[HardwarePlan]) -> None:
-        groups = np.zeros((len(plans), at.GROUP_INTS), np.int64)
-        tokens = [plan.token_seconds() for plan in plans]
-        self.token_times = _flatten(tokens, groups, at.TOKEN_TABLE)
-        groups[:, at.TOKEN_LENGTH] = [len(part) for part in tokens]
-        self.send_times = _flatten([plan.send_seconds() for plan in plans], groups, at.TOKEN_TABLE)
-        self.decode_times = _flatten([plan.decode_seconds() for plan in plans], groups, at.DECODE_TABLE)
-        self.prefill_times = _flatten([plan.prefill_seconds() for plan in plans], groups, at.PREFILL_TABLE)
-        cpu = [plan.cpu_seconds() for plan in plans]
-        self.cpu_times = _flatten(cpu, groups, at.CPU_TABLE)
-        groups[:, at.CPU_LENGTH] = [len(part) for part in cpu]
-        groups[:, [at.DECODE_ROWS, at.DECODE_COLUMNS]] = [plan.tables.attn_decode.shape for plan in plans]
-        groups[:, [at.PREFILL_ROWS, at.PREFILL_COLUMNS]] = [plan.tables.attn_prefill.shape for plan in plans]
-        groups[:, at.KV_STEP] = [plan.tables.kv_granularity for plan in plans]
-        groups[:, at.CHUNK_STEP] = [plan.tables.chunk_granularity for plan in plans]
-        self.groups = groups
-        self.prefill_overhead = np.array([1.0 + plan.prefill_batching_overhead for plan in plans])
 
-    def run_arguments(self) -> Arrays:
-        """The arrays that `run` takes after its three numbers."""
-        return Arrays._make(_ARRAYS(self))
+def record_dtype(fields: type) -> np.dtype[Any]:
+    """The NumPy type of a class of fields."""
+    assert not [name for name in fields.__annotations__ if hasattr(np.record, name)], "NumPy's own names hide fields"
+    return np.dtype([(name, _FORMATS[kind]) for name, kind in fields.__annotations__.items()])
 
-    def place_arguments(self) -> tuple[NDArray[Any], ...]:
-        """The arrays that `place` takes, after the request and the replica."""
-        return (
-            self.next_time, self.times, self.requests, self.replicas, self.replica_floats, self.ledger, self.cluster,
-            self.cluster_floats,
-        )  # fmt: skip
 
-    def grow_rows(self) -> None:
-        """Make room for twice as many rows."""
-        used = self.cluster[at.ROWS]
-        for name in ("row_floats", "row_ints"):
-            before = getattr(self, name)
-            after = np.empty((2 * len(before), before.shape[1]), before.dtype)
-            after[:used] = before[:used]
-            setattr(self, name, after)
+def records(fields: type[R], *shape: int) -> Records[R]:
+    """An array of records, all zero."""
+    return cast("Records[R]", np.zeros(shape, record_dtype(fields)).view(np.recarray))
 
-    def recording(self, partial: bool) -> Recording:
-        """What has happened so far."""
-        rows = int(self.cluster[at.ROWS])
-        batches: dict[str, NDArray[Any]] = {
-            name: self.row_ints[:rows, column].copy() for column, name in enumerate(at.ROW_INTS)
-        }
-        for column, name in enumerate(at.ROW_FLOATS):
-            values = self.row_floats[:rows, column]
-            batches[name] = values.astype(np.int64) if name == "batch_id" else values.copy()
-        member_rows = int(self.cluster[at.MEMBER_ROWS])
-        used = int(self.cluster[at.MEMBERS])
-        members = None
-        if self.options.member_rows:
-            members = (self.member_offsets[: member_rows + 1].copy(), self.members[:used, 0].astype(np.int32))
-        return Recording(
-            requests=self._request_columns(),
-            batches=batches,
-            replicas=self._replica_columns(),
-            end_time=float(self.cluster_floats[at.ENDED_AT]),
-            partial=partial or bool((self.requests[:, at.STATUS] == UNFINISHED).any()),
-            routing_decisions=int(self.cluster[at.DECISIONS :].sum()),
-            members=members,
-            member_tokens=self.members[:used, 1].astype(np.int32) if members is not None else None,
-        )
 
-    def _request_columns(self) -> dict[str, NDArray[Any]]:
-        times, requests = self.times, self.requests
-        return {
-            "arrived_at": times[:, at.ARRIVED].copy(),
-            "num_prefill_tokens": requests[:, at.PROMPT].copy(),
-            "num_decode_tokens": requests[:, at.OUTPUT].copy(),
-            "replica": requests[:, at.REPLICA].astype(np.int32),
-            "scheduled_at": times[:, at.SCHEDULED].copy(),
-            "prefill_completed_at": times[:, at.FIRST_TOKEN].copy(),
-            "completed_at": times[:, at.COMPLETED].copy(),
-            "execution_time": times[:, at.EXECUTION].copy(),
-            "preempted_time": times[:, at.PREEMPTED].copy(),
-            "num_restarts": requests[:, at.RESTARTS].copy(),
-            "num_reroutes": requests[:, at.REROUTES].copy(),
-            "status": requests[:, at.STATUS].astype(np.int8),
-        }
+class Tables(NamedTuple):
+    """Execution times. seconds: the tables of every group, one after the other: of a stage, by tokens; the transfer to
+    the next stage, by tokens; decode attention; prefill attention; CPU overhead, by batch size."""
 
-    def _replica_columns(self) -> dict[str, NDArray[Any]]:
-        columns: dict[str, NDArray[Any]] = {
-            "num_blocks": self.replicas[:, at.NUM_BLOCKS].copy(),
-            "num_requests": self.replicas[:, at.NUM_PLACED].copy(),
-            "num_preemptions": self.replicas[:, at.PREEMPTIONS].copy(),
-            "num_batches": self.replicas[:, at.ITERATIONS].copy(),
-            "attention_token_pairs": self.replica_floats[:, at.ATTENTION_PAIRS].copy(),
-            "group": self.replicas[:, at.HARDWARE].astype(np.int32),
-        }
-        for stage in range(self.busy.shape[1]):
-            columns[f"busy_time_stage{stage}"] = self.busy[:, stage].copy()
-        return columns
+    hardware: Records[Hardware]
+    seconds: Floats
+
+
+class Books(NamedTuple):
+    """What routers see and keep: vidur.observation has the columns.
+
+    ledger, gauges, hardware and available have a row for each replica, completions and memory one for each router,
+    draws one for each request. observed: the ledger as it is shown to a router. ledger is of all that is placed; where
+    there are several routers it has a column for each of them: how many of its requests have ended. routed: how many
+    requests each router has routed.
+    """
+
+    ledger: Floats
+    completions: Floats
+    gauges: Floats
+    hardware: Floats
+    observed: Floats
+    arrival: Floats
+    available: Ints
+    memory: Floats
+    draws: Floats
+    routed: Ints
+
+
+class Log(NamedTuple):
+    """What is recorded: rows of batches, and the members of the first of them, from member_offsets[row] on."""
+
+    rows: Records[Row]
+    member_offsets: Ints
+    members: Records[Member]
+
+
+class State(NamedTuple):
+    """All arrays of a simulation of N requests on R replicas of up to S stages.
+
+    requests [N]; replicas, next_time (when something happens there next) [R]; batches, stages [R, S], a batch in each
+    of as many slots as stages; members [R, S, capacity]; ready [R, capacity]: admitted requests that are in no batch,
+    in the order in which their batches ended; stage_queue [R, S, S]: slots; followers: room for one instant;
+    clock [1]; decisions, timers: heaps of what is to be routed and of what happens at a time; events.
+    """
+
+    requests: Records[Request]
+    replicas: Records[Replica]
+    next_time: Floats
+    ready: Ints
+    batches: Records[Batch]
+    members: Records[Member]
+    stages: Records[Stage]
+    stage_queue: Ints
+    followers: Records[Follower]
+    clock: Records[Clock]
+    decisions: Records[Timer]
+    timers: Records[Timer]
+    events: Records[Event]
+    tables: Tables
+    books: Books
+    log: Log
+
+
+def _empty() -> State:
+    """A state of nothing, with the types that every state has."""
+    floats, ints = np.zeros((0, 0)), np.zeros(0, np.int64)
+    return State(
+        requests=records(Request, 0),
+        replicas=records(Replica, 0),
+        next_time=np.zeros(0),
+        ready=np.zeros((0, 0), np.int64),
+        batches=records(Batch, 0, 0),
+        members=records(Member, 0, 0, 0),
+        stages=records(Stage, 0, 0),
+        stage_queue=np.zeros((0, 0, 0), np.int64),
+        followers=records(Follower, 0),
+        clock=records(Clock, 0),
+        decisions=records(Timer, 0),
+        timers=records(Timer, 0),
+        events=records(Event, 0),
+        tables=Tables(records(Hardware, 0), np.zeros(0)),
+        books=Books(floats, floats, floats, floats, floats, np.zeros(0), ints, floats, floats, ints),
+        log=Log(records(Row, 0), ints, records(Member, 0)),
+    )
+
+
+STATE = declare(_empty())
+"""The Numba type of a State's address."""
+
+open_state = opener(STATE)
+"""For kernels that Python calls: the address it hands over -> the State."""

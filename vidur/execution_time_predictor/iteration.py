@@ -24,9 +24,7 @@ def iteration_ms(
     tokens = len(decode_kv) + sum(chunk for _, chunk in prefills)
     rounded = -(-tokens // tables.token_rounding) * tables.token_rounding
     layer = sum(
-        float(times[tokens if op == "attn_kv_cache_save" else rounded]) * (2.0 if op == "all_reduce" else 1.0)
-        for op, times in tables.linear.items()
-        if op != "send_recv"
+        float(times[rounded if op.rounded else tokens]) * op.times_per_layer for op, times in tables.layer_operations()
     )
     if decode_kv:
         mean = sum(decode_kv) // len(decode_kv)
@@ -38,6 +36,6 @@ def iteration_ms(
     requests = len(decode_kv) + len(prefills)
     per_stage = sum(float(times[requests]) for times in tables.cpu.values())
     total = layer * replica.model.num_layers + per_stage * replica.num_pipeline_stages
-    if replica.num_pipeline_stages > 1:
-        total += float(tables.linear["send_recv"][rounded]) * (replica.num_pipeline_stages - 1)
+    if tables.transfer is not None:
+        total += float(tables.transfer[rounded]) * (replica.num_pipeline_stages - 1)
     return total

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from vidur.atomic import open_atomic
 from vidur.errors import InputError
+from vidur.execution_time_predictor.operation import Op, operation
 
 if TYPE_CHECKING:
     from vidur.config import ReplicaConfig
@@ -66,7 +67,8 @@ class ExecutionTimeTables:
 
     `linear[op][tokens]`, index 0 unused; `attn_prefill[i, j]` at KV length i * kv_granularity and chunk
     j * chunk_granularity; `attn_decode[b, i]` at batch size b; `cpu[op][batch size]`.
-    Linear operations but `attn_kv_cache_save` are looked up at the tokens rounded up to `token_rounding`.
+    vidur.execution_time_predictor.operation says which linear operations are looked up at the tokens rounded up to
+    `token_rounding`.
     """
 
     linear: dict[str, FloatArray]
@@ -77,6 +79,15 @@ class ExecutionTimeTables:
     cpu: dict[str, FloatArray] = field(default_factory=dict)
     source: str = ""
     token_rounding: int = TOKEN_ROUNDING
+
+    def layer_operations(self) -> list[tuple[Op, FloatArray]]:
+        """What a layer runs by the number of tokens, and its milliseconds."""
+        return [(op, times) for name, times in self.linear.items() if (op := operation(name)).per == "layer"]
+
+    @property
+    def transfer(self) -> FloatArray | None:
+        """Milliseconds, by tokens, from one pipeline stage to the next; None if there is no other stage."""
+        return self.linear.get("send_recv")
 
     @property
     def max_tokens(self) -> int:

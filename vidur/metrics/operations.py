@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidur.atomic import open_atomic
+from vidur.engine.plan import HardwarePlan
 from vidur.engine.recording import Columns
-from vidur.engine.state import HardwarePlan
 from vidur.metrics.csv_rows import format_rows, header_line
 from vidur.metrics.describe import unique
 
@@ -42,9 +42,9 @@ def layer_times(plan: HardwarePlan, rows: Columns) -> dict[str, Floats]:
     tokens = rows["num_tokens"]
     rounded = _rounded_tokens(plan, rows)
     times = {
-        UPSTREAM_NAMES.get(op, op): curve[tokens if op == "attn_kv_cache_save" else rounded]
-        for op, curve in tables.linear.items()
-        if op not in ("all_reduce", "send_recv")
+        UPSTREAM_NAMES.get(op.name, op.name): curve[rounded if op.rounded else tokens]
+        for op, curve in tables.layer_operations()
+        if not op.is_collective
     }
     if "all_reduce" in tables.linear:
         all_reduce = tables.linear["all_reduce"][rounded] + plan.nccl_overhead_ms
@@ -57,8 +57,8 @@ def layer_times(plan: HardwarePlan, rows: Columns) -> dict[str, Floats]:
 def stage_times(plan: HardwarePlan, rows: Columns, num_stages: int) -> dict[str, Floats]:
     """Milliseconds of what happens once in a stage: the transfer to the next, and what goes by the batch size."""
     times = {UPSTREAM_NAMES.get(op, op): curve[rows["batch_size"]] for op, curve in plan.tables.cpu.items()}
-    if "send_recv" in plan.tables.linear:
-        transfer = plan.tables.linear["send_recv"][_rounded_tokens(plan, rows)]
+    if plan.tables.transfer is not None:
+        transfer = plan.tables.transfer[_rounded_tokens(plan, rows)]
         times["pipeline_send_recv"] = np.where(rows["stage"] < num_stages - 1, transfer, 0.0)
     return times
 

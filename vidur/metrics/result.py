@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from vidur.config import SimulationConfig
-    from vidur.engine.state import HardwarePlan
+    from vidur.engine.plan import HardwarePlan
     from vidur.metrics.itl import TokenLatencies
 
 

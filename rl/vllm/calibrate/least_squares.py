@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 
 def least_squares(matrix: Floats, values: Floats) -> Floats:

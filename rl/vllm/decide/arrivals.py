@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rl.vllm.decide.prompt_length import TOKENS_OF_A_BYTE, PromptCount, PromptLength
 from rl.vllm.decide.routing import Arrival, session_number
-from rl.vllm.http.wire import Request
+from rl.vllm.http.wire import HttpRequest
 
 # JSON values that a body may have to be read, which holds the router up for 10 ms, or where they are lists and objects
 # for some more.
@@ -35,7 +35,7 @@ class ArrivalReader:
         self._prompts = prompts
         self._session_header = session_header.lower().encode()
 
-    def read(self, request: Request) -> ReadArrival:
+    def read(self, request: HttpRequest) -> ReadArrival:
         """Never fails: what cannot be read counts as a prompt of one token, and what would take too long to be read is
         judged by its size."""
         name = request.header(self._session_header)

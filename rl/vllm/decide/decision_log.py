@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rl.vllm.decide.ledger import Served
 from vidur.errors import InputError
-from vidur.scheduler.observation import (
+from vidur.observation import (
     ARRIVAL_COLUMNS,
     COMPLETION_COLUMNS,
     GAUGE_COLUMNS,

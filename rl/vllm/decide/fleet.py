@@ -12,7 +12,7 @@ import numpy as np
 from rl.vllm.http.wire import authority
 from vidur.config.base import Config, setting
 from vidur.errors import InputError
-from vidur.scheduler.observation import (
+from vidur.observation import (
     DECODE_SECONDS,
     GROUP_INDEX,
     HARDWARE_COLUMNS,
@@ -27,7 +27,7 @@ from vidur.scheduler.observation import (
 DEFAULT_PREFILL_SECONDS, DEFAULT_DECODE_SECONDS = 6.6e-5, 0.0127
 DEFAULT_KV_TOKENS, DEFAULT_MAX_BATCH_SIZE = 475_136, 256
 
-# The work that relative speed is measured on, as of vidur.engine.plans: a prompt, then outputs in a batch.
+# The work that relative speed is measured on, as of vidur.plans: a prompt, then outputs in a batch.
 _PROMPT, _ITERATIONS = 1024, 16
 
 # What a replica is up to: it takes requests; it finishes those it has.
@@ -97,7 +97,7 @@ class VllmReplicaConfig(Config):
 
 
 @dataclass
-class Replica:
+class ServedReplica:
     """A replica at run time. `group` is its hardware group's number; kv_tokens is what it has reported, or None."""
 
     config: VllmReplicaConfig
@@ -117,12 +117,12 @@ class Replica:
 @dataclass
 class Fleet:
     """The replicas in the order of the router's arrays. Where one is removed those after it move up: keep the
-    Replica, not its number."""
+    ServedReplica, not its number."""
 
     groups: tuple[HardwareGroupConfig, ...]
-    replicas: list[Replica] = field(default_factory=list)
+    replicas: list[ServedReplica] = field(default_factory=list)
 
-    def make(self, config: VllmReplicaConfig) -> Replica:
+    def make(self, config: VllmReplicaConfig) -> ServedReplica:
         """A replica that may join. Raises InputError for a name or URL that is taken, and for a group that is not
         there."""
         for replica in self.replicas:
@@ -130,7 +130,7 @@ class Fleet:
                 raise InputError(f"replica {config.label}: the name is taken by {replica.url}: give it another")
             if replica.url == config.url:
                 raise InputError(f"replica {config.label}: {config.url} is the replica {replica.name} already")
-        return Replica(config, self._group(config))
+        return ServedReplica(config, self._group(config))
 
     def number(self, name: str) -> int:
         """The number of the replica of that name. Raises InputError if there is none."""
@@ -153,7 +153,7 @@ class Fleet:
         return hardware_facts(self.groups, self.replicas)
 
 
-def hardware_facts(groups: Sequence[HardwareGroupConfig], replicas: Sequence[Replica]) -> Floats:
+def hardware_facts(groups: Sequence[HardwareGroupConfig], replicas: Sequence[ServedReplica]) -> Floats:
     """float64[replicas, HARDWARE_COLUMNS], as vidur.engine.state has it for simulated replicas."""
     used = [groups[replica.group] if groups else HardwareGroupConfig("default") for replica in replicas]
     fastest = min((group.reference_seconds for group in used), default=1.0)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vidur.scheduler.observation import (
+from vidur.observation import (
     GAUGE_AGE,
     GAUGE_COLUMNS,
     GAUGE_KV_USAGE,

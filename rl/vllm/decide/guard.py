@@ -12,8 +12,8 @@ from rl.router.encoder import EncoderSpec
 from rl.router.policy import Normaliser, PolicyWeights
 from rl.router.scheduler import PPOScheduler
 from rl.vllm.decide.config import RouterConfig
-from vidur.scheduler.global_scheduler import GlobalScheduler
-from vidur.scheduler.observation import GAUGE_AGE, ClusterObservation, Floats
+from vidur.observation import GAUGE_AGE, ClusterObservation, Floats
+from vidur.scheduler.routers import GlobalScheduler
 
 # Reasons, as they are counted.
 STALE_GAUGES, OUT_OF_RANGE, NOT_FINITE = "stale_gauges", "out_of_range", "not_finite"

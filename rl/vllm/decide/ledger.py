@@ -1,5 +1,5 @@
 """The router's own books: what it placed, what has streamed back, what has ended. The arrays are those of
-vidur.scheduler.observation, and the counts those that vidur.engine.ledger keeps in a simulation."""
+vidur.observation, and the counts those that vidur.engine.ledger keeps in a simulation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from vidur.scheduler.observation import (
+from vidur.observation import (
     AWAITING,
     AWAITING_TOKENS,
     COMPLETED_COUNT,

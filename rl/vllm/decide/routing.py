@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 from rl.router.scheduler import PPOScheduler, ppo_maker
 from rl.vllm.decide.config import RouterConfig
 from rl.vllm.decide.decision_log import FINISHED, DecisionLog, LoggedDecision, copied
-from rl.vllm.decide.fleet import DRAINING, SERVING, Fleet, Replica, hardware_facts
+from rl.vllm.decide.fleet import DRAINING, SERVING, Fleet, ServedReplica, hardware_facts
 from rl.vllm.decide.gauges import Gauges, Push, Scrape
 from rl.vllm.decide.guard import FAILED, Guard
 from rl.vllm.decide.ledger import Ledger, Served
 from vidur.config import BaseGlobalSchedulerConfig, CustomGlobalSchedulerConfig, PPOGlobalSchedulerConfig
 from vidur.config.global_scheduler import LeastTokensGlobalSchedulerConfig
 from vidur.errors import InputError
-from vidur.scheduler.global_scheduler import GLOBAL_SCHEDULERS, GlobalScheduler, RouterContext
-from vidur.scheduler.global_scheduler.custom import custom_maker
-from vidur.scheduler.observation import (
+from vidur.observation import (
     ARRIVAL_AGE,
     ARRIVAL_COLUMNS,
     ARRIVAL_ORDINAL,
@@ -38,6 +36,8 @@ from vidur.scheduler.observation import (
     ClusterObservation,
     Floats,
 )
+from vidur.scheduler.routers import GLOBAL_SCHEDULERS, GlobalScheduler, RouterContext
+from vidur.scheduler.routers.custom import custom_maker
 
 
 class Arrival(NamedTuple):
@@ -141,7 +141,7 @@ def scheduler_maker(config: BaseGlobalSchedulerConfig) -> Maker:
         return ppo_maker(config)
     if config.get_type() == "lookahead":
         # It needs the engine, and so numba: here alone, and only if it is asked for.
-        from vidur.scheduler.global_scheduler.lookahead import LookaheadScheduler
+        from vidur.scheduler.routers.lookahead import LookaheadScheduler
 
         return partial(LookaheadScheduler.from_config, config)
     maker: Maker = partial(GLOBAL_SCHEDULERS.get(config.get_type()).from_config, config)
@@ -363,7 +363,7 @@ class Router:
         with suppress(OSError):  # what could not be written is told of
             log.close()
 
-    def scraped(self, replica: Replica, scrape: Scrape, at: float) -> None:
+    def scraped(self, replica: ServedReplica, scrape: Scrape, at: float) -> None:
         """The replica's /metrics, asked for at `at`."""
         number = self.fleet.replicas.index(replica)
         self.gauges.update(number, scrape, at)
@@ -382,7 +382,7 @@ class Router:
         self.ledger.settle(number, self.gauges.waiting(number), at - PUSH_SECONDS)
         return True
 
-    def add(self, replica: Replica, now: float) -> None:
+    def add(self, replica: ServedReplica, now: float) -> None:
         """A replica of `fleet.make` joins. Raises InputError where no scheduler can be made for it, and changes nothing
         then."""
         made = self._made_for([*self.fleet.replicas, replica])
@@ -392,15 +392,15 @@ class Router:
         self._use(made)
         self._warn_of_hardware(now)
 
-    def drain(self, name: str) -> Replica:
+    def drain(self, name: str) -> ServedReplica:
         """The replica gets no more requests. Raises InputError if there is none of that name."""
         return self._set_state(name, DRAINING)
 
-    def resume(self, name: str) -> Replica:
+    def resume(self, name: str) -> ServedReplica:
         """A draining replica gets requests again. Raises InputError if there is none of that name."""
         return self._set_state(name, SERVING)
 
-    def remove(self, name: str) -> Replica:
+    def remove(self, name: str) -> ServedReplica:
         """The replica leaves, and those after it move up. Raises InputError if there is none of that name, or where no
         scheduler can be made for those that stay, and changes nothing then."""
         number = self.fleet.number(name)
@@ -411,7 +411,7 @@ class Router:
         self._use(made)
         return replica
 
-    def _set_state(self, name: str, state: str) -> Replica:
+    def _set_state(self, name: str, state: str) -> ServedReplica:
         replica = self.fleet.replicas[self.fleet.number(name)]
         replica.state = state
         self._serving = np.array([replica.state == SERVING for replica in self.fleet.replicas], np.bool_)
@@ -427,7 +427,7 @@ class Router:
                             "decode_seconds of --groups, or train a policy on such hardware",
                             self.scheduler_name, broken)  # fmt: skip
 
-    def _made_for(self, replicas: Sequence[Replica]) -> _Made:
+    def _made_for(self, replicas: Sequence[ServedReplica]) -> _Made:
         """What decides for these replicas. The sources of randomness go on. Raises InputError; changes nothing."""
         if self._simulator is not None and len(self._simulator.replicas) != len(replicas):
             raise InputError(f"--simulation describes {len(self._simulator.replicas)} replicas, not {len(replicas)}: "
@@ -454,9 +454,9 @@ def _read_simulator(config: RouterConfig) -> Any:
     if config.simulation is None:
         return None
     from vidur import SimulationConfig
-    from vidur.engine.plans import plan_replicas
+    from vidur.plans import plan_replicas
     from vidur.request_generator import generate_requests
-    from vidur.scheduler.global_scheduler.lookahead import ReplicaModel
+    from vidur.scheduler.routers.lookahead import ReplicaModel
 
     simulated = SimulationConfig.from_file(Path(config.simulation))
     return ReplicaModel(*plan_replicas(simulated, generate_requests(simulated.request_generator_config)))

@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, cast
 import httptools
 
 from rl.vllm.http.limits import LimitsConfig
-from rl.vllm.http.wire import JSON_TYPE, REASONS, Headers, Request, error_body, head_bytes, status_line
+from rl.vllm.http.wire import JSON_TYPE, REASONS, Headers, HttpRequest, error_body, head_bytes, status_line
 
 LINGER_SECONDS = 2.0
 MAX_PIPELINED = 64
@@ -26,8 +26,8 @@ ROUTER_FAILED = "the router failed"
 VERSIONS = ("1.0", "1.1")
 
 
-Handler: TypeAlias = Callable[[Request, "ClientConnection"], Coroutine[Any, Any, None]]
-Refused: TypeAlias = Callable[[Request, int, str], None]  # the request, the status, the reason
+Handler: TypeAlias = Callable[[HttpRequest, "ClientConnection"], Coroutine[Any, Any, None]]
+Refused: TypeAlias = Callable[[HttpRequest, int, str], None]  # the request, the status, the reason
 
 
 class Refusal(Exception):
@@ -94,7 +94,7 @@ class ClientConnection(asyncio.Protocol):
         self._refusal: Refusal | None = None  # of what came behind a request that is still being answered
         self._held_bytes = 0  # of the server's buffered bytes
         self._later = b""  # what came while a request was being answered
-        self._waiting: deque[tuple[Request, bool]] = deque()
+        self._waiting: deque[tuple[HttpRequest, bool]] = deque()
         self._source: asyncio.Transport | None = None
         self._new_parser()
         self._new_answer(b"GET", True, True)
@@ -254,11 +254,11 @@ class ClientConnection(asyncio.Protocol):
         if self.task is None:
             self._next()
 
-    def _request(self, body: bytes) -> Request:
+    def _request(self, body: bytes) -> HttpRequest:
         """What was read last. Before its target has come, the method is not known either."""
         method = self._parser.get_method() if self._url else b""
         path = self._url.partition(b"?")[0]
-        return Request(method, self._url, path, self._headers, self._fields, body, time.monotonic(), self._peer)
+        return HttpRequest(method, self._url, path, self._headers, self._fields, body, time.monotonic(), self._peer)
 
     def eof_received(self) -> None:
         """A client that closes its side has left: one that only half-closes cannot be told from it."""
@@ -282,7 +282,9 @@ class ClientConnection(asyncio.Protocol):
             self._refusal = refusal
             return
         request = (
-            self._request(b"") if self._reading else Request(b"", b"", b"", [], {}, b"", time.monotonic(), self._peer)
+            self._request(b"")
+            if self._reading
+            else HttpRequest(b"", b"", b"", [], {}, b"", time.monotonic(), self._peer)
         )
         self._server.refused(request, refusal.status, str(refusal))
         self._closing = True
@@ -311,7 +313,7 @@ class ClientConnection(asyncio.Protocol):
 
     # Handling.
 
-    _closes_after: Request | None = None
+    _closes_after: HttpRequest | None = None
     _answered_bytes = 0  # of the body of the request that is being answered
 
     def _next(self) -> None:

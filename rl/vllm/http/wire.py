@@ -21,7 +21,7 @@ REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 @dataclass(slots=True)
-class Request:
+class HttpRequest:
     """One request, whole. target: as sent, percent-encoding untouched; path: of it, what is before a `?`. fields: the
     first value of each header by its lower-case name. received_at: when it was whole, in seconds of
     time.monotonic. peer: the client's address."""

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from rl.vllm.calibrate.least_squares import least_squares
 from rl.vllm.decide.decision_log import LoggedDecision
-from vidur.scheduler.observation import ARRIVAL_AGE, DECODE_SECONDS, OUTSTANDING, PREFILL_SECONDS, SPEED, Floats
+from vidur.observation import ARRIVAL_AGE, DECODE_SECONDS, OUTSTANDING, PREFILL_SECONDS, SPEED, Floats
 
 # Streams of fewer tokens say little of their pace.
 _FEWEST_TOKENS = 8

@@ -15,7 +15,7 @@ from rl.vllm.decide.decision_log import FINISHED, LoggedDecision, read_log
 from rl.vllm.learn.congestion import Congestion
 from vidur.engine.foresight import COST_E2E, COST_PARTS, COST_TTFT, COST_TTFT_SQUARED
 from vidur.errors import InputError
-from vidur.scheduler.observation import (
+from vidur.observation import (
     DECODE_SECONDS,
     LEDGER_COLUMNS,
     QUEUE_COLUMNS,

@@ -15,7 +15,7 @@ from rl.train.network import Actor, ReplicaNetwork
 from rl.vllm.learn.experience import Experience
 from rl.vllm.learn.off_policy import PolicyEstimate, compare_policies
 from vidur.errors import InputError
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 if TYPE_CHECKING:
     from rl.vllm.learn.__main__ import LearnConfig

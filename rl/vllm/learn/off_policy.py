@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidur.bootstrap import percentile_interval, resampled_counts
-from vidur.scheduler.observation import Floats
+from vidur.observation import Floats
 
 
 @dataclass(frozen=True)

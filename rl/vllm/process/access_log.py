@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rl.vllm.http.wire import Request
+from rl.vllm.http.wire import HttpRequest
 from vidur.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ STANDARD_OUTPUT = "-"
 class Unrouted:
     """A request that was answered with an error before it was routed: an Exchange, as far as the log looks at it."""
 
-    request: Request
+    request: HttpRequest
     status: int
     error: str
     decision: ClassVar[None] = None

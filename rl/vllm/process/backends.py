@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rl.vllm.decide.fleet import SERVING, Replica
+from rl.vllm.decide.fleet import SERVING, ServedReplica
 from rl.vllm.decide.ledger import Served
 from rl.vllm.decide.routing import Decision
 from rl.vllm.http.upstream import Address, ReplicaFailure, ReplicaPool
@@ -42,7 +42,7 @@ def _smooth(average: float, value: float) -> float:
 class Backend:
     """One replica of the fleet, with its connections and its breaker."""
 
-    def __init__(self, replica: Replica, breaker: Breaker, connect_timeout: float) -> None:
+    def __init__(self, replica: ServedReplica, breaker: Breaker, connect_timeout: float) -> None:
         self.replica = replica
         self.address = Address.of(replica.url)
         self.breaker = breaker
@@ -132,7 +132,7 @@ class Backends:
     def number(self, backend: Backend) -> int:
         return self._backends.index(backend)
 
-    def make(self, replica: Replica) -> Backend:
+    def make(self, replica: ServedReplica) -> Backend:
         """A backend that may be added."""
         return Backend(replica, Breaker(self._breaker), self._connect_timeout)
 

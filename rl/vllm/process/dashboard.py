@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rl.vllm.decide.routing import softmax
-from vidur.report.page import with_shared
-from vidur.scheduler.observation import (
+from vidur.observation import (
     AWAITING,
     AWAITING_TOKENS,
     GAUGE_AGE,
@@ -24,6 +23,7 @@ from vidur.scheduler.observation import (
     STREAMED_TOKENS,
     Floats,
 )
+from vidur.report.page import with_shared
 
 if TYPE_CHECKING:
     from rl.vllm.process.backends import Backend

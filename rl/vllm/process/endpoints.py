@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from rl.vllm.http.server import ClientConnection, Refused
-from rl.vllm.http.wire import JSON_TYPE, Headers, Request, error_body
+from rl.vllm.http.wire import JSON_TYPE, Headers, HttpRequest, error_body
 from rl.vllm.process.admin import AdminToken
 from rl.vllm.process.dashboard import PAGE
 from rl.vllm.process.metrics import CONTENT_TYPE
@@ -43,7 +43,7 @@ class Endpoints:
         self._operated = operated
         self._token = token
         self._refused = refused
-        self._pages: dict[bytes, Callable[[Request, ClientConnection], Awaitable[None]]] = {
+        self._pages: dict[bytes, Callable[[HttpRequest, ClientConnection], Awaitable[None]]] = {
             b"/health": self._health,
             b"/ready": self._ready,
             b"/metrics": self._metrics,
@@ -55,7 +55,7 @@ class Endpoints:
     def has(self, path: bytes) -> bool:
         return path in self._pages
 
-    async def handle(self, request: Request, client: ClientConnection) -> None:
+    async def handle(self, request: HttpRequest, client: ClientConnection) -> None:
         allowed = (b"GET", b"HEAD", b"POST") if request.path == b"/replicas" else (b"GET", b"HEAD")
         if request.method not in allowed:
             message = f"{request.path.decode('latin-1')} takes {b', '.join(allowed).decode()}"
@@ -63,10 +63,10 @@ class Endpoints:
             return
         await self._pages[request.path](request, client)
 
-    async def _health(self, request: Request, client: ClientConnection) -> None:
+    async def _health(self, request: HttpRequest, client: ClientConnection) -> None:
         _answer(client, 200, {"status": "ok"})
 
-    async def _ready(self, request: Request, client: ClientConnection) -> None:
+    async def _ready(self, request: HttpRequest, client: ClientConnection) -> None:
         if self._operated.draining:
             _answer(client, 503, {"status": "shutting down"})
         elif self._operated.ready():
@@ -74,10 +74,10 @@ class Endpoints:
         else:
             _answer(client, 503, {"status": "no replica is available"})
 
-    async def _metrics(self, request: Request, client: ClientConnection) -> None:
+    async def _metrics(self, request: HttpRequest, client: ClientConnection) -> None:
         client.respond(200, self._operated.metrics_text(), [(b"Content-Type", CONTENT_TYPE)])
 
-    async def _replicas(self, request: Request, client: ClientConnection) -> None:
+    async def _replicas(self, request: HttpRequest, client: ClientConnection) -> None:
         if request.method != b"POST":
             _answer(client, 200, {"replicas": self._operated.replicas_state()})
             return
@@ -95,7 +95,7 @@ class Endpoints:
                 _answer(client, 200, {"done": done, "replicas": self._operated.replicas_state()})
 
     def _refuse(
-        self, request: Request, client: ClientConnection, status: int, message: str, headers: Headers | None = None
+        self, request: HttpRequest, client: ClientConnection, status: int, message: str, headers: Headers | None = None
     ) -> None:
         self._refused(request, status, message)
         client.respond(status, error_body(status, message, "invalid_request_error"), [JSON_TYPE, *(headers or [])])
@@ -112,10 +112,10 @@ class Endpoints:
         ((action, replica),) = document.items()
         return self._operated.change_replicas(action, replica)
 
-    async def _dashboard(self, request: Request, client: ClientConnection) -> None:
+    async def _dashboard(self, request: HttpRequest, client: ClientConnection) -> None:
         client.respond(200, PAGE, HTML_HEADERS)
 
-    async def _events(self, request: Request, client: ClientConnection) -> None:
+    async def _events(self, request: HttpRequest, client: ClientConnection) -> None:
         """The dashboard's data once a second, until the client leaves or the router stops."""
         client.begin(
             200, b"OK", [(b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-store")], sized=False

@@ -65,7 +65,7 @@ class ReplicaMetrics:
 Samples: TypeAlias = Mapping[tuple[str, ...], float]
 
 
-class State(NamedTuple):
+class MetricState(NamedTuple):
     """One family of samples. kind: gauge or counter; labels: their names; samples: numbers by label values."""
 
     name: str
@@ -78,7 +78,7 @@ class State(NamedTuple):
 class RouterMetrics(Collector):
     """Counters and histograms of what happened, by their labels. `states` tells what is so at the time of reading."""
 
-    def __init__(self, states: Callable[[], Iterator[State]]) -> None:
+    def __init__(self, states: Callable[[], Iterator[MetricState]]) -> None:
         self._states = states
         self.replicas: dict[str, ReplicaMetrics] = {}
         self.requests: Counter[tuple[str, ...]] = Counter()  # replica, status

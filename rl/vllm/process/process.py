@@ -19,7 +19,7 @@ from rl.vllm.decide.prompt_length import PromptLength
 from rl.vllm.decide.routing import Router
 from rl.vllm.http.limits import LimitsConfig
 from rl.vllm.http.server import ClientConnection, Server
-from rl.vllm.http.wire import Request, authority, error_body
+from rl.vllm.http.wire import HttpRequest, authority, error_body
 from rl.vllm.process.access_log import AccessLog, Unrouted
 from rl.vllm.process.admin import AdminToken
 from rl.vllm.process.admission import Admission
@@ -129,7 +129,7 @@ class RouterProcess:
             self.log.flush()
             self.dashboard.sample()
 
-    def _handle(self, request: Request, client: ClientConnection) -> Coroutine[Any, Any, None]:
+    def _handle(self, request: HttpRequest, client: ClientConnection) -> Coroutine[Any, Any, None]:
         path = request.path
         if self._endpoints.has(path):
             return self._endpoints.handle(request, client)
@@ -137,12 +137,12 @@ class RouterProcess:
             return self.proxy.handle(request, client)
         return self._not_found(request, client)
 
-    async def _not_found(self, request: Request, client: ClientConnection) -> None:
+    async def _not_found(self, request: HttpRequest, client: ClientConnection) -> None:
         message = f"{request.path.decode('latin-1')} is not passed to replicas: add it to --pass_paths"
         self._refused(request, 404, message)
         client.respond(404, error_body(404, message, "not_found_error"))
 
-    def _refused(self, request: Request, status: int, reason: str) -> None:
+    def _refused(self, request: HttpRequest, status: int, reason: str) -> None:
         self.metrics.refused[str(status),] += 1
         self.log.write(Unrouted(request, status, reason))
 

@@ -14,7 +14,7 @@ from rl.vllm.decide.routing import Arrival, Decision, NoReplicaError, Router
 from rl.vllm.http.server import ROUTER_FAILED, ClientConnection
 from rl.vllm.http.sse import EventCounter, ResponseTail
 from rl.vllm.http.upstream import ReplicaConnection, ReplicaFailure, ResponseHead
-from rl.vllm.http.wire import BODY_METHODS, JSON_TYPE, Headers, Request, end_to_end, error_body, head_bytes
+from rl.vllm.http.wire import BODY_METHODS, JSON_TYPE, Headers, HttpRequest, end_to_end, error_body, head_bytes
 from rl.vllm.process.admin import AdminToken
 from rl.vllm.process.admission import Admission, Overload
 from rl.vllm.process.backends import Backend, Backends
@@ -72,7 +72,7 @@ class Exchange:
     ticket: in the router's books, while it is on a replica. status: of the answer; 499 where the client left,
     503 where the router cut it before any answer."""
 
-    def __init__(self, request: Request, client: ClientConnection, router: Router) -> None:
+    def __init__(self, request: HttpRequest, client: ClientConnection, router: Router) -> None:
         self.request = request
         self.client = client
         self.loop = asyncio.get_running_loop()
@@ -135,7 +135,7 @@ class Exchange:
         self.client.cut()
 
 
-def _forwarded_for(request: Request) -> bytes:
+def _forwarded_for(request: HttpRequest) -> bytes:
     """The addresses that the request came by, the client's last."""
     peer = request.peer.encode()
     if b"x-forwarded-for" not in request.fields:
@@ -182,7 +182,7 @@ class Proxy:
         self.retries = 0
         self._budget = RetryBudget(config.retry_reserve, config.retry_ratio)
 
-    async def handle(self, request: Request, client: ClientConnection) -> None:
+    async def handle(self, request: HttpRequest, client: ClientConnection) -> None:
         """Answer one request, whatever happens."""
         exchange = Exchange(request, client, self._router)
         try:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from rl.vllm.decide.fleet import SERVING
 from rl.vllm.process.breaker import STATES
-from rl.vllm.process.metrics import Samples, State
+from rl.vllm.process.metrics import MetricState, Samples
 from rl.vllm.process.proxy import RECENT
 
 if TYPE_CHECKING:
     from rl.vllm.process.process import RouterProcess
 
 
-def router_samples(process: RouterProcess) -> Iterator[State]:
+def router_samples(process: RouterProcess) -> Iterator[MetricState]:
     yield from _of_replicas(process)
     yield from _of_decisions(process)
     for name, text, kind, value in (
@@ -26,10 +26,10 @@ def router_samples(process: RouterProcess) -> Iterator[State]:
         ("log_lines_dropped", "Of the access log, as they could not be written", "counter", process.log.dropped),
         ("pushes_malformed", "Datagrams that could not be read", "counter", process.pushes.malformed),
     ):
-        yield State(name, text, kind, (), {(): value})
+        yield MetricState(name, text, kind, (), {(): value})
 
 
-def _of_replicas(process: RouterProcess) -> Iterator[State]:
+def _of_replicas(process: RouterProcess) -> Iterator[MetricState]:
     gauges, now = process.router.gauges, time.monotonic()
     ages = [gauges.age(number, now) for number in range(len(process.backends))]
     levels = f"0: {STATES[0]}, 1: {STATES[1]}, 2: {STATES[2]}"
@@ -44,17 +44,17 @@ def _of_replicas(process: RouterProcess) -> Iterator[State]:
         ("scrapes_failed", "Scrapes without gauges", "counter", [b.scrapes_failed for b in process.backends]),
     ):  # fmt: skip
         names = [(name,) for name in process.backends.names]
-        yield State(name, text, kind, ("replica",), dict(zip(names, map(float, values), strict=True)))
+        yield MetricState(name, text, kind, ("replica",), dict(zip(names, map(float, values), strict=True)))
 
 
-def _of_decisions(process: RouterProcess) -> Iterator[State]:
+def _of_decisions(process: RouterProcess) -> Iterator[MetricState]:
     router = process.router
     fallbacks: Samples = {(reason,): count for reason, count in router.guard.counts.items()}
-    yield State("fallbacks", "Decisions left to least_tokens", "counter", ("reason",), fallbacks)
+    yield MetricState("fallbacks", "Decisions left to least_tokens", "counter", ("reason",), fallbacks)
     shadowed = router.shadowed
     agreement: Samples = {("yes",): shadowed.agreements, ("no",): shadowed.decisions - shadowed.agreements}
-    yield State("shadow_decisions", "Whether the shadow agreed", "counter", ("agrees",), agreement)
+    yield MetricState("shadow_decisions", "Whether the shadow agreed", "counter", ("agrees",), agreement)
     entropies = [entropy for each in process.proxy.recent if (entropy := each.decision.entropy) is not None]
     if entropies:
         mean = sum(entropies) / len(entropies)
-        yield State("policy_entropy_nats", f"Mean over the last {RECENT} decisions", "gauge", (), {(): mean})
+        yield MetricState("policy_entropy_nats", f"Mean over the last {RECENT} decisions", "gauge", (), {(): mean})

@@ -1,0 +1,306 @@
+"""The engine of one simulation: its state, made from plans; and the recording made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidur import observation
+from vidur.engine.compile import COMPILED
+from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan, hardware_facts
+from vidur.engine.recording import UNFINISHED, Columns, Recording
+from vidur.engine.reference import describe
+from vidur.engine.state import (
+    Batch,
+    Books,
+    Clock,
+    Event,
+    Floats,
+    Follower,
+    Hardware,
+    Log,
+    Member,
+    Replica,
+    Request,
+    Row,
+    Stage,
+    State,
+    Tables,
+    Timer,
+    record_dtype,
+    records,
+)
+from vidur.engine.timers import ARRIVED, EVENT
+
+if TYPE_CHECKING:
+    from vidur.request_generator.request_table import RequestTable
+
+# Fields of a replica that its plan gives.
+_PLANNED = (
+    "hardware", "stages", "num_blocks", "block_size", "max_blocks_per_request", "watermark", "max_batch",
+    "max_admitted", "token_limit", "max_waiting_iters", "grows", "hold_until_batch_ends", "prefill_threshold",
+    "max_request_tokens", "max_prompt_tokens", "order",
+)  # fmt: skip
+_MOST_MEMBERS = 1 << 24
+
+
+def _requests(table: RequestTable, routers: NDArray[np.int64]) -> Any:
+    requests: Any = records(Request, len(table))
+    for field in ("scheduled_at", "first_token_at", "placed_at", "completed_at"):
+        requests[field] = np.nan
+    requests["arrived_at"] = table.arrived_at
+    requests["prefill"] = requests["prompt"] = table.num_prefill_tokens
+    requests["output"] = table.num_decode_tokens
+    requests["total"] = table.num_prefill_tokens + table.num_decode_tokens
+    requests["replica"] = -1
+    requests["session"], requests["priority"] = table.session_id, table.priority
+    if len(routers):
+        requests["router"] = routers
+    return requests
+
+
+def _replicas(plans: list[ReplicaPlan]) -> Any:
+    replicas: Any = records(Replica, len(plans))
+    for field in _PLANNED:
+        replicas[field] = [int(getattr(plan, field)) for plan in plans]
+    replicas["slowdown"] = 1.0
+    replicas["schedule_at"] = np.inf
+    for field in ("wait_head", "wait_tail", "ledger_head", "ledger_tail", "await_head", "await_tail"):
+        replicas[field] = -1
+    return replicas
+
+
+def _tables(plans: list[HardwarePlan]) -> Tables:
+    hardware: Any = records(Hardware, len(plans))
+    parts: list[Floats] = []
+
+    def add(table: Floats) -> int:
+        """Where in the flat array the table begins."""
+        parts.append(table.ravel())
+        return sum(len(part) for part in parts[:-1])
+
+    for row, plan in zip(hardware, plans, strict=True):
+        tokens, cpu = plan.token_seconds(), plan.cpu_seconds()
+        decode, prefill = plan.decode_seconds(), plan.prefill_seconds()
+        row.token_table, row.token_length = add(tokens), len(tokens)
+        row.send_table = add(plan.send_seconds())
+        row.decode_table, (row.decode_rows, row.decode_columns) = add(decode), decode.shape
+        row.prefill_table, (row.prefill_rows, row.prefill_columns) = add(prefill), prefill.shape
+        row.cpu_table, row.cpu_length = add(cpu), len(cpu)
+        row.kv_step, row.chunk_step = plan.tables.kv_granularity, plan.tables.chunk_granularity
+        row.prefill_overhead = 1.0 + plan.prefill_batching_overhead
+    return Tables(hardware, np.concatenate(parts))
+
+
+def _books(plans: list[ReplicaPlan], requests: int, options: EngineOptions) -> Books:
+    replicas, memory = len(plans), np.ascontiguousarray(np.atleast_2d(options.memory))
+    routers = len(memory)
+    shown = observation.LEDGER_COLUMNS + observation.QUEUE_COLUMNS * options.queue_depth
+    return Books(
+        ledger=np.zeros((replicas, observation.LEDGER_COLUMNS + (routers if routers > 1 else 0))),
+        completions=np.zeros((routers, observation.COMPLETION_COLUMNS)),
+        gauges=np.zeros((replicas, observation.GAUGE_COLUMNS)),
+        hardware=hardware_facts(plans),
+        observed=np.zeros((replicas, shown)),
+        arrival=np.zeros(observation.ARRIVAL_COLUMNS),
+        available=np.array([int(plan.present) for plan in plans], np.int64),
+        memory=memory,
+        draws=np.ascontiguousarray(options.draws) if len(options.draws) else np.zeros((requests, 2)),
+        routed=np.zeros(routers, np.int64),
+    )
+
+
+def _clock(requests: int, events: int, books: Books, options: EngineOptions) -> Any:
+    clock: Any = records(Clock, 1)
+    row = clock[0]
+    row.time_limit, row.gauge_interval, row.gauges_at = options.time_limit, options.gauge_interval, -1.0
+    row.num_arrivals, row.num_decisions, row.num_timers = requests, min(requests, 1), events
+    row.chosen, row.num_available, row.records = -1, books.available.sum(), int(options.record_rows)
+    # The engine's own ledger is of all routers.
+    row.observed = 2 if len(books.memory) > 1 and options.observed == 1 else options.observed
+    return clock
+
+
+class Engine:
+    """The state of one simulation, and its address as kernels take it.
+
+    events, float64[events, 4]: seconds, replica, action (vidur.engine.cluster), factor; by time.
+    """
+
+    def __init__(
+        self,
+        table: RequestTable,
+        replica_plans: list[ReplicaPlan],
+        hardware_plans: list[HardwarePlan],
+        events: Floats,
+        options: EngineOptions,
+    ) -> None:
+        self.options = options
+        count, replicas, events = len(table), len(replica_plans), events.reshape(-1, 4)
+        stages = max(plan.stages for plan in replica_plans)
+        capacity = max(max(plan.max_admitted, plan.stages * plan.max_batch) for plan in replica_plans) + 1
+        # Untouched rows cost no memory, so there is room for what a request usually takes: every batch is a row where
+        # a replica has several stages, every change of the batch where it has one.
+        rows = 4096 + count * (200 * stages if stages > 1 else 20) if options.record_rows else 0
+        books = _books(replica_plans, count, options)
+        service: Any = records(Stage, replicas, stages)
+        service["ends_at"], service["slot"] = np.inf, -1
+        self.state = State(
+            requests=_requests(table, options.routers),
+            replicas=_replicas(replica_plans),
+            next_time=np.full(replicas, np.inf),
+            ready=np.zeros((replicas, capacity), np.int64),
+            batches=records(Batch, replicas, stages),
+            members=records(Member, replicas, stages, capacity),
+            stages=service,
+            stage_queue=np.zeros((replicas, stages, stages), np.int64),
+            # Each stage that ends at an instant brings few more: two, a batch, and its way through idle stages.
+            followers=records(Follower, 64 + 16 * stages * stages),
+            clock=_clock(count, len(events), books, options),
+            decisions=_first_decision(table),
+            timers=_event_timers(events),
+            events=_events(events),
+            tables=_tables(hardware_plans),
+            books=books,
+            log=Log(
+                records(Row, rows),
+                np.zeros(options.member_rows + 1, np.int64),
+                records(Member, min(options.member_rows * capacity, _MOST_MEMBERS)),
+            ),
+        )
+        self._describe()
+
+    def _describe(self) -> None:
+        self._words = describe(self.state)
+        self.address: Any = int(self._words.ctypes.data) if COMPILED else self.state
+
+    @property
+    def requests(self) -> Any:
+        """The records of vidur.engine.state.Request."""
+        return self.state.requests
+
+    @property
+    def books(self) -> Books:
+        return self.state.books
+
+    @property
+    def clock(self) -> Any:
+        """The record of vidur.engine.state.Clock."""
+        return self.state.clock[0]
+
+    def _changing(self) -> dict[str, NDArray[Any]]:
+        """The arrays that a simulation without recorded rows changes, records as int64[..., fields]."""
+        books = self.state.books._asdict()
+        parts = {**self.state._asdict(), **books, "hardware": None, "draws": None}
+        for constant in ("events", "tables", "books", "log"):
+            parts[constant] = None
+        return {name: _as_numbers(array) for name, array in parts.items() if array is not None}
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """Copies of all that changes as a simulation without recorded rows goes on."""
+        return {name: array.copy() for name, array in self._changing().items()}
+
+    def restore(self, snapshot: Mapping[str, NDArray[Any]], requests: int | None = None) -> None:
+        """Go on from where `snapshot` was taken, in an engine made alike; of the requests put back as many as said."""
+        for name, array in self._changing().items():
+            rows = requests if name == "requests" else None
+            array[:rows] = snapshot[name][:rows]
+
+    def grow_rows(self) -> None:
+        """Make room for twice as many rows."""
+        log: Any = self.state.log
+        used = int(self.clock.num_rows)
+        rows: Any = records(Row, 2 * len(log.rows))
+        rows[:used] = log.rows[:used]
+        self.state = self.state._replace(log=log._replace(rows=rows))
+        self._describe()
+
+    def recording(self, partial: bool) -> Recording:
+        """What has happened so far."""
+        clock, log = self.clock, self.state.log
+        rows: Any = log.rows[: int(clock.num_rows)]
+        members, used = None, log.members[: int(clock.num_members)]
+        member_columns: Any = used
+        if self.options.member_rows:
+            offsets = log.member_offsets[: int(clock.num_member_rows) + 1].copy()
+            members = (offsets, member_columns["request"].astype(np.int32))
+        requests: Any = self.state.requests
+        return Recording(
+            requests=self._request_columns(),
+            batches={name: rows[name].copy() for name in record_dtype(Row).names or () if name != "unused"},
+            replicas=self._replica_columns(),
+            end_time=float(clock.ended_at),
+            partial=partial or bool((requests["status"] == UNFINISHED).any()),
+            routing_decisions=int(self.state.books.routed.sum()),
+            members=members,
+            member_tokens=member_columns["tokens"].astype(np.int32) if members is not None else None,
+        )
+
+    def _request_columns(self) -> Columns:
+        requests: Any = self.state.requests
+        return {
+            "arrived_at": requests["arrived_at"].copy(),
+            "num_prefill_tokens": requests["prompt"].copy(),
+            "num_decode_tokens": requests["output"].copy(),
+            "replica": requests["replica"].astype(np.int32),
+            "scheduled_at": requests["scheduled_at"].copy(),
+            "prefill_completed_at": requests["first_token_at"].copy(),
+            "completed_at": requests["completed_at"].copy(),
+            "execution_time": requests["execution_time"].copy(),
+            "preempted_time": requests["preempted_time"].copy(),
+            "num_restarts": requests["restarts"].copy(),
+            "num_reroutes": requests["reroutes"].copy(),
+            "status": requests["status"].astype(np.int8),
+        }
+
+    def _replica_columns(self) -> Columns:
+        replicas: Any = self.state.replicas
+        stages: Any = self.state.stages
+        columns: Columns = {
+            "num_blocks": replicas["num_blocks"].copy(),
+            "num_requests": replicas["num_placed"].copy(),
+            "num_preemptions": replicas["preemptions"].copy(),
+            "num_batches": replicas["iterations"].copy(),
+            "attention_token_pairs": replicas["attention_pairs"].copy(),
+            "group": replicas["hardware"].astype(np.int32),
+        }
+        for stage in range(stages.shape[1]):
+            columns[f"busy_time_stage{stage}"] = stages["busy_time"][:, stage].copy()
+        return columns
+
+
+def _as_numbers(array: NDArray[Any]) -> NDArray[Any]:
+    """A view of records, all of whose fields take 8 bytes, as int64[..., fields]; other arrays as they are."""
+    if array.dtype.names is None:
+        return array
+    return array.view(np.ndarray).view(np.int64).reshape(*array.shape, len(array.dtype.names))
+
+
+def _first_decision(table: RequestTable) -> Any:
+    """The queue of routing decisions: the first arrival is in it, each later one takes the place of the one before."""
+    decisions: Any = records(Timer, len(table) + 1)
+    if len(table):
+        decisions[0].time, decisions[0].kind = table.arrived_at[0], ARRIVED
+    return decisions
+
+
+def _events(events: Floats) -> Any:
+    rows: Any = records(Event, len(events))
+    for column, field in enumerate(("time", "replica", "action", "factor")):
+        rows[field] = events[:, column]
+    return rows
+
+
+def _event_timers(events: Floats) -> Any:
+    """The heap of timers with all events in it: those of one instant in their order. One more is for the gauges."""
+    timers: Any = records(Timer, len(events) + 1)
+    # What is sorted is a heap.
+    timers["time"][:-1], timers["kind"][:-1] = events[:, 0], EVENT
+    timers["number"][:-1] = timers["subject"][:-1] = np.arange(len(events))
+    return timers
+
+
+__all__ = ["Engine"]

@@ -1,0 +1,131 @@
+"""What is plugged into the engine: batching policies and routers, each a kernel that it calls through a handle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from vidur.engine.compile import COMPILED, compile_callback, lock
+from vidur.engine.queues import FCFS
+from vidur.engine.reference import Reference, declare
+from vidur.engine.state import STATE, Floats, Ints
+from vidur.observation import View
+from vidur.registry import Registry
+
+FOREVER = 1 << 40
+
+
+class Callback:
+    """A kernel that another kernel calls through a handle, so that the caller is compiled once for all of them.
+
+    `handle(function)` gives an int64 that is not 0; `call(handle, arguments)`, with a tuple, works in compiled and in
+    plain Python code. Compiled, the handle is the address of a C function; uncompiled, it counts from 1. A NamedTuple
+    among the arguments goes by its address: give it more fields, and the kernels that exist stay as they are.
+    """
+
+    def __init__(self, result: Any, *arguments: Any) -> None:
+        self._signature = result(*arguments)
+        self._plain: list[Callable[..., Any]] = []
+        self._compiled: dict[Callable[..., Any], Any] = {}
+        self.call: Any = _indirect_call(self._signature) if COMPILED else self._call_plain
+
+    def handle(self, function: Callable[..., Any]) -> int:
+        function = getattr(function, "py_func", function)
+        # Compiled twice at once, the first would be freed while its address is in use.
+        with lock:
+            if not COMPILED:
+                if function not in self._plain:
+                    self._plain.append(function)
+                return 1 + self._plain.index(function)
+            if function not in self._compiled:
+                self._compiled[function] = compile_callback(self._signature, function)
+            return int(self._compiled[function].address)
+
+    def _call_plain(self, handle: int, arguments: tuple[Any, ...]) -> Any:
+        return self._plain[handle - 1](*arguments)
+
+
+def _indirect_call(signature: Any) -> Any:
+    """An intrinsic that calls the C function at an address: arguments go by value, as `numba.cfunc` takes them."""
+
+    @intrinsic
+    def call(typing_context: Any, handle: Any, arguments: Any) -> Any:
+        def argument(context: Any, builder: Any, kind: Any, value: Any, given: Any) -> Any:
+            if not isinstance(kind, Reference) or isinstance(given, Reference):
+                return value
+            # Numba lays a NamedTuple of arrays out in memory just as `vidur.engine.reference.describe` does.
+            slot = cgutils.alloca_once_value(builder, value)
+            return builder.ptrtoint(slot, ir.IntType(64))
+
+        def generate(context: Any, builder: Any, called: Any, values: Any) -> Any:
+            kinds = [context.get_value_type(kind) for kind in signature.args]
+            function = ir.FunctionType(context.get_value_type(signature.return_type), kinds).as_pointer()
+            parts = cgutils.unpack_tuple(builder, values[1], len(kinds))
+            passed = [
+                argument(context, builder, kind, value, given)
+                for kind, value, given in zip(signature.args, parts, called.args[1], strict=True)
+            ]
+            return builder.call(builder.inttoptr(values[0], function), passed)
+
+        return signature.return_type(types.int64, arguments), generate
+
+    return call
+
+
+def _array(dtype: str, ndim: int) -> Any:
+    return types.Array(getattr(types, dtype), ndim, "C")
+
+
+# form_batch(replica, now, slot, state) -> (batch size, repeats)
+form_batch_callback = Callback(
+    types.UniTuple(types.int64, 2),
+    types.int64,
+    types.float64,
+    types.int64,
+    STATE,
+)
+
+_NOTHING = np.zeros((0, 0))
+VIEW = declare(View(0.0, _NOTHING, _NOTHING, _NOTHING, np.zeros(0), np.zeros(0, np.int64), np.zeros(0)))
+
+# choose(view, memory, draws) -> replica
+choose_callback = Callback(types.int64, VIEW, _array("float64", 1), _array("float64", 1))
+
+ChooseKernel = Callable[[View, Floats, Floats], int]
+
+
+@dataclass(frozen=True)
+class Batcher:
+    """A batching policy: its kernel and what the engine must know of it.
+
+    form_batch(replica, now, slot, state) is called when the replica has fewer batches in flight than pipeline stages.
+    It moves requests from `state.ready[replica, :replicas[replica].ready]` and from the waiting queue (by
+    vidur.engine.queues.admit) into `state.members[replica, slot]`, with the tokens that each processes, allocates and
+    frees KV-cache blocks, and returns (batch size, repeats): the next `repeats` batches would be the same one as long
+    as no request arrives in an empty waiting queue, none finishes, every request is in decode, and blocks are not
+    short. 1 is always right; FOREVER is right where only those things can change the batch.
+
+    limits(scheduler configuration, memory plan, pipeline stages): fields of vidur.engine.plan.ReplicaPlan, as a dict.
+    grows: requests take blocks as they decode; else all are reserved at admission. chunked: whether a prefill may be
+    split over iterations. hold_until_batch_ends: blocks of a finished request stay allocated until its whole batch is
+    done. order: of the waiting queue (vidur.engine.queues).
+    """
+
+    form_batch: Callable[..., Any]
+    limits: Callable[[Any, Any, int], dict[str, int]]
+    grows: bool
+    chunked: bool
+    hold_until_batch_ends: bool = False
+    order: int = FCFS
+
+
+BATCHERS: Registry[Batcher] = Registry("replica scheduler")
+
+__all__ = ["BATCHERS", "FOREVER", "Batcher", "ChooseKernel", "Floats", "Ints", "choose_callback", "form_batch_callback"]

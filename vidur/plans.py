@@ -1,0 +1,175 @@
+"""From a configuration to the engine's plans: limits of each replica, hardware of each group, timed events."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import vidur.scheduler.batching  # noqa: F401, it registers the batching policies
+from vidur.config import (
+    BaseExecutionTimePredictorConfig,
+    ReplicaConfig,
+    ReplicaEventConfig,
+    ResolvedGroup,
+    SimulationConfig,
+)
+from vidur.engine.cluster import DRAIN, FAIL, JOIN, RETURN, SLOW
+from vidur.engine.plan import HardwarePlan, ReplicaPlan
+from vidur.engine.plug import BATCHERS, Batcher
+from vidur.engine.state import Floats
+from vidur.execution_time_predictor import TableBounds, build_tables
+from vidur.memory_planner import MemoryPlan, plan_groups
+from vidur.request_generator import RequestTable
+
+_ACTIONS = {"slow": SLOW, "fail": FAIL, "return": RETURN, "join": JOIN, "drain": DRAIN}
+
+# The work that the relative speed of replicas is measured on: a prompt in chunks, then decodes in a batch.
+_REFERENCE_PROMPT, _REFERENCE_CHUNK, _REFERENCE_OUTPUT, _REFERENCE_BATCH = 1024, 512, 256, 16
+
+
+def replica_limits(group: ResolvedGroup, memory: MemoryPlan, batcher: Batcher) -> ReplicaPlan:
+    """The limits of a replica of `group`; its hardware and speed are filled in by `plan_replicas`."""
+    scheduler, stages = group.replica_scheduler_config, group.replica_config.num_pipeline_stages
+    common: dict[str, Any] = {
+        "max_batch": scheduler.batch_size_cap // stages,
+        "max_admitted": scheduler.batch_size_cap,
+        "token_limit": 0,
+        # The last token is never fed back, so it needs no room.
+        "max_request_tokens": memory.num_blocks * memory.block_size + 1,
+    }
+    return ReplicaPlan(
+        hardware=0,
+        num_blocks=memory.num_blocks,
+        block_size=memory.block_size,
+        stages=stages,
+        max_blocks_per_request=memory.max_blocks_per_request,
+        watermark=int(scheduler.watermark_blocks_fraction * memory.num_blocks),
+        grows=batcher.grows,
+        hold_until_batch_ends=batcher.hold_until_batch_ends,
+        order=batcher.order,
+        **{**common, **batcher.limits(scheduler, memory, stages)},
+    )
+
+
+def table_bounds(limits: ReplicaPlan, batcher: Batcher, requests: RequestTable) -> TableBounds:
+    """The largest lookups that these requests can bring about on such a replica."""
+    totals = requests.num_prefill_tokens + requests.num_decode_tokens
+    longest = min(int(totals.max(initial=1)), limits.max_request_tokens)
+    max_batch = max(limits.max_batch, 1)
+    if batcher.chunked:
+        tokens = max(limits.token_limit, max_batch)
+        chunk, prefill_kv = min(longest, tokens), longest * limits.stages
+        if limits.stages == 1 and limits.prefill_threshold == 0:
+            prefill_kv = longest
+        # Several prefills of one batch may each have a past.
+        prefill_kv = min(prefill_kv * 2, limits.num_blocks * limits.block_size)
+        chunk = tokens
+    elif limits.token_limit:
+        tokens, chunk, prefill_kv = max(limits.token_limit, max_batch, longest), max(limits.token_limit, longest), 0
+    else:
+        prompts = np.sort(requests.num_prefill_tokens)[-max_batch:]
+        tokens = int(prompts.sum()) + max_batch
+        chunk, prefill_kv = int(np.sqrt((prompts.astype(np.float64) ** 2).sum())) + 1, 0
+    return TableBounds(
+        max_batch_tokens=tokens,
+        max_batch_size=max_batch,
+        max_context_tokens=longest,
+        max_prefill_chunk=chunk,
+        max_prefill_kv=prefill_kv,
+    )
+
+
+def plan_hardware(
+    predictor: BaseExecutionTimePredictorConfig,
+    replica: ReplicaConfig,
+    bounds: TableBounds,
+    cache: Path | None,
+    block_size: int,
+) -> HardwarePlan:
+    """Build the tables of one group. The batching overheads are for grouped-query attention only, as upstream's."""
+    model = replica.model
+    grouped = model.num_q_heads > model.num_kv_heads
+    skew = predictor.nccl_cpu_skew_overhead_per_device_ms * replica.tensor_parallel_size**1.25
+    return HardwarePlan(
+        tables=build_tables(predictor, replica, bounds, cache, block_size),
+        layers_per_stage=replica.layers_per_stage,
+        decode_batching_overhead=predictor.attention_decode_batching_overhead_fraction if grouped else 0.0,
+        prefill_batching_overhead=predictor.attention_prefill_batching_overhead_fraction if grouped else 0.0,
+        nccl_overhead_ms=predictor.nccl_cpu_launch_overhead_ms + skew,
+    )
+
+
+def reference_seconds(plan: HardwarePlan) -> tuple[float, float]:
+    """What a stage takes for the reference work: for a prompt of 1,024 tokens, and for an iteration of 16 decodes."""
+    tokens, decode, prefill = plan.token_seconds(), plan.decode_seconds(), plan.prefill_seconds()
+    step, chunk_step = plan.tables.kv_granularity, plan.tables.chunk_granularity
+
+    def within(index: int, length: int) -> int:
+        return min(index, length - 1)
+
+    seconds = 0.0
+    for past in range(0, _REFERENCE_PROMPT, _REFERENCE_CHUNK):
+        row = within(past // step, prefill.shape[0])
+        column = within(_REFERENCE_CHUNK // chunk_step, prefill.shape[1])
+        seconds += tokens[within(_REFERENCE_CHUNK, len(tokens))] + prefill[row, column]
+    batch = within(_REFERENCE_BATCH, decode.shape[0])
+    one = tokens[within(batch, len(tokens))] + decode[batch, within(_REFERENCE_PROMPT // step, decode.shape[1])]
+    return float(seconds), float(one * _REFERENCE_BATCH / batch)
+
+
+def plan_replicas(
+    config: SimulationConfig, requests: RequestTable
+) -> tuple[list[ReplicaPlan], list[HardwarePlan], Batcher]:
+    """The plans of every replica, of every hardware group, and the batcher. Raises InputError."""
+    cluster = config.cluster_config
+    batcher = BATCHERS.get(cluster.replica_scheduler_config.get_type())
+    cache = Path(config.metrics_config.cache_dir)
+    limits, hardware = [], []
+    for group, memory in zip(cluster.groups, plan_groups(config), strict=True):
+        limit = replica_limits(group, memory, batcher)
+        bounds = table_bounds(limit, batcher, requests)
+        limits.append(limit)
+        predictor, block_size = config.execution_time_predictor_config, group.replica_scheduler_config.block_size
+        plan = plan_hardware(predictor, group.replica_config, bounds, cache, block_size)
+        hardware.append(dataclasses.replace(plan, time_factor=1.0 / group.speed))
+    prefill, decode = np.array([reference_seconds(plan) for plan in hardware]).T
+    speeds = 1.0 / (prefill + _REFERENCE_OUTPUT / _REFERENCE_BATCH * decode)
+    speeds /= speeds.max()
+    absent = _absent_at_start(cluster.replica_events)
+    plans: list[ReplicaPlan] = []
+    for number, (group, limit) in enumerate(zip(cluster.groups, limits, strict=True)):
+        for _ in range(group.num_replicas):
+            present = len(plans) not in absent
+            stages = group.replica_config.num_pipeline_stages
+            plans.append(
+                dataclasses.replace(
+                    limit,
+                    hardware=number,
+                    speed=float(speeds[number]),
+                    prefill_seconds=float(prefill[number]) * stages / _REFERENCE_PROMPT,
+                    decode_seconds=float(decode[number]) * stages,
+                    present=present,
+                )
+            )
+    return plans, hardware, batcher
+
+
+def event_rows(events: tuple[ReplicaEventConfig, ...]) -> NDArray[np.float64]:
+    """float64[events, 4] in the order of time (vidur.engine.engine.Engine); equal times keep their order."""
+    rows: Floats = np.zeros((len(events), 4))
+    for row, event in zip(rows, sorted(events, key=lambda event: event.time), strict=True):
+        row[:] = (event.time, event.replica, _ACTIONS[event.action], event.factor)
+    return rows
+
+
+def _absent_at_start(events: tuple[ReplicaEventConfig, ...]) -> set[int]:
+    """Replicas whose first event that changes whether they are there is that they join."""
+    first: dict[int, str] = {}
+    for event in sorted(events, key=lambda event: event.time):
+        if event.action != "slow":
+            first.setdefault(event.replica, event.action)
+    return {replica for replica, action in first.items() if action == "join"}

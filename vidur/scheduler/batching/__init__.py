@@ -1,0 +1,7 @@
+"""Batching policies. Importing this package registers the ones that ship."""
+
+from __future__ import annotations
+
+from vidur.scheduler.batching import faster_transformer, lightllm, orca, sarathi, vllm, vllm_v1
+
+__all__ = ["faster_transformer", "lightllm", "orca", "sarathi", "vllm", "vllm_v1"]

@@ -1,0 +1,109 @@
+"""vLLM's v1 scheduler: one token budget for all; running requests first, then waiting ones; chunked prefill.
+
+Source of the behaviour: vllm-project/vllm, vllm/v1/core/sched/scheduler.py (FCFS, no prefix cache, no speculation).
+With several pipeline stages the victims of preemption are the latest requests that are not in flight. A request that
+lacks blocks only because of those in flight waits for them: if it gave up what it has, two could do so forever.
+"""
+
+from __future__ import annotations
+
+from vidur.config import VllmV1SchedulerConfig
+from vidur.engine.compile import kernel
+from vidur.engine.plug import BATCHERS, FOREVER, Batcher
+from vidur.engine.queues import admit, allocate, free_blocks, preempt
+from vidur.engine.state import State
+from vidur.memory_planner import MemoryPlan
+from vidur.scheduler.batching.ready import add_member, keep_ready
+
+
+@kernel
+def sort_by_admission(s: State, replica: int) -> None:
+    ready = s.ready
+    for i in range(1, s.replicas[replica].ready):
+        request = ready[replica, i]
+        hole = i
+        while hole > 0 and s.requests[ready[replica, hole - 1]].admission > s.requests[request].admission:
+            ready[replica, hole] = ready[replica, hole - 1]
+            hole -= 1
+        ready[replica, hole] = request
+
+
+@kernel
+def next_tokens(s: State, replica: int, number: int, budget: int) -> int:
+    """How many tokens the request gets of what is left of the budget."""
+    request, threshold = s.requests[number], s.replicas[replica].prefill_threshold
+    if request.prefilled:
+        return min(1, budget)
+    tokens = request.prefill - request.processed
+    if 0 < threshold < tokens:
+        tokens = threshold
+    return min(tokens, budget)
+
+
+@kernel
+def missing_blocks(s: State, replica: int, number: int, tokens: int) -> int:
+    """Blocks that the request lacks to hold its next `tokens`."""
+    request = s.requests[number]
+    # `processed` counts the token that a request in decode feeds in next.
+    length = request.processed + (0 if request.prefilled else tokens)
+    return max(0, -(-length // s.replicas[replica].block_size) - request.blocks)
+
+
+@kernel
+def schedule_running(s: State, replica: int, slot: int) -> tuple[int, int, int]:
+    """Batch the requests in `ready`, preempting from its end while blocks are short.
+
+    Returns (batch size, what is left of the token budget, repeats), with a budget of -1 where one was preempted.
+    """
+    row, ready = s.replicas[replica], s.ready
+    if row.stages > 1:
+        sort_by_admission(s, replica)
+    count, budget, repeats, preempted, size = row.ready, row.token_limit, FOREVER, False, 0
+    while size < count and budget > 0:
+        number = ready[replica, size]
+        tokens = next_tokens(s, replica, number, budget)
+        blocks = missing_blocks(s, replica, number, tokens)
+        # Itself last, and only if nothing in flight will free blocks.
+        keep = size + 1 if row.in_flight > 0 else size
+        while blocks > free_blocks(s, replica) and count > keep:
+            count -= 1
+            preempt(s, replica, ready[replica, count])
+            preempted = True
+        if count == size or blocks > free_blocks(s, replica):
+            break
+        allocate(s, replica, number, blocks)
+        if not s.requests[number].prefilled:
+            repeats = 1
+        size = add_member(s, replica, slot, size, number, tokens)
+        budget -= tokens
+    row.ready = count
+    keep_ready(s, replica, 0, size)
+    if row.ready > 0 or preempted:
+        repeats = 1
+    return size, -1 if preempted else budget, repeats
+
+
+def form_batch(replica: int, now: float, slot: int, s: State) -> tuple[int, int]:
+    row = s.replicas[replica]
+    size, budget, repeats = schedule_running(s, replica, slot)
+    while row.waiting > 0 and budget > 0 and row.admitted != row.max_admitted:
+        request = row.wait_head
+        tokens = next_tokens(s, replica, request, budget)
+        if not admit(s, replica, request, missing_blocks(s, replica, request, tokens), 0):
+            break
+        size = add_member(s, replica, slot, size, request, tokens)
+        budget -= tokens
+        repeats = 1
+    return size, repeats
+
+
+def limits(config: VllmV1SchedulerConfig, memory: MemoryPlan, stages: int) -> dict[str, int]:
+    return {
+        "token_limit": config.max_num_batched_tokens,
+        "prefill_threshold": config.long_prefill_token_threshold,
+        "max_batch": config.max_num_seqs,
+        "max_admitted": config.max_num_seqs,
+    }
+
+
+BATCHERS.register("vllm_v1")(Batcher(form_batch, limits, grows=True, chunked=True))

@@ -1,0 +1,12 @@
+"""Makes what the kernels of routers share known to Numba. Import this before a simulation compiles a router."""
+
+from __future__ import annotations
+
+from numba.extending import register_jitable
+
+from vidur.engine.compile import COMPILED
+from vidur.scheduler.routers import choice
+
+if COMPILED:
+    for helper in (choice.least, choice.expected_output, choice.token_backlog):
+        register_jitable(helper)
