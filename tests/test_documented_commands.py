@@ -22,7 +22,7 @@ OTHERS = re.compile(r"(export |for |done|curl |kubectl |pip |\S*python\S* -m pip
 # Minutes of work, real replicas or files that a user has; other tests run these tools.
 PARSED = (
     "-m rl.train", "-m rl.warm_start", "-m rl.reward_report", "-m rl.explain", "-m rl.vllm.", "-m vidur.compare suite",
-    "-m vidur.execution_time_predictor.fidelity", "scripts/", "sb3_ppo.py", "config_mode train",
+    "--scenario a93", "-m vidur.execution_time_predictor.fidelity", "scripts/", "sb3_ppo.py", "config_mode train",
 )  # fmt: skip
 # What is put in place of sizes, for commands that run.
 SMALLER = (
