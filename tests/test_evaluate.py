@@ -203,6 +203,7 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
             "unknown scenario (a name in data/scenarios, or a YAML file) 'a9': did you mean a93",
         ),
         (["--scenarios", "none.yaml"], "scenario none.yaml: No such file or directory"),
+        (["--scenarios", "a9.yaml"], "scenario a9.yaml: No such file or directory: did you mean a93"),
         (["--scenarios", ","], "--scenarios names nothing"),
         (["--betas", "5,x"], "--betas: expected numbers of at least 0 with commas between them, not 'x'"),
         (["--betas", "-1"], "--betas"),

@@ -9,7 +9,7 @@ from reprlib import Repr
 from typing import Any
 
 from vidur.data_files import data_path
-from vidur.errors import InputError, unknown_name
+from vidur.errors import InputError, did_you_mean, unknown_name
 
 # Bounds of a YAML file: collections within each other, and values in all.
 DEEPEST, MOST_VALUES = 64, 1_000_000
@@ -19,22 +19,26 @@ def named_document(kind: str, folder: str, name: str) -> tuple[Path, Any]:
     """The path and the contents of the YAML file `name`, or of the one of that name in a folder of data/.
 
     kind: what it is, for errors, as `training suite`. Raises InputError."""
+    shipped = [file.stem for file in data_path(folder).glob("*.yaml")]
     if "/" in name or name.endswith((".yaml", ".yml")):
         path = Path(name)
-        return path, load_document(path, f"{kind} ")
+        return path, load_document(path, f"{kind} ", [*map(str, path.parent.glob("*.y*ml")), *shipped])
     path = data_path(folder) / f"{name}.yaml"
     if not path.is_file():
-        shipped = [file.stem for file in data_path(folder).glob("*.yaml")]
         raise unknown_name(f"{kind} (a name in data/{folder}, or a YAML file)", name, shipped)
     return path, load_document(path)
 
 
-def load_document(path: Path, what: str = "") -> Any:
-    """The contents of a YAML or JSON file. `what` stands before the path of one that cannot be read.
+def load_document(path: Path, what: str = "", names: Iterable[str] = ()) -> Any:
+    """The contents of a YAML or JSON file.
 
-    Raises InputError, naming the file and mostly the line, for what is neither."""
+    what: stands before the path of a file that cannot be read. names: what could have been meant by the path of a file
+    that does not exist. Raises InputError, naming the file and mostly the line, for what is neither YAML nor JSON."""
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        hint = did_you_mean(str(path), names) or did_you_mean(path.stem, names)
+        raise InputError(f"{what}{path}: {error.strerror}{hint and f': {hint}?'}") from None
     except OSError as error:
         raise InputError(f"{what}{path}: {error.strerror}") from None
     except UnicodeDecodeError:

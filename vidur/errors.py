@@ -30,6 +30,11 @@ def unknown_name(kind: str, name: str, valid: Iterable[str], remedy: str = "") -
     """The error for a name that is not among the valid ones: the nearest come first, then all of them, then what else
     helps."""
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return InputError(f"unknown {kind} '{name}': {hint}valid: {', '.join(names)}{remedy}")
+    hint = did_you_mean(name, names)
+    return InputError(f"unknown {kind} '{name}': {hint and hint + '? '}valid: {', '.join(names)}{remedy}")
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """`did you mean` and the valid names that are near `name`, without a question mark; empty if none is near."""
+    near = difflib.get_close_matches(name, sorted(valid), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}" if near else ""
