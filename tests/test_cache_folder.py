@@ -31,7 +31,8 @@ if limit:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 import kernels
 from numba import types
-from vidur.engine.compile import Callback, is_cached, mark_cached
+from vidur.engine.compile import is_cached, mark_cached
+from vidur.engine.plug import Callback
 
 assert kernels.double(4) == 8
 assert Callback(types.int64, types.int64).handle(kernels.callback) != 0

@@ -149,9 +149,10 @@ def parse_router(
         if named or role == "scheduler":
             given[role] = _make_scheduler(role, named or {"type": "ppo"}, given, by_flag, options)
     given |= by_flag
+    every: tuple[type[Config], ...] = (RouterConfig, *classes)
     configs = [
         cls.named("--{}".format, **{item.name: given[item.name] for item in settings_of(cls) if item.name in given})
-        for cls in (RouterConfig, *classes)
+        for cls in every
     ]
     assert isinstance(configs[0], RouterConfig)
     return configs[0], configs[1:]
