@@ -288,7 +288,7 @@ def test_the_pace_of_streams_is_the_average_of_the_iterations_with_decodes() -> 
     choices = 0
     noted: list[tuple[float, Floats]] = []
     while (observed := simulation.next_decision()) is not None:
-        noted.append((observed.now, observed.ledger[:, seen.TOKEN_SECONDS].copy()))
+        noted.append((observed.now, observed.ledger[:, seen.ITL_EWMA].copy()))
         simulation.place(choices % 2)
         choices += 1
     rows = simulation.engine.recording(False).batches
@@ -299,7 +299,7 @@ def test_the_pace_of_streams_is_the_average_of_the_iterations_with_decodes() -> 
             for row in np.flatnonzero((rows["replica"] == replica) & (rows["decode_size"] > 0)):
                 seconds, count = rows["iteration_time"][row], rows["count"][row]
                 if rows["start"][row] + seconds * count < now:
-                    weight = 1.0 if average == 0.0 else min(1.0, seen.TOKEN_SECONDS_WEIGHT * count)
+                    weight = 1.0 if average == 0.0 else min(1.0, seen.ITL_EWMA_WEIGHT * count)
                     average += weight * (seconds - average)
             assert found[replica] == pytest.approx(average, rel=1e-9)
     assert found[0] > 0

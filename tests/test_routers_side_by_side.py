@@ -96,7 +96,7 @@ def test_a_router_sees_what_it_placed_itself(policy: str, data: st.DataObject) -
             assert observation.placed(replica).request.tolist() == both.request[own].tolist()
             assert observation.placed(replica).streamed_tokens.tolist() == both.streamed_tokens[own].tolist()
         assert (observation.gauges == alone.gauges).all()
-        assert (observation.ledger[:, seen.TOKEN_SECONDS] == alone.ledger[:, seen.TOKEN_SECONDS]).all()
+        assert (observation.ledger[:, seen.ITL_EWMA] == alone.ledger[:, seen.ITL_EWMA]).all()
         ended = several.engine.requests["status"][router::routers] == STATUS_FINISHED
         outputs = several.engine.requests["output"][router::routers][ended]
         completed = observation.completions[[seen.COMPLETED_COUNT, seen.COMPLETED_OUTPUT]]

@@ -23,12 +23,12 @@ from vidur.observation import (
     FINISHED,
     HISTOGRAM_COUNTS,
     HISTOGRAM_SUMS,
+    ITL_EWMA,
     OUTSTANDING,
     PROMPT_TOKENS,
     QUEUE_AGE,
     QUEUE_PROMPT,
     STREAMED_TOKENS,
-    TOKEN_SECONDS,
     output_bin,
 )
 
@@ -43,13 +43,13 @@ def test_a_request_through_its_life() -> None:
     ledger.stream(ticket, 4, 3.4)
     row = ledger.observe(4.0)[1]
     assert row[[OUTSTANDING, AWAITING, AWAITING_TOKENS, STREAMED_TOKENS]].tolist() == [1, 0, 0, 5]
-    assert row[TOKEN_SECONDS] == pytest.approx(0.1) and row[QUEUE_AGE] == row[QUEUE_PROMPT] == 0
+    assert row[ITL_EWMA] == pytest.approx(0.1) and row[QUEUE_AGE] == row[QUEUE_PROMPT] == 0
     served = ledger.finish(ticket, 4.0)
     assert (served.ttft, served.e2e, served.output_tokens) == (2.0, 3.0, 5)
     assert served.tpot == pytest.approx(0.25)
     row = ledger.observe(5.0)[1].copy()
     assert row[FINISHED] == 1
-    row[[FINISHED, TOKEN_SECONDS]] = 0
+    row[[FINISHED, ITL_EWMA]] = 0
     assert not row.any() and not ledger.observe(5.0)[0].any()
     totals = ledger.completions
     found = totals[[COMPLETED_COUNT, COMPLETED_OUTPUT, COMPLETED_PROMPT, COMPLETED_E2E, COMPLETED_TTFT]]
@@ -70,7 +70,7 @@ def test_the_pace_is_an_average_over_iterations_however_many_stream() -> None:
             for ticket in tickets:
                 ledger.stream(ticket, 1, now)
         expected = 0.04 - 0.02 * 0.98**100
-        assert ledger.observe(now)[0, TOKEN_SECONDS] == pytest.approx(expected, rel=2e-3)
+        assert ledger.observe(now)[0, ITL_EWMA] == pytest.approx(expected, rel=2e-3)
 
 
 def test_a_failed_request_leaves_no_completion() -> None:

@@ -15,8 +15,8 @@ from vidur.config import SimulationConfig
 from vidur.observation import (
     COMPLETED_E2E,
     COMPLETED_TTFT,
+    ITL_EWMA,
     STREAMED_TOKENS,
-    TOKEN_SECONDS,
     ClusterObservation,
     Floats,
 )
@@ -51,10 +51,8 @@ def check_observation(real: ClusterObservation, simulated: ClusterObservation) -
     """Equal to the bit, but for sums of times, which are added up in another order, and the pace of tokens: its
     relative errors, of replicas of which both have one."""
     assert real.now == simulated.now
-    paces = real.ledger[:, TOKEN_SECONDS], simulated.ledger[:, TOKEN_SECONDS]
-    np.testing.assert_array_equal(
-        np.delete(real.ledger, TOKEN_SECONDS, 1), np.delete(simulated.ledger, TOKEN_SECONDS, 1)
-    )
+    paces = real.ledger[:, ITL_EWMA], simulated.ledger[:, ITL_EWMA]
+    np.testing.assert_array_equal(np.delete(real.ledger, ITL_EWMA, 1), np.delete(simulated.ledger, ITL_EWMA, 1))
     for name in ("gauges", "hardware", "available", "arrival"):
         np.testing.assert_array_equal(getattr(real, name), getattr(simulated, name), err_msg=name)
     times = [COMPLETED_E2E, COMPLETED_TTFT]
@@ -85,10 +83,10 @@ def test_the_router_sees_and_decides_what_the_simulator_does(scheduler: str, tmp
         seen = router.observe(arrival, observation.available, observation.now)
         errors.extend(check_observation(seen, observation))
         streamed += observation.ledger[:, STREAMED_TOKENS].sum()
-        own = seen.ledger[:, TOKEN_SECONDS].copy()
-        seen.ledger[:, TOKEN_SECONDS] = observation.ledger[:, TOKEN_SECONDS]
+        own = seen.ledger[:, ITL_EWMA].copy()
+        seen.ledger[:, ITL_EWMA] = observation.ledger[:, ITL_EWMA]
         decision = router.decide(arrival, observation.available, observation.now)
-        seen.ledger[:, TOKEN_SECONDS] = own
+        seen.ledger[:, ITL_EWMA] = own
         if isinstance(simulation.scheduler, PPOScheduler):
             assert isinstance(router.scheduler, PPOScheduler)
             scores = simulation.scheduler.scores(observation)

@@ -28,7 +28,7 @@ def run(config: SimulationConfig) -> int:
     from vidur.learned import beta_warning
     from vidur.metrics.console import print_comparison, print_summary
     from vidur.metrics.writer import write_results
-    from vidur.simulator import Simulator, announce_compilation, simulate_beside
+    from vidur.simulator import Simulator, announce_compilation, simulate_baselines
 
     simulator = Simulator(config)
     router = config.cluster_config.global_scheduler_config
@@ -49,7 +49,7 @@ def run(config: SimulationConfig) -> int:
     nothing = not (statuses == FINISHED).any()
     if simulator.interrupted and nothing:
         raise KeyboardInterrupt("there was nothing to write yet")
-    others = {} if simulator.interrupted or nothing else simulate_beside(config, simulator.requests)
+    others = {} if simulator.interrupted or nothing else simulate_baselines(config, simulator.requests)
     print_summary(result)
     if others:
         print_comparison({router.get_type(): result, **others})

@@ -20,11 +20,11 @@ Floats: TypeAlias = NDArray[np.float64]
 # The ledger, float64[replicas, LEDGER_COLUMNS]. Outstanding = placed and not seen to end.
 # OUTSTANDING: requests; AWAITING: of these, without a first token; PROMPT_TOKENS: the sum of their prompts;
 # AWAITING_TOKENS: the prompts of those without a first token; STREAMED_TOKENS: what the outstanding have streamed;
-# FINISHED: requests that have ended here; TOKEN_SECONDS: seconds between successive tokens of a stream, averaged over
-# time with the weight TOKEN_SECONDS_WEIGHT for each new token, 0 before there is one.
-OUTSTANDING, AWAITING, PROMPT_TOKENS, AWAITING_TOKENS, STREAMED_TOKENS, FINISHED, TOKEN_SECONDS = range(7)
+# FINISHED: requests that have ended here; ITL_EWMA: seconds between successive tokens of a stream, averaged over
+# time with the weight ITL_EWMA_WEIGHT for each new token, 0 before there is one.
+OUTSTANDING, AWAITING, PROMPT_TOKENS, AWAITING_TOKENS, STREAMED_TOKENS, FINISHED, ITL_EWMA = range(7)
 LEDGER_COLUMNS = 8
-TOKEN_SECONDS_WEIGHT = 0.02
+ITL_EWMA_WEIGHT = 0.02
 
 # For a router of queue depth K, 2 * K more columns of the ledger: of the K requests that were placed first of those
 # without a first token, the age in seconds and the prompt tokens, in turns; zeros where there are fewer.

@@ -130,7 +130,7 @@ class Simulator:
             memory=np.zeros((len(routers), 1)),
         )
         if kernel is not None:
-            memory, draws = _as_one(routers, options.routers)
+            memory, draws = stack_router_state(routers, options.routers)
             options = dataclasses.replace(options, memory=memory, draws=draws)
         engine = Engine(
             self.requests, self.replica_plans, self.hardware_plans, event_rows(cluster.replica_events), options
@@ -201,7 +201,7 @@ def entries(seed: int, requests: int, routers: int) -> NDArray[np.int64]:
     return rng.integers(routers, size=requests) if routers > 1 else np.zeros(requests, np.int64)
 
 
-def _as_one(routers: Sequence[GlobalScheduler], entered: NDArray[np.int64]) -> tuple[Floats, Floats]:
+def stack_router_state(routers: Sequence[GlobalScheduler], entered: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """What routers that are kernels need in the engine's loop: memory, a row for each, and draws, a row for each
     request. A failed replica's requests are routed again; they use their draws a second time."""
     kernels = [router for router in routers if isinstance(router, KernelScheduler)]
@@ -219,7 +219,7 @@ def simulate(config: SimulationConfig, requests: RequestTable | None = None) -> 
     return Simulator(config, requests).run()
 
 
-def simulate_beside(config: SimulationConfig, requests: RequestTable) -> dict[str, SimulationResult]:
+def simulate_baselines(config: SimulationConfig, requests: RequestTable) -> dict[str, SimulationResult]:
     """The same requests under each router of `compare_with`, with its default settings; nothing is recorded but what
     happened to requests."""
     metrics = dataclasses.replace(config.metrics_config, write_metrics=False)

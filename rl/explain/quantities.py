@@ -22,6 +22,7 @@ from vidur.observation import (
     DECODE_SECONDS,
     GAUGE_KV_USAGE,
     GAUGE_WAITING,
+    ITL_EWMA,
     KV_TOKENS,
     OUTSTANDING,
     PREFILL_SECONDS,
@@ -31,7 +32,6 @@ from vidur.observation import (
     QUEUE_PROMPT,
     SPEED,
     STREAMED_TOKENS,
-    TOKEN_SECONDS,
     Floats,
 )
 
@@ -70,7 +70,7 @@ def quantities(queue_depth: int) -> list[Quantity]:
         Quantity("requests that are streaming", "requests", DECODE, (OUTSTANDING,)),
         Quantity("prompt tokens of the streaming", "tokens", DECODE, (PROMPT_TOKENS,)),
         Quantity("tokens that these have streamed", "tokens", DECODE, (STREAMED_TOKENS,)),
-        Quantity("time between tokens", "s", DECODE, (TOKEN_SECONDS,)),
+        Quantity("time between tokens", "s", DECODE, (ITL_EWMA,)),
         Quantity("relative speed", "of the fastest", HARDWARE, speed),
         Quantity("size of the KV-cache", "tokens", HARDWARE, (hardware_column(KV_TOKENS, queue_depth),)),
         Quantity("gauge of waiting requests", "requests", GAUGES, (gauge_column(GAUGE_WAITING, queue_depth),)),

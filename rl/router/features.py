@@ -22,6 +22,7 @@ from vidur.observation import (
     GAUGE_AGE,
     GAUGE_KV_USAGE,
     GAUGE_WAITING,
+    ITL_EWMA,
     KV_TOKENS,
     OUTSTANDING,
     PREFILL_SECONDS,
@@ -31,7 +32,6 @@ from vidur.observation import (
     QUEUE_PROMPT,
     SPEED,
     STREAMED_TOKENS,
-    TOKEN_SECONDS,
     Floats,
 )
 from vidur.scheduler.routers.choice import expected_output
@@ -150,7 +150,7 @@ def encode_rows(
 
     by_column = ledger.T
     out[F_OUTSTANDING : F_STREAMED + 1] = by_column[OUTSTANDING : STREAMED_TOKENS + 1]
-    np.multiply(columns[TOKEN_SECONDS], constants[PER_DECODE], rows[F_TOKEN_GAP])
+    np.multiply(columns[ITL_EWMA], constants[PER_DECODE], rows[F_TOKEN_GAP])
     rows[F_SLOWNESS][:] = slowness
     by_speed, backlog_seconds, arriving = rows[F_LOAD], rows[F_BACKLOG], rows[F_ARRIVAL]
     np.multiply(outstanding, constants[PER_SPEED], by_speed)

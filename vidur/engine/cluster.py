@@ -34,6 +34,7 @@ from vidur.observation import (
     GAUGE_PREEMPTIONS,
     GAUGE_RUNNING,
     GAUGE_WAITING,
+    ITL_EWMA,
     LEDGER_COLUMNS,
     OUTSTANDING,
     PROMPT_TOKENS,
@@ -41,7 +42,6 @@ from vidur.observation import (
     QUEUE_COLUMNS,
     QUEUE_PROMPT,
     STREAMED_TOKENS,
-    TOKEN_SECONDS,
     View,
 )
 
@@ -217,7 +217,7 @@ def observe_ledger(s: State, now: float) -> None:
 def observe_own(s: State, router: int, now: float) -> None:
     """Set `observed` to the ledger of one router of several: what it placed itself, counted anew.
 
-    TOKEN_SECONDS alone is that of all streams of the replica: each is an average over the same iterations.
+    ITL_EWMA alone is that of all streams of the replica: each is an average over the same iterations.
     """
     ledger, observed = s.books.ledger, s.books.observed
     depth = (observed.shape[1] - LEDGER_COLUMNS) // QUEUE_COLUMNS
@@ -226,7 +226,7 @@ def observe_own(s: State, router: int, now: float) -> None:
         for column in range(observed.shape[1]):
             observed[replica, column] = 0.0
         observed[replica, FINISHED] = ledger[replica, LEDGER_COLUMNS + router]
-        observed[replica, TOKEN_SECONDS] = ledger[replica, TOKEN_SECONDS]
+        observed[replica, ITL_EWMA] = ledger[replica, ITL_EWMA]
         number = row.ledger_head
         while number >= 0:
             request = s.requests[number]

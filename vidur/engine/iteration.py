@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from vidur.engine.compile import kernel
-from vidur.engine.ledger import count_finished, count_first_token, count_token_seconds
+from vidur.engine.ledger import count_finished, count_first_token, count_itl
 from vidur.engine.queues import release
 from vidur.engine.state import State
 from vidur.observation import STREAMED_TOKENS
@@ -179,7 +179,7 @@ def end_batch(s: State, replica: int, slot: int, iterations: int, now: float) ->
     began, execution, gaps, size = batch.began_at, batch.execution_time, batch.gaps, batch.num_requests
     ready, streamed = row.ready, 0
     if batch.decode_size > 0:
-        count_token_seconds(s, replica, (now - began) / iterations, iterations)
+        count_itl(s, replica, (now - began) / iterations, iterations)
     for i in range(size):
         number, tokens = s.members[replica, slot, i].request, s.members[replica, slot, i].tokens
         request = s.requests[number]
@@ -211,7 +211,7 @@ def advance_decodes(s: State, replica: int, slot: int, now: float) -> None:
     """Advance the requests of a batch of decodes, none of which ends, by one iteration; they stay in the batch."""
     batch = s.batches[replica, slot]
     began, execution, gaps, size = batch.began_at, batch.execution_time, batch.gaps, batch.num_requests
-    count_token_seconds(s, replica, now - began, 1)
+    count_itl(s, replica, now - began, 1)
     for i in range(size):
         request = s.requests[s.members[replica, slot, i].request]
         request.preempted_time += began - request.last_ended_at

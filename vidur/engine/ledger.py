@@ -21,12 +21,12 @@ from vidur.observation import (
     FINISHED,
     HISTOGRAM_COUNTS,
     HISTOGRAM_SUMS,
+    ITL_EWMA,
+    ITL_EWMA_WEIGHT,
     LEDGER_COLUMNS,
     OUTSTANDING,
     PROMPT_TOKENS,
     STREAMED_TOKENS,
-    TOKEN_SECONDS,
-    TOKEN_SECONDS_WEIGHT,
 )
 
 output_bin = kernel(observation.output_bin)
@@ -63,15 +63,15 @@ def count_dropped(s: State, replica: int, request: int) -> None:
 
 
 @kernel
-def count_token_seconds(s: State, replica: int, seconds: float, count: int) -> None:
+def count_itl(s: State, replica: int, seconds: float, count: int) -> None:
     """Note `count` tokens, one after the other, in `seconds` each, on every stream of the replica."""
     ledger = s.books.ledger
-    if ledger[replica, TOKEN_SECONDS] == 0.0:
-        ledger[replica, TOKEN_SECONDS] = seconds
+    if ledger[replica, ITL_EWMA] == 0.0:
+        ledger[replica, ITL_EWMA] = seconds
         return
     # Linear in the count where an average of single tokens would take a power of it.
-    weight = min(1.0, TOKEN_SECONDS_WEIGHT * count)
-    ledger[replica, TOKEN_SECONDS] += weight * (seconds - ledger[replica, TOKEN_SECONDS])
+    weight = min(1.0, ITL_EWMA_WEIGHT * count)
+    ledger[replica, ITL_EWMA] += weight * (seconds - ledger[replica, ITL_EWMA])
 
 
 @kernel

@@ -21,6 +21,8 @@ from vidur.observation import (
     FINISHED,
     HISTOGRAM_COUNTS,
     HISTOGRAM_SUMS,
+    ITL_EWMA,
+    ITL_EWMA_WEIGHT,
     LEDGER_COLUMNS,
     OUTSTANDING,
     PROMPT_TOKENS,
@@ -28,8 +30,6 @@ from vidur.observation import (
     QUEUE_COLUMNS,
     QUEUE_PROMPT,
     STREAMED_TOKENS,
-    TOKEN_SECONDS,
-    TOKEN_SECONDS_WEIGHT,
     Floats,
     PlacedRequests,
     output_bin,
@@ -248,12 +248,12 @@ class Ledger:
         """A simulated iteration counts once, with all its streams; here each stream tells of it, so each has its part
         of the weight."""
         values = self._arrays[row]
-        known = values[TOKEN_SECONDS]
+        known = values[ITL_EWMA]
         if known == 0.0:
-            values[TOKEN_SECONDS] = seconds
+            values[ITL_EWMA] = seconds
             return
         streams = max(values[OUTSTANDING] - values[AWAITING], 1.0)
-        values[TOKEN_SECONDS] = known + min(1.0, TOKEN_SECONDS_WEIGHT * tokens / streams) * (seconds - known)
+        values[ITL_EWMA] = known + min(1.0, ITL_EWMA_WEIGHT * tokens / streams) * (seconds - known)
 
     def _served(self, request: _Request, now: float, output_tokens: int | None) -> Served:
         first = request.first_token_at

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "vidur_router_"
 DECISION_SECONDS = (2e-5, 5e-5, 1e-4, 1.5e-4, 2e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 0.1)
-TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+ITL_EWMA = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
 FIRST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 WHOLE_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -54,7 +54,7 @@ class ReplicaMetrics:
     def __init__(self) -> None:
         self.decision = Histogram(DECISION_SECONDS)
         self.ttft = Histogram(FIRST_SECONDS)
-        self.tpot = Histogram(TOKEN_SECONDS)
+        self.tpot = Histogram(ITL_EWMA)
         self.e2e = Histogram(WHOLE_SECONDS)
 
     @property
