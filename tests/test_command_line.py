@@ -50,11 +50,11 @@ def test_a_run_prints_its_summary_and_writes_its_files(tmp_path: Path) -> None:
 def test_config_json_of_a_run_gives_the_same_bytes_again(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-    assert finish(start(tmp_path / "one", *SMALL, "--seed", "7"))[0] == 0
+    assert finish(start(tmp_path / "one", *SMALL, "--seed", "7", "--metrics_config_enable_chrome_trace"))[0] == 0
     first = only_run(tmp_path / "one")
     assert finish(start(tmp_path / "two", "--config", str(first / "config.json")))[0] == 0
     second = only_run(tmp_path / "two")
-    for name in ("request_metrics.csv", "config.json"):
+    for name in ("request_metrics.csv", "chrome_trace.json", "config.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
