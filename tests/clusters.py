@@ -8,6 +8,7 @@ import numpy as np
 
 import vidur.scheduler.batching
 import vidur.scheduler.compiled  # noqa: F401
+from vidur.config import BaseGlobalSchedulerConfig
 from vidur.engine.cluster import DRAIN, FAIL, JOIN, RETURN, SLOW
 from vidur.engine.engine import Engine
 from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan
@@ -91,7 +92,8 @@ class Cluster:
         plans = self.plans()
         hardware = np.ones((self.replicas, HARDWARE_COLUMNS))
         context = RouterContext(hardware=hardware, rng=np.random.default_rng(1))
-        router = GLOBAL_SCHEDULERS.get(self.router)(context)
+        config = BaseGlobalSchedulerConfig.from_type(self.router)()
+        router = GLOBAL_SCHEDULERS.get(self.router).from_config(config, context)
         assert isinstance(router, KernelScheduler)
         options = EngineOptions(
             time_limit=self.time_limit,

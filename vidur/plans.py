@@ -1,4 +1,4 @@
-"""From a configuration to the engine's plans: limits of each replica, hardware of each group, timed events."""
+"""Turn a configuration into the engine's plans: replica limits, hardware groups and timed events."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import vidur.scheduler.batching  # noqa: F401, it registers the batching policies
+import vidur.scheduler.batching  # noqa: F401, registers the batchers
 from vidur.config import (
     BaseExecutionTimePredictorConfig,
     ReplicaConfig,
@@ -27,18 +27,18 @@ from vidur.request_generator import RequestTable
 
 _ACTIONS = {"slow": SLOW, "fail": FAIL, "return": RETURN, "join": JOIN, "drain": DRAIN}
 
-# The work that the relative speed of replicas is measured on: a prompt in chunks, then decodes in a batch.
+# The work that defines a replica's relative speed: a prompt in chunks, then decodes in a batch.
 _REFERENCE_PROMPT, _REFERENCE_CHUNK, _REFERENCE_OUTPUT, _REFERENCE_BATCH = 1024, 512, 256, 16
 
 
 def replica_limits(group: ResolvedGroup, memory: MemoryPlan, batcher: Batcher) -> ReplicaPlan:
-    """The limits of a replica of `group`; its hardware and speed are filled in by `plan_replicas`."""
+    """Return the limits of a replica of `group`; `plan_replicas` fills in hardware and speed."""
     scheduler, stages = group.replica_scheduler_config, group.replica_config.num_pipeline_stages
     common: dict[str, Any] = {
         "max_batch": scheduler.batch_size_cap // stages,
         "max_admitted": scheduler.batch_size_cap,
         "token_limit": 0,
-        # The last token is never fed back, so it needs no room.
+        # The last token is never an input, so it takes no room in the KV-cache.
         "max_request_tokens": memory.num_blocks * memory.block_size + 1,
     }
     return ReplicaPlan(
@@ -56,7 +56,7 @@ def replica_limits(group: ResolvedGroup, memory: MemoryPlan, batcher: Batcher) -
 
 
 def table_bounds(limits: ReplicaPlan, batcher: Batcher, requests: RequestTable) -> TableBounds:
-    """The largest lookups that these requests can bring about on such a replica."""
+    """Return bounds on the table lookups that these requests can cause on such a replica."""
     totals = requests.num_prefill_tokens + requests.num_decode_tokens
     longest = min(int(totals.max(initial=1)), limits.max_request_tokens)
     max_batch = max(limits.max_batch, 1)
@@ -65,7 +65,7 @@ def table_bounds(limits: ReplicaPlan, batcher: Batcher, requests: RequestTable) 
         chunk, prefill_kv = min(longest, tokens), longest * limits.stages
         if limits.stages == 1 and limits.prefill_threshold == 0:
             prefill_kv = longest
-        # Several prefills of one batch may each have a past.
+        # Several prefills of a batch may have earlier chunks in the KV-cache.
         prefill_kv = min(prefill_kv * 2, limits.num_blocks * limits.block_size)
         chunk = tokens
     elif limits.token_limit:
@@ -90,7 +90,7 @@ def plan_hardware(
     cache: Path | None,
     block_size: int,
 ) -> HardwarePlan:
-    """Build the tables of one group. The batching overheads are for grouped-query attention only, as upstream's."""
+    """Build the tables of one group. Batching overheads apply to grouped-query attention only, as upstream."""
     model = replica.model
     grouped = model.num_q_heads > model.num_kv_heads
     skew = predictor.nccl_cpu_skew_overhead_per_device_ms * replica.tensor_parallel_size**1.25
@@ -104,7 +104,7 @@ def plan_hardware(
 
 
 def reference_seconds(plan: HardwarePlan) -> tuple[float, float]:
-    """What a stage takes for the reference work: for a prompt of 1,024 tokens, and for an iteration of 16 decodes."""
+    """Return a stage's seconds for a prompt of 1,024 tokens, and for an iteration of 16 decodes."""
     tokens, decode, prefill = plan.token_seconds(), plan.decode_seconds(), plan.prefill_seconds()
     step, chunk_step = plan.tables.kv_granularity, plan.tables.chunk_granularity
 
@@ -117,14 +117,14 @@ def reference_seconds(plan: HardwarePlan) -> tuple[float, float]:
         column = within(_REFERENCE_CHUNK // chunk_step, prefill.shape[1])
         seconds += tokens[within(_REFERENCE_CHUNK, len(tokens))] + prefill[row, column]
     batch = within(_REFERENCE_BATCH, decode.shape[0])
-    one = tokens[within(batch, len(tokens))] + decode[batch, within(_REFERENCE_PROMPT // step, decode.shape[1])]
-    return float(seconds), float(one * _REFERENCE_BATCH / batch)
+    iteration = tokens[within(batch, len(tokens))] + decode[batch, within(_REFERENCE_PROMPT // step, decode.shape[1])]
+    return float(seconds), float(iteration * _REFERENCE_BATCH / batch)
 
 
 def plan_replicas(
     config: SimulationConfig, requests: RequestTable
 ) -> tuple[list[ReplicaPlan], list[HardwarePlan], Batcher]:
-    """The plans of every replica, of every hardware group, and the batcher. Raises InputError."""
+    """Return the plans of all replicas and hardware groups, and the batcher. Raises InputError."""
     cluster = config.cluster_config
     batcher = BATCHERS.get(cluster.replica_scheduler_config.get_type())
     cache = Path(config.metrics_config.cache_dir)
@@ -159,7 +159,7 @@ def plan_replicas(
 
 
 def event_rows(events: tuple[ReplicaEventConfig, ...]) -> NDArray[np.float64]:
-    """float64[events, 4] in the order of time (vidur.engine.engine.Engine); equal times keep their order."""
+    """float64[events, 4], stably sorted by time (columns: vidur.engine.engine.Engine)."""
     rows: Floats = np.zeros((len(events), 4))
     for row, event in zip(rows, sorted(events, key=lambda event: event.time), strict=True):
         row[:] = (event.time, event.replica, _ACTIONS[event.action], event.factor)
@@ -167,7 +167,7 @@ def event_rows(events: tuple[ReplicaEventConfig, ...]) -> NDArray[np.float64]:
 
 
 def _absent_at_start(events: tuple[ReplicaEventConfig, ...]) -> set[int]:
-    """Replicas whose first event that changes whether they are there is that they join."""
+    """Return the replicas whose first event, other than slowing down, is to join."""
     first: dict[int, str] = {}
     for event in sorted(events, key=lambda event: event.time):
         if event.action != "slow":

@@ -1,4 +1,4 @@
-"""Simulating: a configuration in, a SimulationResult out; at once, many at once, or decision by decision."""
+"""Simulate a configuration: in one call, many in parallel, or decision by decision."""
 
 from __future__ import annotations
 
@@ -44,18 +44,17 @@ Progress = Callable[[int, int], None]
 
 
 class Simulator:
-    """One simulation. Use `run` for the whole of it with the configured router, or drive it decision by decision:
+    """One simulation. Call `run` to simulate to the end, or make each routing decision yourself:
 
         simulator = Simulator(config)
         while (observation := simulator.next_decision()) is not None:
             simulator.place(my_choice(observation))
         result = simulator.result()
 
-    requests: simulate these in place of what the configuration generates. router: route with this in place of the
-    configured one. Raises InputError for a configuration that cannot be simulated.
+    requests: replace the configuration's request generator. router: replaces the configured router. Raises InputError
+    for a configuration that cannot be simulated.
 
-    Where the configuration has several routers, each is one of its own: what a decision sees, and `router`, are those
-    of the one at which the request comes in.
+    With several routers (`num_routers`), a decision and `router` belong to the router that received the request.
     """
 
     def __init__(
@@ -75,12 +74,12 @@ class Simulator:
 
     @property
     def router(self) -> GlobalScheduler:
-        """The router of the last decision: the one given, or the configured one."""
+        """The router of the last decision."""
         return self.routers[self.simulation.router if len(self.routers) > 1 else 0]
 
     @cached_property
     def routers(self) -> tuple[GlobalScheduler, ...]:
-        """All routers, which are alike but for their randomness."""
+        """All routers; they differ only in their random numbers."""
         if self._router is not None:
             return (self._router,)
         count = self.config.cluster_config.num_routers
@@ -111,7 +110,7 @@ class Simulator:
 
     @cached_property
     def simulation(self) -> Simulation:
-        """The engine with this simulation's arrays."""
+        """The driver of the engine, made from the plans on first use."""
         cluster, metrics = self.config.cluster_config, self.config.metrics_config
         routers, router = self.routers, self.routers[0]
         kernel = router if isinstance(router, KernelScheduler) else None
@@ -138,10 +137,10 @@ class Simulator:
         return Simulation(engine, self.batcher)
 
     def run(self, on_progress: Progress | None = None) -> SimulationResult:
-        """Simulate to the end. `on_progress(finished, all)` is called now and then.
+        """Simulate to the end, calling `on_progress(finished, total)` regularly.
 
-        A KeyboardInterrupt, from a signal or from `on_progress`, ends the run: what has happened so far is the result,
-        marked partial, and `interrupted` is set.
+        A KeyboardInterrupt, from a signal or from `on_progress`, stops the run: the result so far is returned, marked
+        partial, and `interrupted` is set.
         """
         total = len(self.requests)
 
@@ -170,7 +169,7 @@ class Simulator:
         return self.result()
 
     def next_decision(self) -> ClusterObservation | None:
-        """Run up to the next request to be routed; None at the end. Its arrays are views that the next call changes."""
+        """Run to the next routing decision; None at the end. The arrays are views that the next call changes."""
         return self.simulation.next_decision()
 
     def place(self, replica: int) -> None:
@@ -178,7 +177,7 @@ class Simulator:
         self.simulation.place(replica)
 
     def result(self) -> SimulationResult:
-        """What has happened so far."""
+        """Return the result up to now."""
         return SimulationResult(
             config=self.config,
             recording=self.simulation.engine.recording(self.interrupted),
@@ -189,54 +188,55 @@ class Simulator:
 
 
 def announce_compilation() -> None:
-    """Say on stderr why the first simulation of this machine takes long, if it is to come."""
+    """Say on stderr that compiling takes a while, if the kernels are not cached yet."""
     if not is_cached():
         print("Compiling the simulator for this machine: once, half a minute ...", file=sys.stderr, flush=True)
 
 
 def entries(seed: int, requests: int, routers: int) -> NDArray[np.int64]:
-    """int64[requests]: at which of several routers each request comes in, all equally likely; zeros for one."""
-    # A stream beside those that the routers have.
+    """int64[requests]: the router that receives each request, uniformly at random; zeros for one router."""
+    # A random stream apart from those of the routers.
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(routers,)))
     return rng.integers(routers, size=requests) if routers > 1 else np.zeros(requests, np.int64)
 
 
 def stack_router_state(routers: Sequence[GlobalScheduler], entered: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """What routers that are kernels need in the engine's loop: memory, a row for each, and draws, a row for each
-    request. A failed replica's requests are routed again; they use their draws a second time."""
+    """Stack the routers' memory (a row per router) and draw random numbers (a row per request) for the engine.
+
+    A request that is routed again after a failure uses the same draws.
+    """
     kernels = [router for router in routers if isinstance(router, KernelScheduler)]
     memory = np.stack([kernel.memory for kernel in kernels])
     draws = np.zeros((len(entered), 2))
     for number, kernel in enumerate(kernels):
         kernel.memory = memory[number]
-        own = entered == number
-        draws[own] = kernel.draw(int(own.sum()))
+        received = entered == number
+        draws[received] = kernel.draw(int(received.sum()))
     return memory, draws
 
 
 def simulate(config: SimulationConfig, requests: RequestTable | None = None) -> SimulationResult:
-    """Simulate to the end. The same configuration gives the same result, save for `wall_seconds`."""
+    """Simulate to the end. The same configuration gives the same result, except `wall_seconds`."""
     return Simulator(config, requests).run()
 
 
 def simulate_baselines(config: SimulationConfig, requests: RequestTable) -> dict[str, SimulationResult]:
-    """The same requests under each router of `compare_with`, with its default settings; nothing is recorded but what
-    happened to requests."""
+    """Simulate the same requests under each router of `compare_with`, recording requests only."""
     metrics = dataclasses.replace(config.metrics_config, write_metrics=False)
     results = {}
     for name in config.compare_with:
         family = BaseGlobalSchedulerConfig.from_type(name)
         router = family(scheduler=name) if family is CustomGlobalSchedulerConfig else family()
         cluster = dataclasses.replace(config.cluster_config, global_scheduler_config=router)
-        other = dataclasses.replace(config, cluster_config=cluster, metrics_config=metrics, compare_with=())
-        results[name] = simulate(other, requests)
+        baseline = dataclasses.replace(config, cluster_config=cluster, metrics_config=metrics, compare_with=())
+        results[name] = simulate(baseline, requests)
     return results
 
 
 def simulate_many(configs: Iterable[SimulationConfig], workers: int | None = None) -> Iterator[SimulationResult]:
-    """Simulate independent configurations on all cores (or `workers` processes); the results in the same order.
+    """Simulate independent configurations on all cores (or in `workers` processes), yielding results in order.
 
-    The first error ends the iteration. On one worker everything runs in this process.
+    The first error ends the iteration. One worker runs everything in this process.
     """
     jobs = list(configs)
     count = min(workers or len(os.sched_getaffinity(0)), max(len(jobs), 1))

@@ -1,1 +1,1 @@
-"""The compiled hot loop and what it records."""
+"""The compiled simulation engine: its state, its kernels and the recording it leaves."""

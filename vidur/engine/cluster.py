@@ -1,8 +1,8 @@
-"""The cluster: arrivals, routing decisions, timed events, gauges; and the loop over them.
+"""The main loop of the engine: arrivals, routing decisions, timed events and gauges.
 
-Replicas touch each other only through routing, so each keeps its own clock. Before a decision at time t every replica
-that the router may look at is brought up to t: all that happens strictly before t is done (an arrival at t goes before
-what else happens at t, as upstream orders them).
+Replicas affect each other only through routing, so each keeps its own clock. Before a decision at time t the engine
+advances every replica that the router may look at to t: everything strictly before t happens first, and an arrival at t
+goes before other events at t (upstream's order).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from vidur.observation import (
 
 choose = choose_callback.call
 
-# What `run` returns.
+# The statuses that `run` returns.
 DONE, DECISION, YIELD, ROWS_FULL, TABLE_MISS = range(5)
 # The actions of timed events.
 SLOW, FAIL, RETURN, JOIN, DRAIN = range(5)
@@ -89,7 +89,7 @@ def place(request: int, replica: int, address: int) -> None:
 
 @kernel
 def read_gauges(s: State, now: float) -> None:
-    """Set the gauges to the state at `now`, up to which every replica has been brought."""
+    """Read the gauges of every replica at `now`, to which all have been advanced."""
     gauges = s.books.gauges
     for replica in range(len(s.replicas)):
         row = s.replicas[replica]
@@ -108,7 +108,7 @@ def read_gauges(s: State, now: float) -> None:
 
 @kernel
 def route_later(s: State, request: int, time: float, kind: int) -> None:
-    """Have `request` routed at `time`, after those of that time and kind that are in the queue."""
+    """Queue a routing decision for `request` at `time`, after queued ones of the same time and kind."""
     clock = s.clock[0]
     clock.sequence += 1
     push(s.decisions, clock.num_decisions, time, kind, clock.sequence, request)
@@ -117,7 +117,7 @@ def route_later(s: State, request: int, time: float, kind: int) -> None:
 
 @kernel
 def next_request(s: State) -> int:
-    """Take the request to be routed next off the queue, where the arrival after it takes its place."""
+    """Pop the next request to route. If it is an arrival, queue the arrival after it."""
     clock = s.clock[0]
     request, kind = s.decisions[0].subject, s.decisions[0].kind
     pop(s.decisions, clock.num_decisions)
@@ -131,14 +131,14 @@ def next_request(s: State) -> int:
 
 @kernel
 def abort_replica(s: State, replica: int) -> None:
-    """Lose all that the replica holds: its requests are routed again, in the order they were placed, from the start."""
+    """Drop everything on a failed replica and route its requests again from the start, in placement order."""
     row = s.replicas[replica]
     while row.ledger_head >= 0:
         number = row.ledger_head
         request = s.requests[number]
         count_dropped(s, replica, number)
         if row.hold_until_batch_ends == 1 and request.blocks > 0:
-            # The first of its batch may have finished, and then holds what others left.
+            # A finished leader keeps the blocks of the members that finished before it.
             s.requests[request.leader].blocks = 0
         request.prefill = request.prompt
         request.processed = 0
@@ -160,7 +160,7 @@ def abort_replica(s: State, replica: int) -> None:
 
 @kernel
 def apply_event(s: State, event: int) -> None:
-    """Apply a timed event, which happens now."""
+    """Apply a timed event at the current time."""
     clock, replica, action = s.clock[0], s.events[event].replica, s.events[event].action
     row = s.replicas[replica]
     clock.events_seen += 1
@@ -176,7 +176,7 @@ def apply_event(s: State, event: int) -> None:
     if action != FAIL:
         return
     if running and row.run_count > 1:
-        # The iteration under way is lost, those before it happened.
+        # Only the iteration in progress is lost.
         finish_run(s, replica, row.run_count - 1)
     abort_replica(s, replica)
 
@@ -193,8 +193,7 @@ def describe_arrival(s: State, request: int, now: float) -> None:
 
 @kernel
 def observe_ledger(s: State, now: float) -> None:
-    """Copy the ledger to `observed` with the tokens that runs under way have streamed by `now`, and the heads of the
-    queues for a first token."""
+    """Copy the ledger to `observed`, adding tokens streamed by current runs and the requests awaiting a first token."""
     ledger, observed = s.books.ledger, s.books.observed
     depth = (observed.shape[1] - ledger.shape[1]) // QUEUE_COLUMNS
     for replica in range(len(s.replicas)):
@@ -215,9 +214,9 @@ def observe_ledger(s: State, now: float) -> None:
 
 @kernel
 def observe_own(s: State, router: int, now: float) -> None:
-    """Set `observed` to the ledger of one router of several: what it placed itself, counted anew.
+    """Set `observed` to one router's own ledger, counted from the requests that it placed.
 
-    ITL_EWMA alone is that of all streams of the replica: each is an average over the same iterations.
+    ITL_EWMA covers every stream of the replica, because all streams share the same iterations.
     """
     ledger, observed = s.books.ledger, s.books.observed
     depth = (observed.shape[1] - LEDGER_COLUMNS) // QUEUE_COLUMNS
@@ -255,11 +254,11 @@ def observe_own(s: State, router: int, now: float) -> None:
 
 @kernel
 def observe(s: State, request: int, now: float) -> None:
-    """Bring what a router is shown up to `now`, at which `request` is to be routed."""
+    """Update what the router sees at `now`, when it routes `request`."""
     clock = s.clock[0]
     if clock.observed > 0 and clock.gauge_interval == 0.0:
         read_gauges(s, now)
-    # Copying the ledger of a large cluster costs more than a decision, so it is done on demand only.
+    # In a large cluster, copying the ledger costs more than a decision: copy only if the router needs it.
     if clock.observed > 1:
         if len(s.books.completions) == 1:
             observe_ledger(s, now)
@@ -272,15 +271,15 @@ def observe(s: State, request: int, now: float) -> None:
 
 @kernel
 def choose_replica(s: State, router: int, request: int, now: float, ledger: Floats) -> int:
-    """Ask a router that is a kernel."""
-    books, own = s.books, s.requests[request].router
-    view = View(now, ledger, books.gauges, books.hardware, books.arrival, books.available, books.completions[own])
-    return choose(router, (view, books.memory[own], books.draws[request]))  # type: ignore[no-any-return]
+    """Let a compiled router choose a replica."""
+    books, number = s.books, s.requests[request].router
+    view = View(now, ledger, books.gauges, books.hardware, books.arrival, books.available, books.completions[number])
+    return choose(router, (view, books.memory[number], books.draws[request]))  # type: ignore[no-any-return]
 
 
 @kernel
 def next_decision_time(s: State) -> float:
-    """When a request is routed next, as far as is known; inf while no replica is available."""
+    """Return the time of the next queued decision; inf if none is queued or no replica is available."""
     clock = s.clock[0]
     if clock.num_available == 0 or clock.num_decisions == 0:
         return np.inf
@@ -289,10 +288,9 @@ def next_decision_time(s: State) -> float:
 
 @kernel
 def plan_gauges(s: State) -> None:
-    """Set the timer for the next reading of the gauges, if they are refreshed before the next decision or event.
+    """Schedule the last gauge refresh before the next decision or event, if one is due.
 
-    Nobody looks at them between decisions, so that all refreshes but the last before one are left out; those of an
-    event show what was before it.
+    Only decisions read gauges, so earlier refreshes are skipped. A refresh before an event must not see its effect.
     """
     clock = s.clock[0]
     looked_at = min(next_decision_time(s), earliest(s.timers, clock.num_timers))
@@ -307,7 +305,7 @@ def plan_gauges(s: State) -> None:
 
 @kernel
 def fire_timer(s: State) -> None:
-    """Do what the first timer is for, now that every replica has been brought up to it."""
+    """Run the first timer's action. Every replica has been advanced to its time."""
     clock, timer = s.clock[0], s.timers[0]
     time, kind, subject = timer.time, timer.kind, timer.subject
     pop(s.timers, clock.num_timers)
@@ -322,7 +320,7 @@ def fire_timer(s: State) -> None:
 
 @kernel
 def bring_up(s: State, first: int, last: int, until: float, batcher: int) -> int:
-    """Bring the replicas from `first` to before `last` up to `until`. Returns _ADVANCED, or what `run` is to return."""
+    """Advance the replicas in [first, last) to `until`. Returns _ADVANCED, or the status that `run` must return."""
     clock = s.clock[0]
     for replica in range(first, last):
         while s.next_time[replica] < until:
@@ -343,7 +341,7 @@ def bring_up(s: State, first: int, last: int, until: float, batcher: int) -> int
 
 @kernel
 def stop_at(s: State, until: float) -> None:
-    """Apply the iterations of the runs under way that end before `until`."""
+    """Apply the iterations of current runs that end before `until`."""
     for replica in range(len(s.replicas)):
         if s.replicas[replica].stages == 1 and s.replicas[replica].in_flight > 0:
             done = ended_iterations(s, replica, until)
@@ -353,11 +351,11 @@ def stop_at(s: State, until: float) -> None:
 
 @kernel
 def run(batcher: int, router: int, budget: int, address: int) -> int:
-    """Simulate until something needs the caller: DONE, DECISION (the request in `Clock.current` is to be placed), YIELD
-    (the budget of steps is spent), ROWS_FULL (room for rows is short), TABLE_MISS. Calling again goes on.
+    """Simulate until the caller must act; call again to continue.
 
-    batcher: the handle of a batching policy. router: the handle of a kernel that decides; with 0 the caller decides and
-    calls `place`. address: of the State.
+    Returns DONE, DECISION (place the request `Clock.current`), YIELD (the step budget is spent), ROWS_FULL or
+    TABLE_MISS. batcher: a handle of `form_batch`. router: a handle of `choose`, or 0 if the caller decides and calls
+    `place`. address: of the State.
     """
     s = open_state(address)
     clock = s.clock[0]

@@ -1,11 +1,11 @@
-"""Compiling kernels, and keeping what was compiled.
+"""Compile kernels and cache them on disk.
 
-Numba's own cache looks at the file of a kernel but not at the files of the kernels that it calls, so an edit can leave
-a stale caller behind. Here the cache folder is named after the contents of every kernel file, hence an edit anywhere
-starts a new folder. With NUMBA_DISABLE_JIT=1 every kernel is plain Python.
+Numba's cache checks a kernel's own file but not the files of the kernels it calls, so an edit can leave a stale caller.
+Here the folder's name is a hash of every kernel file: any edit starts a new folder. NUMBA_DISABLE_JIT=1 runs kernels as
+plain Python.
 
-Whoever can write to the folder can have their code run, so a folder that other users can write to is not used, unless
-VIDUR_TRUST_CACHE=1. Without a folder kernels are compiled in every process.
+Cached machine code is executed, so a folder that other users can write to is refused unless VIDUR_TRUST_CACHE=1.
+Without a folder every process compiles anew.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _settings: Any = numba.config
 COMPILED = not _settings.DISABLE_JIT
 _OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 _WHAT = "Compiled kernels"
-# Where kernels lie, and the plain functions that are compiled with them.
+# Folders of the kernels and of the plain functions compiled with them.
 KERNEL_FOLDERS = ("vidur/engine", "vidur/scheduler", "rl/router", "rl/simulate")
 # Kernels that Python calls.
 ENTRY_POINTS = ("run", "place")
 
 
 def kernel_folder() -> Path | None:
-    """Where compiled kernels lie: by the kernels' sources and where they lie. None where they cannot be kept safely."""
+    """Return the cache folder for these kernel sources at this path; None if no safe folder can be made."""
     packages = Path(__file__).resolve().parent.parent.parent
     digest = hashlib.sha256(f"{numba.__version__} {packages}".encode())
     for folder in KERNEL_FOLDERS:
         for file in sorted((packages / folder).rglob("*.py")):
-            # Numba asks for the time of a file too, and compiles anew where it has changed.
+            # Numba recompiles when a file's modification time changes, so it belongs to the key.
             digest.update(f"{file.relative_to(packages)} {file.stat().st_mtime_ns}".encode())
             digest.update(file.read_bytes())
     kept = cache_folder(f"kernels/{digest.hexdigest()[:16]}", _WHAT)
@@ -49,7 +49,7 @@ def kernel_folder() -> Path | None:
     unsafe = writable_by_others(kept)
     if unsafe is not None:
         warn_once(
-            f"{_WHAT} are not kept: other users can write to {unsafe}, and what lies there would be run; set "
+            f"{_WHAT} are not kept: other users can write to {unsafe} and could run code as you; set "
             "VIDUR_CACHE_DIR to a folder of your own, or VIDUR_TRUST_CACHE=1 if you trust them"
         )
         return None
@@ -57,12 +57,12 @@ def kernel_folder() -> Path | None:
 
 
 _FOLDER = kernel_folder() if COMPILED else None
-# Numba's cache folder is one setting of the process, and simulations begin in threads.
+# Numba's cache folder is a process-wide setting, and simulations may start in several threads.
 lock = threading.RLock()
 
 
 def is_cached() -> bool:
-    """Whether a process compiled these kernels before, so that nothing has to be compiled now."""
+    """Whether an earlier process compiled and cached these kernels."""
     return not COMPILED or (_FOLDER is not None and (_FOLDER / "complete").exists())
 
 
@@ -74,7 +74,7 @@ def mark_cached() -> None:
 
 
 class _KernelCache(FunctionCache):
-    """Numba's cache of one kernel, which goes without where the disk is full."""
+    """Numba's cache of one kernel, which skips saving when the disk is full."""
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         with optional(_WHAT):
@@ -82,7 +82,7 @@ class _KernelCache(FunctionCache):
 
 
 def _in_folder(make: Callable[[], Any]) -> Any:
-    """Call `make` with Numba's cache in our folder; other users of Numba in this process keep theirs."""
+    """Call `make` with Numba's cache folder set to ours, then restore it for other users of Numba."""
     with lock:
         before = _settings.CACHE_DIR
         _settings.CACHE_DIR = str(_FOLDER)
@@ -93,10 +93,9 @@ def _in_folder(make: Callable[[], Any]) -> Any:
 
 
 def kernel(function: F) -> F:
-    """Compile `function` on its first call. It cannot make arrays: see `allocating_kernel`.
+    """Compile `function` on its first call, inlined into its callers. It cannot make arrays: see `allocating_kernel`.
 
-    Callers take the kernel in whole. Without Numba's memory management no array is counted up and down, atomically, at
-    every call and slice, which takes a third of the time of a step.
+    Numba's memory management is off: its atomic reference counts at every call and slice cost a third of a step.
     """
     inline = function.__name__ not in ENTRY_POINTS
     return _compile(function, nogil=True, forceinline=inline, _nrt=False)
@@ -117,7 +116,7 @@ def _compile(function: F, **options: Any) -> F:
 
 
 def compile_callback(signature: Any, function: Callable[..., Any]) -> Any:
-    """A C function of this Numba signature; its `address` is good as long as the object lives."""
+    """Compile a C function of this Numba signature; its `address` is valid while the object lives."""
     if _FOLDER is not None:
         with optional(_WHAT):
             return _in_folder(lambda: numba.cfunc(signature, cache=True, **_OPTIONS)(function))

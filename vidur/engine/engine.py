@@ -1,4 +1,4 @@
-"""The engine of one simulation: its state, made from plans; and the recording made from it."""
+"""Build the state of one simulation from its plans, and its recording from the state."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from vidur.engine.timers import ARRIVED, EVENT
 if TYPE_CHECKING:
     from vidur.request_generator.request_table import RequestTable
 
-# Fields of a replica that its plan gives.
+# Fields of a Replica that are copied from its plan.
 _PLANNED = (
     "hardware", "stages", "num_blocks", "block_size", "max_blocks_per_request", "watermark", "max_batch",
     "max_admitted", "token_limit", "max_waiting_iters", "grows", "hold_until_batch_ends", "prefill_threshold",
@@ -78,7 +78,7 @@ def _tables(plans: list[HardwarePlan]) -> Tables:
     parts: list[Floats] = []
 
     def add(table: Floats) -> int:
-        """Where in the flat array the table begins."""
+        """Append a table and return where it begins in the flat array."""
         parts.append(table.ravel())
         return sum(len(part) for part in parts[:-1])
 
@@ -119,15 +119,15 @@ def _clock(requests: int, events: int, books: Books, options: EngineOptions) -> 
     row.time_limit, row.gauge_interval, row.gauges_at = options.time_limit, options.gauge_interval, -1.0
     row.num_arrivals, row.num_decisions, row.num_timers = requests, min(requests, 1), events
     row.chosen, row.num_available, row.records = -1, books.available.sum(), int(options.record_rows)
-    # The engine's own ledger is of all routers.
+    # The engine's ledger covers all routers; each router's own must be counted for it.
     row.observed = 2 if len(books.memory) > 1 and options.observed == 1 else options.observed
     return clock
 
 
 class Engine:
-    """The state of one simulation, and its address as kernels take it.
+    """Holds the state of one simulation and the address by which kernels take it.
 
-    events, float64[events, 4]: seconds, replica, action (vidur.engine.cluster), factor; by time.
+    events, float64[events, 4]: seconds, replica, action (vidur.engine.cluster), factor; sorted by time.
     """
 
     def __init__(
@@ -142,8 +142,8 @@ class Engine:
         count, replicas, events = len(table), len(replica_plans), events.reshape(-1, 4)
         stages = max(plan.stages for plan in replica_plans)
         capacity = max(max(plan.max_admitted, plan.stages * plan.max_batch) for plan in replica_plans) + 1
-        # Untouched rows cost no memory, so there is room for what a request usually takes: every batch is a row where
-        # a replica has several stages, every change of the batch where it has one.
+        # Untouched rows cost no memory, so reserve what requests usually need: a row per batch and stage in a pipeline,
+        # a row per change of the batch otherwise.
         rows = 4096 + count * (200 * stages if stages > 1 else 20) if options.record_rows else 0
         books = _books(replica_plans, count, options)
         service: Any = records(Stage, replicas, stages)
@@ -157,7 +157,7 @@ class Engine:
             members=records(Member, replicas, stages, capacity),
             stages=service,
             stage_queue=np.zeros((replicas, stages, stages), np.int64),
-            # Each stage that ends at an instant brings few more: two, a batch, and its way through idle stages.
+            # A bound on the followers of one instant: each ending stage adds two, and a batch may cross idle stages.
             followers=records(Follower, 64 + 16 * stages * stages),
             clock=_clock(count, len(events), books, options),
             decisions=_first_decision(table),
@@ -192,7 +192,7 @@ class Engine:
         return self.state.clock[0]
 
     def _changing(self) -> dict[str, NDArray[Any]]:
-        """The arrays that a simulation without recorded rows changes, records as int64[..., fields]."""
+        """Return the arrays that a simulation without recorded rows changes; records as int64[..., fields]."""
         books = self.state.books._asdict()
         parts = {**self.state._asdict(), **books, "hardware": None, "draws": None}
         for constant in ("events", "tables", "books", "log"):
@@ -200,17 +200,17 @@ class Engine:
         return {name: _as_numbers(array) for name, array in parts.items() if array is not None}
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
-        """Copies of all that changes as a simulation without recorded rows goes on."""
+        """Copy everything that a simulation without recorded rows changes."""
         return {name: array.copy() for name, array in self._changing().items()}
 
     def restore(self, snapshot: Mapping[str, NDArray[Any]], requests: int | None = None) -> None:
-        """Go on from where `snapshot` was taken, in an engine made alike; of the requests put back as many as said."""
+        """Return to `snapshot`, taken from an engine of the same shape; only the first `requests` requests if given."""
         for name, array in self._changing().items():
             rows = requests if name == "requests" else None
             array[:rows] = snapshot[name][:rows]
 
     def grow_rows(self) -> None:
-        """Make room for twice as many rows."""
+        """Double the room for recorded rows."""
         log: Any = self.state.log
         used = int(self.clock.num_rows)
         rows: Any = records(Row, 2 * len(log.rows))
@@ -219,7 +219,7 @@ class Engine:
         self._describe()
 
     def recording(self, partial: bool) -> Recording:
-        """What has happened so far."""
+        """Return the recording up to now."""
         clock, log = self.clock, self.state.log
         rows: Any = log.rows[: int(clock.num_rows)]
         members, used = None, log.members[: int(clock.num_members)]
@@ -273,14 +273,14 @@ class Engine:
 
 
 def _as_numbers(array: NDArray[Any]) -> NDArray[Any]:
-    """A view of records, all of whose fields take 8 bytes, as int64[..., fields]; other arrays as they are."""
+    """View records of 8-byte fields as int64[..., fields]; other arrays unchanged."""
     if array.dtype.names is None:
         return array
     return array.view(np.ndarray).view(np.int64).reshape(*array.shape, len(array.dtype.names))
 
 
 def _first_decision(table: RequestTable) -> Any:
-    """The queue of routing decisions: the first arrival is in it, each later one takes the place of the one before."""
+    """Make the queue of routing decisions. It holds the first arrival; routing it queues the next one."""
     decisions: Any = records(Timer, len(table) + 1)
     if len(table):
         decisions[0].time, decisions[0].kind = table.arrived_at[0], ARRIVED
@@ -295,9 +295,9 @@ def _events(events: Floats) -> Any:
 
 
 def _event_timers(events: Floats) -> Any:
-    """The heap of timers with all events in it: those of one instant in their order. One more is for the gauges."""
+    """Make the heap of timers with every event, ordered within an instant, and room for one gauge timer."""
     timers: Any = records(Timer, len(events) + 1)
-    # What is sorted is a heap.
+    # A sorted array is a heap.
     timers["time"][:-1], timers["kind"][:-1] = events[:, 0], EVENT
     timers["number"][:-1] = timers["subject"][:-1] = np.arange(len(events))
     return timers

@@ -1,6 +1,6 @@
-"""What becomes of the requests of a replica if no more are placed on it: the engine run ahead, and put back.
+"""Run one replica ahead without further arrivals, then restore the state.
 
-With the true output lengths, which no router knows: for rewards, training labels and upper bounds.
+Uses the true output lengths, which no router knows: for rewards, training labels and upper bounds only.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from vidur.engine.pipeline import step_pipeline
 from vidur.engine.replica import step_replica
 from vidur.engine.state import Batch, Clock, Floats, Ints, Member, Records, Replica, Request, Stage, State
 
-# The parts of a cost, summed over requests: seconds, seconds, seconds squared, seconds of TTFT beyond its objective,
-# requests whose TTFT, and whose TPOT, misses its objective.
+# The parts of a cost, summed over requests: E2E, TTFT, TTFT squared, TTFT beyond its objective, in seconds; numbers
+# of requests that miss the TTFT and the TPOT objective.
 COST_E2E, COST_TTFT, COST_TTFT_SQUARED, COST_TTFT_EXCESS, COST_TTFT_MISSED, COST_TPOT_MISSED = range(6)
 COST_PARTS = 6
 
 
 class Saved(NamedTuple):
-    """All that running one replica changes, save what is recorded and the numbers of `numbers`' requests."""
+    """A copy of everything that running one replica without recording changes; `numbers` are its requests."""
 
     numbers: Ints
     requests: Records[Request]
@@ -42,7 +42,7 @@ class Saved(NamedTuple):
 
 @allocating_kernel
 def requests_on(s: State, replica: int, arriving: int) -> Ints:
-    """The outstanding requests of the replica in the order they were placed, then `arriving` if it is one."""
+    """Return the outstanding requests of the replica in placement order, then `arriving` unless it is -1."""
     count = 1 if arriving >= 0 else 0
     request = s.replicas[replica].ledger_head
     while request >= 0:
@@ -60,7 +60,7 @@ def requests_on(s: State, replica: int, arriving: int) -> Ints:
 
 @allocating_kernel
 def save_replica(s: State, replica: int, numbers: Ints) -> Saved:
-    """Copy all that running `replica`, with no other requests than `numbers`, changes."""
+    """Copy everything that running `replica` changes when `numbers` are its only requests."""
     rows = len(numbers)
     requests = s.requests[:rows].copy()
     for i in range(rows):
@@ -84,7 +84,7 @@ def save_replica(s: State, replica: int, numbers: Ints) -> Saved:
 
 @allocating_kernel
 def restore_replica(s: State, replica: int, saved: Saved) -> None:
-    """Put back what `save_replica` copied."""
+    """Restore what `save_replica` copied."""
     for i in range(len(saved.numbers)):
         s.requests[saved.numbers[i] : saved.numbers[i] + 1] = saved.requests[i : i + 1]
     s.replicas[replica : replica + 1] = saved.replica
@@ -102,8 +102,10 @@ def restore_replica(s: State, replica: int, saved: Saved) -> None:
 
 @allocating_kernel
 def add_cost(sign: float, request: Request, first: float, completed: float, objectives: Floats, costs: Floats) -> None:
-    """Add the parts of the cost of a request that has its first token at `first` and is complete at `completed`, times
-    `sign`, to `costs`. objectives: TTFT and TPOT, in seconds."""
+    """Add `sign` times the cost of a request with first token at `first` and end at `completed` to `costs`.
+
+    objectives: TTFT and TPOT in seconds.
+    """
     ttft = first - request.arrived_at
     tpot = (completed - first) / max(request.output - 1, 1)
     costs[COST_E2E] += sign * (completed - request.arrived_at)
@@ -118,7 +120,7 @@ def add_cost(sign: float, request: Request, first: float, completed: float, obje
 
 @allocating_kernel
 def run_empty(s: State, replica: int, batcher: int) -> bool:
-    """Run the replica until it has nothing left to do; records nothing. False: a lookup beyond the tables."""
+    """Run the replica until it is idle, without recording. Returns False on a lookup beyond the tables."""
     s.clock[0].records = 0
     ok = True
     while ok and s.next_time[replica] < np.inf:
@@ -134,12 +136,12 @@ def foresee(
     s: State, replica: int, arriving: int, keep: bool, batcher: int, objectives: Floats, projected: Floats,
     costs: Floats,
 ) -> bool:  # fmt: skip
-    """Add to `costs`, float64[COST_PARTS], by how much the cost of the replica's requests grows if request `arriving`
-    (or none, at -1) is placed on it now: what becomes of them then, less what `projected` says.
+    """Add to `costs` how much the cost of the replica's requests grows if `arriving` (-1: none) is placed there now.
 
-    projected, float64[requests, 2]: when each outstanding request of the replica will have its first token and be
-    complete; nan for one that is not placed. With `keep` it takes what was foreseen. The engine's state is what it
-    was. False: a lookup beyond the tables, or a request that the replica refuses.
+    The growth is the cost of running the replica ahead minus the cost that `projected` gives. projected,
+    float64[requests, 2]: times of the first token and the end of each outstanding request; nan if not placed. `keep`
+    stores the new times there. The engine's state is restored. costs: float64[COST_PARTS]. Returns False on a lookup
+    beyond the tables, or if the replica refuses the request.
     """
     numbers = requests_on(s, replica, arriving)
     saved = save_replica(s, replica, numbers)

@@ -1,4 +1,4 @@
-"""One iteration: what a batch holds, how long it takes, what it changes, and its recorded row."""
+"""One iteration of a batch: its sums, its duration, its effect on requests, and its recorded row."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from vidur.engine.queues import release
 from vidur.engine.state import State
 from vidur.observation import STREAMED_TOKENS
 
-# Which table a lookup missed.
+# Table lookups that can fail.
 TOKEN_MISS, DECODE_MISS, PREFILL_KV_MISS, PREFILL_CHUNK_MISS, BATCH_MISS = range(1, 6)
 
 
 @kernel
 def measure_batch(s: State, replica: int, now: float, slot: int, size: int) -> int:
-    """Note when the batch's requests were first scheduled, and sum the batch up in its record.
+    """Sum the batch up in its record, and set `scheduled_at` of requests in their first batch.
 
-    Returns after how many iterations the first of its decodes ends.
+    Returns the number of iterations until the first decode ends.
     """
     row = s.replicas[replica]
     step = s.tables.hardware[row.hardware].kv_step
@@ -65,13 +65,13 @@ def measure_batch(s: State, replica: int, now: float, slot: int, size: int) -> i
 
 
 @kernel
-def note_miss(s: State, replica: int, table: int, asked: int, held: int) -> float:
-    """Note a lookup beyond a table. Returns the time that says so."""
+def table_miss(s: State, replica: int, table: int, asked: int, largest: int) -> float:
+    """Record a lookup beyond a table for the error message. Returns -1, a time that means failure."""
     clock = s.clock[0]
     clock.error = table
     clock.error_replica = replica
     clock.error_asked = asked
-    clock.error_held = held
+    clock.error_largest = largest
     return -1.0
 
 
@@ -82,9 +82,9 @@ def decode_time(s: State, replica: int, slot: int) -> float:
     decodes, step = batch.decode_size, hardware.kv_step
     column = (batch.decode_kv // decodes + step - 1) // step
     if decodes >= hardware.decode_rows:
-        return note_miss(s, replica, BATCH_MISS, decodes, hardware.decode_rows - 1)
+        return table_miss(s, replica, BATCH_MISS, decodes, hardware.decode_rows - 1)
     if column >= hardware.decode_columns:
-        return note_miss(s, replica, DECODE_MISS, column * step, (hardware.decode_columns - 1) * step)
+        return table_miss(s, replica, DECODE_MISS, column * step, (hardware.decode_columns - 1) * step)
     return s.tables.seconds[hardware.decode_table + decodes * hardware.decode_columns + column]  # type: ignore[no-any-return]
 
 
@@ -96,20 +96,20 @@ def prefill_time(s: State, replica: int, slot: int) -> float:
     row = batch.prefill_kv // step
     column = (batch.prefill_chunk + chunk_step - 1) // chunk_step
     if row >= hardware.prefill_rows:
-        return note_miss(s, replica, PREFILL_KV_MISS, batch.prefill_kv, (hardware.prefill_rows - 1) * step)
+        return table_miss(s, replica, PREFILL_KV_MISS, batch.prefill_kv, (hardware.prefill_rows - 1) * step)
     if column >= hardware.prefill_columns:
-        held = (hardware.prefill_columns - 1) * chunk_step
-        return note_miss(s, replica, PREFILL_CHUNK_MISS, batch.prefill_chunk, held)
+        largest = (hardware.prefill_columns - 1) * chunk_step
+        return table_miss(s, replica, PREFILL_CHUNK_MISS, batch.prefill_chunk, largest)
     seconds = s.tables.seconds[hardware.prefill_table + row * hardware.prefill_columns + column]
     return seconds * hardware.prefill_overhead if batch.prefill_size > 1 else seconds  # type: ignore[no-any-return]
 
 
 @kernel
 def batch_time(s: State, replica: int, slot: int) -> float:
-    """Seconds that one stage takes for the batch, less the transfer to the next stage. Negative: beyond the tables."""
+    """Return a stage's seconds for the batch, without the transfer to the next; negative: beyond the tables."""
     batch, hardware = s.batches[replica, slot], s.tables.hardware[s.replicas[replica].hardware]
     if batch.tokens >= hardware.token_length:
-        return note_miss(s, replica, TOKEN_MISS, batch.tokens, hardware.token_length - 1)
+        return table_miss(s, replica, TOKEN_MISS, batch.tokens, hardware.token_length - 1)
     seconds = s.tables.seconds[hardware.token_table + batch.tokens]
     if batch.decode_size > 0:
         decode = decode_time(s, replica, slot)
@@ -123,14 +123,14 @@ def batch_time(s: State, replica: int, slot: int) -> float:
         seconds += prefill
     if hardware.cpu_length > 0:
         if batch.num_requests >= hardware.cpu_length:
-            return note_miss(s, replica, BATCH_MISS, batch.num_requests, hardware.cpu_length - 1)
+            return table_miss(s, replica, BATCH_MISS, batch.num_requests, hardware.cpu_length - 1)
         seconds += s.tables.seconds[hardware.cpu_table + batch.num_requests]
     return seconds  # type: ignore[no-any-return]
 
 
 @kernel
 def free_finished(s: State, replica: int, request: int) -> None:
-    """Free the blocks of a finished request, or leave them to the first request of its batch, which is freed last."""
+    """Free a finished request's blocks, or pass them to its batch's leader where blocks stay until the batch ends."""
     if s.replicas[replica].hold_until_batch_ends == 0:
         release(s, replica, request)
         return
@@ -143,15 +143,14 @@ def free_finished(s: State, replica: int, request: int) -> None:
 
 @kernel
 def advance_request(s: State, replica: int, request: int, tokens: int, iterations: int, now: float) -> bool:
-    """Count the tokens that a request processed in `iterations` of a batch, each `tokens`. Returns whether that was the
-    last of them."""
+    """Advance a request by `iterations` of `tokens` each. Returns whether it is complete."""
     row = s.requests[request]
     processed = row.processed + iterations * tokens
     new_tokens = 0
     if row.prefilled:
         new_tokens = iterations
         if iterations > 1 and s.replicas[replica].grows == 1:
-            # Room for the tokens processed was made before each iteration, the last one included.
+            # Blocks were allocated before each iteration, the last one included.
             needed = -(-(processed - 1) // s.replicas[replica].block_size)
             if needed > row.blocks:
                 s.replicas[replica].allocated += needed - row.blocks
@@ -170,10 +169,10 @@ def advance_request(s: State, replica: int, request: int, tokens: int, iteration
 
 @kernel
 def end_batch(s: State, replica: int, slot: int, iterations: int, now: float) -> None:
-    """Advance the requests of a batch that ran `iterations` times (more than once only if all are in decode).
+    """Advance the requests of a batch that ran `iterations` times (more than one only if all are in decode).
 
-    When it began and what it spent in and between stages is in its record. Finished requests leave the replica; the
-    others go to the end of `ready`.
+    Its record holds its start and the time spent in and between stages. Finished requests leave the replica; the others
+    go to the end of `ready`.
     """
     row, batch = s.replicas[replica], s.batches[replica, slot]
     began, execution, gaps, size = batch.began_at, batch.execution_time, batch.gaps, batch.num_requests
@@ -208,7 +207,7 @@ def end_batch(s: State, replica: int, slot: int, iterations: int, now: float) ->
 
 @kernel
 def advance_decodes(s: State, replica: int, slot: int, now: float) -> None:
-    """Advance the requests of a batch of decodes, none of which ends, by one iteration; they stay in the batch."""
+    """Advance a batch of decodes, none of which ends, by one iteration; its requests stay in it."""
     batch = s.batches[replica, slot]
     began, execution, gaps, size = batch.began_at, batch.execution_time, batch.gaps, batch.num_requests
     count_itl(s, replica, now - began, 1)
@@ -225,7 +224,7 @@ def advance_decodes(s: State, replica: int, slot: int, now: float) -> None:
 
 @kernel
 def repeat_decodes(s: State, replica: int, slot: int) -> None:
-    """Give the requests of a batch of decodes the blocks for another iteration, and sum it up in its record."""
+    """Allocate the blocks for another iteration of a batch of decodes and update the batch's sums."""
     row, batch = s.replicas[replica], s.batches[replica, slot]
     if row.grows == 1:
         for i in range(batch.num_requests):
@@ -247,8 +246,10 @@ def record_row(
     s: State, replica: int, stage: int, slot: int, number: int, scheduled: float, start: float, seconds: float,
     count: int,
 ) -> None:  # fmt: skip
-    """Record `count` equal iterations of one stage, from `start` on, if batches are recorded at all; and the members of
-    the batch as long as there is room for them. number: of the first iteration; scheduled: when it was formed."""
+    """If batches are recorded, record `count` equal iterations of one stage from `start` on, and members if they fit.
+
+    number: of the first iteration. scheduled: when the batch was formed.
+    """
     clock, log, batch = s.clock[0], s.log, s.batches[replica, slot]
     if clock.records == 0:
         return

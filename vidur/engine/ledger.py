@@ -1,4 +1,4 @@
-"""The router's ledger as the engine keeps it: placements, first tokens, completions (vidur.observation)."""
+"""Keep the router's ledger: placements, first tokens and completions (columns: vidur.observation)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def count_first_token(s: State, replica: int, request: int) -> None:
 
 @kernel
 def count_dropped(s: State, replica: int, request: int) -> None:
-    """Take a request off the ledger, whether it has ended or its replica failed."""
+    """Remove a request that has ended, or whose replica failed, from the ledger."""
     ledger = s.books.ledger
     drop_ledger(s, replica, request)
     ledger[replica, OUTSTANDING] -= 1
@@ -64,12 +64,12 @@ def count_dropped(s: State, replica: int, request: int) -> None:
 
 @kernel
 def count_itl(s: State, replica: int, seconds: float, count: int) -> None:
-    """Note `count` tokens, one after the other, in `seconds` each, on every stream of the replica."""
+    """Update the replica's average inter-token latency with `count` successive tokens, `seconds` apart."""
     ledger = s.books.ledger
     if ledger[replica, ITL_EWMA] == 0.0:
         ledger[replica, ITL_EWMA] = seconds
         return
-    # Linear in the count where an average of single tokens would take a power of it.
+    # A linear approximation of `count` updates of an exponential average.
     weight = min(1.0, ITL_EWMA_WEIGHT * count)
     ledger[replica, ITL_EWMA] += weight * (seconds - ledger[replica, ITL_EWMA])
 

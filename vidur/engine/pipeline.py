@@ -1,7 +1,7 @@
-"""A replica of several pipeline stages: as many batches in flight as stages, one batch in a stage at a time.
+"""A replica with several pipeline stages: at most one batch per stage, and as many in flight as stages.
 
-At one instant, stages that end go first, in the order they began; then what follows from them, first in, first out:
-upstream's order of (time, creation number).
+Within an instant, stages end first, in the order they began; their consequences (followers) come next, first in, first
+out. This is upstream's order of (time, creation number).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from vidur.engine.state import State
 
 form_batch = form_batch_callback.call
 
-# The kinds of what follows. The subject is a stage; or a slot, and for an arrival stage * stages + slot.
+# The kinds of followers. Subject: stage * stages + slot, a stage, a slot, unused.
 STAGE_ARRIVAL, STAGE_SCHEDULE, BATCH_END, REPLICA_SCHEDULE = range(4)
 
 
 @kernel
 def stage_that_ends(s: State, replica: int, now: float) -> int:
-    """The stage that ends at `now` and began first, or -1."""
+    """Return the stage that ends at `now` and began first, or -1."""
     first = -1
     for stage in range(s.replicas[replica].stages):
         row = s.stages[replica, stage]
@@ -49,7 +49,7 @@ def free_slot(s: State, replica: int) -> int:
 
 @kernel
 def reset_pipeline(s: State, replica: int) -> None:
-    """Forget every batch in flight."""
+    """Drop every batch in flight."""
     for stage in range(s.replicas[replica].stages):
         row = s.stages[replica, stage]
         row.ends_at = np.inf
@@ -60,7 +60,7 @@ def reset_pipeline(s: State, replica: int) -> None:
 
 @kernel
 def follow(s: State, tail: int, kind: int, subject: int) -> int:
-    """Add what follows, behind `tail` entries. Returns the new number of them."""
+    """Append a follower behind `tail` entries. Returns their new number."""
     s.followers[tail].kind = kind
     s.followers[tail].subject = subject
     return tail + 1
@@ -68,7 +68,7 @@ def follow(s: State, tail: int, kind: int, subject: int) -> int:
 
 @kernel
 def end_stages(s: State, replica: int, now: float) -> int:
-    """End the stages that end now. Returns how many entries follow from that."""
+    """End the stages that are due now. Returns the number of followers."""
     tail, last = 0, s.replicas[replica].stages - 1
     stage = stage_that_ends(s, replica, now)
     while stage >= 0:
@@ -93,7 +93,7 @@ def end_stages(s: State, replica: int, now: float) -> int:
 
 @kernel
 def begin_stage(s: State, replica: int, stage: int, now: float) -> bool:
-    """Begin the next batch that queues for a stage, if the stage is free. False: a lookup beyond the tables."""
+    """Start the next batch in a stage's queue if the stage is free. Returns False on a lookup beyond the tables."""
     replica_row, row = s.replicas[replica], s.stages[replica, stage]
     if row.slot >= 0 or row.queued == 0:
         return True
@@ -137,7 +137,7 @@ def can_repeat(s: State, replica: int, slot: int) -> bool:
 
 @kernel
 def begin_batch(s: State, replica: int, slot: int, now: float, tail: int) -> int:
-    """Send a batch to the first stage. Returns the new number of entries."""
+    """Send a batch to the first stage. Returns the new number of followers."""
     row, batch, clock = s.replicas[replica], s.batches[replica, slot], s.clock[0]
     batch.in_use = 1
     batch.number = clock.next_batch
@@ -152,7 +152,7 @@ def begin_batch(s: State, replica: int, slot: int, now: float, tail: int) -> int
 
 @kernel
 def return_members(s: State, replica: int, slot: int) -> None:
-    """Put the requests of a batch that has ended to the end of `ready`."""
+    """Append the requests of an ended batch to `ready`."""
     row = s.replicas[replica]
     for i in range(s.batches[replica, slot].num_requests):
         s.ready[replica, row.ready + i] = s.members[replica, slot, i].request
@@ -162,7 +162,7 @@ def return_members(s: State, replica: int, slot: int) -> None:
 
 @kernel
 def form_batches(s: State, replica: int, now: float, tail: int, batcher: int) -> int:
-    """Form batches as long as fewer are in flight than there are stages. Returns the new number of entries."""
+    """Form batches while fewer are in flight than there are stages. Returns the new number of followers."""
     row = s.replicas[replica]
     while row.in_flight < row.stages:
         slot = free_slot(s, replica)
@@ -181,11 +181,11 @@ def form_batches(s: State, replica: int, now: float, tail: int, batcher: int) ->
 
 @kernel
 def step_pipeline(s: State, replica: int, batcher: int) -> bool:
-    """Do all that happens on the replica at its next time. False: a lookup beyond the tables."""
+    """Do everything that happens on the replica at its next time. Returns False on a lookup beyond the tables."""
     now, row = s.next_time[replica], s.replicas[replica]
     stages = row.stages
     head, tail = 0, end_stages(s, replica, now)
-    # The batch of decodes that has just ended, if it can go on as it is.
+    # The slot of a batch of decodes that just ended and may run again unchanged.
     repeating = -1
     if row.schedule_at == now:
         row.schedule_at = np.inf

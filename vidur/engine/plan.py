@@ -1,4 +1,4 @@
-"""What a simulation is made from: plans of replicas and hardware, and options."""
+"""Plans of replicas and hardware, and engine options: the inputs of a simulation."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ UNLIMITED = 1 << 40
 
 @dataclass(frozen=True)
 class HardwarePlan:
-    """One hardware group: its tables and what turns them into the seconds of a stage.
+    """One hardware group: its tables and the factors that turn them into a stage's seconds.
 
     nccl_overhead_ms: added to each all-reduce. time_factor: multiplies all times. The batching overheads are
-    fractions, for more than one request; 0 for models without grouped-query attention.
+    fractions for batches of several requests; 0 for models without grouped-query attention.
     """
 
     tables: ExecutionTimeTables
@@ -32,13 +32,13 @@ class HardwarePlan:
     time_factor: float = 1.0
 
     def _rounded_tokens(self) -> tuple[Ints, Ints]:
-        """The numbers of tokens that the tables hold, from 0, and what each is rounded up to."""
+        """Return all token counts of the tables, and each rounded up to the tables' step."""
         step = self.tables.token_rounding
         tokens = np.arange(self.tables.max_tokens // step * step + 1)
         return tokens, -(-tokens // step) * step
 
     def token_seconds(self) -> Floats:
-        """float64[max_tokens + 1]: a stage's time for the operations that depend on the number of tokens alone.
+        """float64[max_tokens + 1]: a stage's time for the operations that depend only on the number of tokens.
 
         Source: microsoft/vidur, entities/execution_time.py and batch.py.
         """
@@ -50,7 +50,7 @@ class HardwarePlan:
         return total * self.layers_per_stage * 1e-3 * self.time_factor
 
     def send_seconds(self) -> Floats:
-        """float64[max_tokens + 1]: the transfer to the next stage."""
+        """float64[max_tokens + 1]: seconds of the transfer to the next stage."""
         _, rounded = self._rounded_tokens()
         transfer = self.tables.transfer
         return np.zeros(len(rounded)) if transfer is None else transfer[rounded] * (1e-3 * self.time_factor)
@@ -73,10 +73,10 @@ class HardwarePlan:
 
 @dataclass(frozen=True)
 class ReplicaPlan:
-    """One replica: its hardware group and its limits (vidur.engine.state.Replica). Tokens, blocks, requests.
+    """One replica: its hardware group and its limits in tokens, blocks and requests (vidur.engine.state.Replica).
 
-    speed: relative to the fastest replica. prefill_seconds of a prompt token, decode_seconds of an iteration: what a
-    router is told (vidur.observation). present: whether it is there from the start.
+    speed: relative to the fastest replica. prefill_seconds (per prompt token) and decode_seconds (per iteration) are
+    facts for routers (vidur.observation). present: whether the replica is up at the start.
     """
 
     hardware: int
@@ -103,12 +103,12 @@ class ReplicaPlan:
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Seconds and counts. record_rows: whether batches are recorded; member_rows: for how many rows their members are.
+    """Options of the engine.
 
-    observed: see vidur.engine.state.Clock; at 0 replicas are brought up to now only when they are chosen. queue_depth:
-    of how many requests without a first token, per replica, a router sees age and prompt. routers: at which of several
-    routers each request comes in, int64[requests]; the first if empty. memory: of the router; float64[routers, ...] if
-    there are several.
+    time_limit, gauge_interval: seconds. record_rows: whether to record batches; member_rows: rows that also record
+    members. observed: see vidur.engine.state.Clock; at 0 a replica is advanced only when chosen. queue_depth: requests
+    awaiting a first token, per replica, whose age and prompt a router sees. routers, int64[requests]: the router of
+    each request; empty for one router. memory: float64[...], or [routers, ...]. draws: float64[requests, 2].
     """
 
     time_limit: float = np.inf
@@ -123,7 +123,7 @@ class EngineOptions:
 
 
 def hardware_facts(plans: list[ReplicaPlan]) -> Floats:
-    """float64[replicas, HARDWARE_COLUMNS]: what a router is told of the hardware."""
+    """float64[replicas, HARDWARE_COLUMNS]: the hardware facts that routers see."""
     facts = np.zeros((len(plans), observation.HARDWARE_COLUMNS))
     for row, plan in zip(facts, plans, strict=True):
         row[observation.SPEED] = plan.speed

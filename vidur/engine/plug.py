@@ -1,4 +1,4 @@
-"""What is plugged into the engine: batching policies and routers, each a kernel that it calls through a handle."""
+"""Plug batchers and routers into the engine: it calls their kernels through handles."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FOREVER = 1 << 40
 
 
 class Callback:
-    """A kernel that another kernel calls through a handle, so that the caller is compiled once for all of them.
+    """A kind of kernel that other kernels call through a handle, so that callers are compiled only once.
 
-    `handle(function)` gives an int64 that is not 0; `call(handle, arguments)`, with a tuple, works in compiled and in
-    plain Python code. Compiled, the handle is the address of a C function; uncompiled, it counts from 1. A NamedTuple
-    among the arguments goes by its address: give it more fields, and the kernels that exist stay as they are.
+    `handle(function)` returns a nonzero int64: the address of a C function, or a number from 1 on if uncompiled.
+    `call(handle, arguments)` takes a tuple and works in compiled and plain code. A NamedTuple argument is passed by
+    address, so adding fields to it does not affect existing kernels.
     """
 
     def __init__(self, result: Any, *arguments: Any) -> None:
@@ -38,7 +38,7 @@ class Callback:
 
     def handle(self, function: Callable[..., Any]) -> int:
         function = getattr(function, "py_func", function)
-        # Compiled twice at once, the first would be freed while its address is in use.
+        # Without the lock a second thread could replace a function whose address is in use.
         with lock:
             if not COMPILED:
                 if function not in self._plain:
@@ -53,14 +53,14 @@ class Callback:
 
 
 def _indirect_call(signature: Any) -> Any:
-    """An intrinsic that calls the C function at an address: arguments go by value, as `numba.cfunc` takes them."""
+    """Make an intrinsic that calls the C function at an address, with the calling convention of `numba.cfunc`."""
 
     @intrinsic
     def call(typing_context: Any, handle: Any, arguments: Any) -> Any:
         def argument(context: Any, builder: Any, kind: Any, value: Any, given: Any) -> Any:
             if not isinstance(kind, Reference) or isinstance(given, Reference):
                 return value
-            # Numba lays a NamedTuple of arrays out in memory just as `vidur.engine.reference.describe` does.
+            # Numba's memory layout of a NamedTuple of arrays equals that of `vidur.engine.reference.describe`.
             slot = cgutils.alloca_once_value(builder, value)
             return builder.ptrtoint(slot, ir.IntType(64))
 
@@ -103,19 +103,19 @@ ChooseKernel = Callable[[View, Floats, Floats], int]
 
 @dataclass(frozen=True)
 class Batcher:
-    """A batching policy: its kernel and what the engine must know of it.
+    """A batching policy: its kernel and its properties.
 
-    form_batch(replica, now, slot, state) is called when the replica has fewer batches in flight than pipeline stages.
-    It moves requests from `state.ready[replica, :replicas[replica].ready]` and from the waiting queue (by
-    vidur.engine.queues.admit) into `state.members[replica, slot]`, with the tokens that each processes, allocates and
-    frees KV-cache blocks, and returns (batch size, repeats): the next `repeats` batches would be the same one as long
-    as no request arrives in an empty waiting queue, none finishes, every request is in decode, and blocks are not
-    short. 1 is always right; FOREVER is right where only those things can change the batch.
+    form_batch(replica, now, slot, state) -> (batch size, repeats) is called when fewer batches are in flight than the
+    replica has pipeline stages. It moves requests from `state.ready[replica, :replicas[replica].ready]` and from the
+    waiting queue (with vidur.engine.queues.admit) into `state.members[replica, slot]`, with the tokens that each
+    processes, and allocates and frees KV-cache blocks. repeats: how many successive calls would form this same batch
+    while all its requests decode, none finishes, none arrives in an empty waiting queue and blocks suffice. 1 is always
+    correct; return FOREVER if nothing else can change the batch.
 
-    limits(scheduler configuration, memory plan, pipeline stages): fields of vidur.engine.plan.ReplicaPlan, as a dict.
-    grows: requests take blocks as they decode; else all are reserved at admission. chunked: whether a prefill may be
-    split over iterations. hold_until_batch_ends: blocks of a finished request stay allocated until its whole batch is
-    done. order: of the waiting queue (vidur.engine.queues).
+    limits(scheduler configuration, memory plan, pipeline stages): a dict of fields of vidur.engine.plan.ReplicaPlan.
+    grows: requests take blocks as they decode; otherwise all are reserved at admission. chunked: a prefill may span
+    several iterations. hold_until_batch_ends: a finished request's blocks stay allocated until its batch ends. order:
+    of the waiting queue (vidur.engine.queues).
     """
 
     form_batch: Callable[..., Any]

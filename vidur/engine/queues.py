@@ -1,4 +1,4 @@
-"""The lists of a replica's requests, and the KV-cache blocks that they hold."""
+"""The linked lists of a replica's requests, and the KV-cache blocks that requests hold."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from vidur.engine.compile import kernel
 from vidur.engine.state import State
 
 FCFS, PRIORITY = range(2)
-"""The orders of a waiting queue: by arrival in the queue; by priority (lower first), then by arrival of the request."""
+"""Orders of a waiting queue: by entry into the queue; by priority (lower first), then by arrival of the request."""
 
 
 @kernel
 def goes_before(s: State, request: int, other: int) -> bool:
-    """Whether `request` comes before `other` in a queue by priority."""
+    """Whether `request` precedes `other` in priority order."""
     first, second = s.requests[request], s.requests[other]
     if first.priority != second.priority:
         return first.priority < second.priority
@@ -20,7 +20,7 @@ def goes_before(s: State, request: int, other: int) -> bool:
 
 @kernel
 def insert_waiting(s: State, replica: int, before: int, request: int) -> None:
-    """Put `request` behind `before` in the waiting queue, or first where that is -1."""
+    """Insert `request` behind `before` in the waiting queue, or in front if `before` is -1."""
     row = s.replicas[replica]
     after = row.wait_head if before < 0 else s.requests[before].wait_next
     s.requests[request].wait_next = after
@@ -35,7 +35,7 @@ def insert_waiting(s: State, replica: int, before: int, request: int) -> None:
 
 @kernel
 def enqueue(s: State, replica: int, request: int) -> bool:
-    """Put `request` where it belongs in the waiting queue. Returns whether it is first there."""
+    """Insert `request` into the waiting queue in the replica's order. Returns whether it is now first."""
     row = s.replicas[replica]
     before = row.wait_tail
     if row.order == PRIORITY and before >= 0 and goes_before(s, request, before):
@@ -61,10 +61,10 @@ def allocate(s: State, replica: int, request: int, blocks: int) -> None:
 
 @kernel
 def admit(s: State, replica: int, request: int, blocks: int, keep_free: int) -> bool:
-    """Take `request`, the first that waits, into a batch and give it `blocks`: the one way from waiting to running.
+    """Admit the head of the waiting queue, `request`, and allocate `blocks` to it.
 
-    False, and nothing changes, where fewer than `keep_free` blocks would stay free. An empty replica keeps none free:
-    nothing will ever be freed there, so that waiting would never end.
+    Returns False and changes nothing if fewer than `keep_free` blocks would stay free. A replica without admitted
+    requests ignores `keep_free`: nothing would ever be freed, so the request would wait forever.
     """
     row = s.replicas[replica]
     if row.num_blocks - row.allocated - blocks < (keep_free if row.admitted > 0 else 0):
@@ -82,7 +82,7 @@ def admit(s: State, replica: int, request: int, blocks: int, keep_free: int) -> 
 
 @kernel
 def release(s: State, replica: int, request: int) -> None:
-    """Free the blocks of an admitted request; it is no longer admitted."""
+    """Free an admitted request's blocks and end its admission."""
     s.replicas[replica].allocated -= s.requests[request].blocks
     s.requests[request].blocks = 0
     s.replicas[replica].admitted -= 1
@@ -90,9 +90,9 @@ def release(s: State, replica: int, request: int) -> None:
 
 @kernel
 def preempt(s: State, replica: int, request: int) -> None:
-    """Free an admitted request and put it back into the waiting queue; what it decoded is now part of its prompt.
+    """Preempt by recomputation: free the request's blocks and return it to the waiting queue (FCFS: to its front).
 
-    In FCFS order it goes to the front. A victim whose prefill was under way starts it again from the beginning.
+    Tokens decoded so far become part of its prefill. An unfinished prefill starts again.
     """
     release(s, replica, request)
     row = s.requests[request]
@@ -110,7 +110,7 @@ def preempt(s: State, replica: int, request: int) -> None:
 
 @kernel
 def push_ledger(s: State, replica: int, request: int) -> None:
-    """Append `request` to the requests placed on `replica` that have not ended."""
+    """Append `request` to the outstanding requests of `replica`."""
     row = s.replicas[replica]
     tail = row.ledger_tail
     s.requests[request].ledger_prev = tail
@@ -124,7 +124,7 @@ def push_ledger(s: State, replica: int, request: int) -> None:
 
 @kernel
 def drop_ledger(s: State, replica: int, request: int) -> None:
-    """Take `request` out of the requests placed on `replica` that have not ended."""
+    """Remove `request` from the outstanding requests of `replica`."""
     before, after = s.requests[request].ledger_prev, s.requests[request].ledger_next
     if before < 0:
         s.replicas[replica].ledger_head = after
@@ -138,7 +138,7 @@ def drop_ledger(s: State, replica: int, request: int) -> None:
 
 @kernel
 def push_awaiting(s: State, replica: int, request: int) -> None:
-    """Append `request` to the requests placed on `replica` that have no first token."""
+    """Append `request` to the requests on `replica` that await a first token."""
     row = s.replicas[replica]
     tail = row.await_tail
     s.requests[request].await_prev = tail
@@ -152,7 +152,7 @@ def push_awaiting(s: State, replica: int, request: int) -> None:
 
 @kernel
 def drop_awaiting(s: State, replica: int, request: int) -> None:
-    """Take `request` out of the requests placed on `replica` that have no first token."""
+    """Remove `request` from the requests on `replica` that await a first token."""
     before, after = s.requests[request].await_prev, s.requests[request].await_next
     if before < 0:
         s.replicas[replica].await_head = after

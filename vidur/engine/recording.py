@@ -1,4 +1,4 @@
-"""What one simulation leaves behind: arrays, and nothing computed from them."""
+"""The raw arrays that one simulation records."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ class Recording:
 
     requests: arrays of length N, index = request id (order of arrival).
         arrived_at, scheduled_at (first batch), prefill_completed_at (first token), completed_at: float64; nan = never.
-        num_prefill_tokens, num_decode_tokens: as they arrived, whatever restarts did to them.
-        replica: the last one it was placed on; -1 = never placed.
+        num_prefill_tokens, num_decode_tokens: as they arrived; restarts do not change them.
+        replica: the last one the request was placed on; -1 = never placed.
         execution_time: time spent inside batch stages; preempted_time: time between them.
         num_restarts: after a preemption by recomputation; num_reroutes: after a failed replica.
         status: int8, one of UNFINISHED, FINISHED, REFUSED.
-        cpu_time: optional; the CPU overhead within execution_time. Absent means none.
+        cpu_time: the CPU overhead within execution_time; absent if there is none.
 
-    batches: arrays of length M. A row is `count` successive iterations of one stage of one replica with the same
-        requests and the same time, so it covers [start, start + count * iteration_time). With one pipeline stage a row
-        is a run of whole batches; with more there is a row of count 1 for each (batch, stage). The rows of one stage of
-        one replica never overlap.
+    batches: arrays of length M. A row is `count` successive iterations of one stage of a replica, with the same
+        requests and the same time: it covers [start, start + count * iteration_time). With one pipeline stage a row is
+        a run of whole batches; with several, each (batch, stage) has a row of count 1. Rows of a stage never overlap.
         replica, stage, batch_id (of the first iteration; the others follow it), scheduled_at, start, iteration_time,
         count, batch_size, num_tokens, num_prefill_tokens.
         decode_size: requests in decode; decode_kv_tokens: the sum of their KV lengths at the first iteration.
@@ -39,15 +38,15 @@ class Recording:
         kv_blocks: allocated at the start; num_waiting, num_running: requests of the replica at the start.
 
     replicas: arrays of length R. num_blocks (KV-cache capacity), busy_time_stage{i} (seconds, i = 0, 1, ...),
-        num_requests (placed on it), num_preemptions, group (index into the cluster's groups).
-        num_batches: optional; for a recording without the rows of batches.
+        num_requests (placed there), num_preemptions, group (index into the cluster's groups).
+        num_batches: optional; for a recording without batch rows.
         attention_token_pairs: the sum over batches and their requests of query tokens * KV tokens.
 
     members: (offsets int64[K+1], request_ids int32[offsets[K]]) for the first K rows of batches, or None.
     member_tokens: int32[offsets[K]], the tokens of each member in one iteration, or None where it was not recorded.
-    end_time: when the last event happened.
-    partial: the run was cut before all requests were done.
-    routing_decisions: how often a router was asked.
+    end_time: time of the last event.
+    partial: the run was stopped before all requests ended.
+    routing_decisions: number of calls of a router.
     """
 
     requests: Columns

@@ -1,10 +1,9 @@
-"""NamedTuples of arrays that compiled code reaches by one address.
+"""Pass NamedTuples of arrays to compiled code by one address.
 
-Python keeps the arrays of a simulation in NamedTuples (vidur.engine.state). Beside them lies a table of words that
-describes each array as Numba does; compiled code gets the address of that table, an int64, and loads from it what it
-needs of the arrays it uses. So a kernel takes one argument in place of forty arrays, a callback can be shown more
-without a change to those that exist, and calling a kernel from Python costs 0.3 us. Uncompiled, the NamedTuple itself
-takes the place of its address.
+Python keeps the arrays of a simulation in NamedTuples (vidur.engine.state). A table of words beside them holds Numba's
+descriptor of each array; a kernel takes the table's address, an int64, and loads the descriptors it uses. One argument
+thus replaces forty arrays, adding an array leaves existing callbacks valid, and calling a kernel from Python costs
+0.3 us. Uncompiled code gets the NamedTuple itself in place of the address.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from vidur.engine.compile import COMPILED
 T = TypeVar("T")
 
 _WORD = ir.IntType(64)
-# Of each class of NamedTuple that is declared: the first word and the type of each field.
+# By declared NamedTuple class: the first word and the type of each field.
 _LAYOUTS: dict[type, dict[str, tuple[int, Any]]] = {}
 
 
 class Reference(types.Type):
-    """The Numba type of the address of a NamedTuple: its fields are read like those of the NamedTuple itself."""
+    """The Numba type of a NamedTuple's address; fields are read as from the NamedTuple itself."""
 
     def __init__(self, cls: type) -> None:
         self.cls = cls
@@ -39,8 +38,10 @@ class Reference(types.Type):
 
 
 def declare(example: Any) -> Reference:
-    """Make the class of the NamedTuple `example` known. Its fields are arrays, numbers and NamedTuples like these;
-    every instance has fields of the same types as the example, with arrays that are contiguous."""
+    """Declare the class of the NamedTuple `example`, whose fields are arrays, numbers and NamedTuples of these.
+
+    Every instance must have fields of the same types, and contiguous arrays.
+    """
     layout: dict[str, tuple[int, Any]] = {}
     first = 0
     for name, value in zip(example._fields, example, strict=True):
@@ -52,14 +53,14 @@ def declare(example: Any) -> Reference:
 
 
 def _size(kind: Any) -> int:
-    """How many words a field of this type takes: those of Numba's structure for an array, one for a number."""
+    """Return the words that a field takes: Numba's array structure, or one for a number."""
     if isinstance(kind, Reference):
         return sum(_size(member) for _, member in _LAYOUTS[kind.cls].values())
     return 5 + 2 * kind.ndim if isinstance(kind, types.Array) else 1
 
 
 def describe(value: Any) -> NDArray[np.int64]:
-    """The words that describe a NamedTuple of arrays. They are good as long as its arrays live where they are."""
+    """Return the words that describe a NamedTuple of arrays; valid while its arrays live."""
     return np.array(_words(value), np.int64)
 
 
@@ -71,7 +72,7 @@ def _words(value: Any) -> list[int]:
 
 
 def opener(kind: Reference) -> Any:
-    """A function for kernels: the address that Python hands over -> the NamedTuple."""
+    """Return a function that kernels call to turn an address into the NamedTuple."""
     if not COMPILED:
         return lambda address: address
 
@@ -105,7 +106,7 @@ if COMPILED:
 
         def load(word: int, as_type: Any = _WORD) -> Any:
             loaded = builder.load(builder.inttoptr(builder.add(value, _WORD(8 * word)), as_type.as_pointer()))
-            # No kernel changes the words, so that LLVM may load them once.
+            # Kernels never change the words, so LLVM may load each only once.
             loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
             return loaded
 

@@ -1,9 +1,9 @@
-"""A replica of one pipeline stage: one batch at a time, and runs of equal iterations in one step.
+"""A replica with one pipeline stage: one batch at a time, and a run of equal iterations in one step.
 
-While every request of a batch is in decode and nothing can change the batch, its iterations differ only in their KV
-lengths, and the time of decode attention changes only when the mean KV length passes a multiple of the granularity.
-Such a run of iterations is one step: it starts at run_start, and its iteration j ends at run_start + j * run_time. A
-request that arrives in mid-run cuts the run at the first end of an iteration not before the arrival.
+While all requests of a batch decode and nothing can change the batch, its iterations differ only in KV length, and
+decode attention's time changes only when the mean KV length passes a multiple of the granularity. Such a run is one
+step: it starts at run_start, and its iteration j ends at run_start + j * run_time. A request that arrives during a run
+cuts it at the end of the current iteration.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ form_batch = form_batch_callback.call
 
 @kernel
 def run_length(s: State, replica: int, repeats: int, shortest: int) -> int:
-    """How many iterations the batch runs with one iteration time before anything can change."""
+    """Return how many iterations the batch runs before its time or its members can change."""
     row, batch = s.replicas[replica], s.batches[replica, 0]
     if repeats <= 1 or batch.prefill_size > 0:
         return 1
@@ -31,7 +31,7 @@ def run_length(s: State, replica: int, repeats: int, shortest: int) -> int:
     count = min(repeats, shortest, (mean + step - 1) // step * step - mean + 1)
     if row.grows == 0:
         return count
-    # One block must stay free at every check of the batcher; each request takes one block per block_size tokens.
+    # The batcher needs one free block at every check; each request takes one block per block_size tokens.
     spare = (row.num_blocks - row.allocated - 1) // batch.num_requests - 1
     if spare <= 0:
         return 1
@@ -40,7 +40,7 @@ def run_length(s: State, replica: int, repeats: int, shortest: int) -> int:
 
 @kernel
 def iterations_before(until: float, start: float, seconds: float, count: int) -> int:
-    """How many of `count` iterations of `seconds` each, from `start` on, end before `until`."""
+    """Return how many of `count` iterations of `seconds` each, starting at `start`, end before `until`."""
     if start + count * seconds < until:
         return count
     done = int((until - start) / seconds)
@@ -53,14 +53,14 @@ def iterations_before(until: float, start: float, seconds: float, count: int) ->
 
 @kernel
 def ended_iterations(s: State, replica: int, until: float) -> int:
-    """How many iterations of the run under way end before `until`."""
+    """Return how many iterations of the current run end before `until`."""
     row = s.replicas[replica]
     return iterations_before(until, row.run_start, row.run_time, row.run_count)
 
 
 @kernel
 def cut_run(s: State, replica: int, now: float) -> None:
-    """End the run of a busy replica with the iteration that is under way at `now`."""
+    """Shorten a busy replica's run to end with the iteration in progress at `now`."""
     row = s.replicas[replica]
     cut = ended_iterations(s, replica, now) + 1
     if cut < row.run_count:
@@ -95,13 +95,13 @@ def finish_run(s: State, replica: int, count: int) -> None:
 
 @kernel
 def step_replica(s: State, replica: int, batcher: int) -> bool:
-    """End the run of the replica, if there is one, and begin the next. False: a lookup beyond the tables."""
+    """End the replica's run, if any, and start the next. Returns False on a lookup beyond the tables."""
     now, row = s.next_time[replica], s.replicas[replica]
     if row.in_flight > 0:
         finish_run(s, replica, row.run_count)
     size, repeats = form_batch(batcher, (replica, now, 0, s))
     if size == 0 and row.waiting > 0 and row.admitted == 0:
-        # The last request preempted itself. Nothing else will wake the replica, so it is asked again.
+        # The last request preempted itself. Nothing else would wake the replica, so form a batch again.
         size, repeats = form_batch(batcher, (replica, now, 0, s))
     if size == 0:
         s.next_time[replica] = np.inf

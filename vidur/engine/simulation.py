@@ -1,4 +1,4 @@
-"""One simulation under way: it runs to the end with a compiled router, or from one routing decision to the next."""
+"""Drive the engine to the end with a compiled router, or from one routing decision to the next."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from vidur.engine.plug import Batcher, ChooseKernel, choose_callback, form_batch
 from vidur.errors import InputError
 from vidur.observation import ClusterObservation, PlacedRequests
 
-# Steps between two looks at the clock and at signals: some tens of milliseconds.
+# Steps between checks for signals and progress: some tens of milliseconds.
 STEPS_A_SLICE = 200_000 if COMPILED else 2_000
 
 _TABLES = {
-    TOKEN_MISS: "a batch of {asked} tokens (held: {held}); raise the predictor's prediction_max_tokens_per_request",
-    DECODE_MISS: "decode attention over {asked} KV tokens (held: {held}); raise prediction_max_tokens_per_request",
-    PREFILL_KV_MISS: "a prefill over {asked} KV tokens (held: {held}); raise prediction_max_tokens_per_request",
-    PREFILL_CHUNK_MISS: "a prefill chunk of {asked} tokens (held: {held}); raise prediction_max_prefill_chunk_size",
-    BATCH_MISS: "a batch of {asked} requests (held: {held}); raise prediction_max_batch_size",
+    TOKEN_MISS: "a batch of {asked} tokens (at most {most}); raise the predictor's prediction_max_tokens_per_request",
+    DECODE_MISS: "decode attention over {asked} KV tokens (at most {most}); raise prediction_max_tokens_per_request",
+    PREFILL_KV_MISS: "a prefill over {asked} KV tokens (at most {most}); raise prediction_max_tokens_per_request",
+    PREFILL_CHUNK_MISS: "a prefill chunk of {asked} tokens (at most {most}); raise prediction_max_prefill_chunk_size",
+    BATCH_MISS: "a batch of {asked} requests (at most {most}); raise prediction_max_batch_size",
 }
 
 
 class Simulation:
-    """Drives the engine. Raises InputError where a batch is beyond the execution-time tables."""
+    """Drives the engine. Raises InputError if a batch exceeds the execution-time tables."""
 
     def __init__(self, engine: Engine, batcher: Batcher) -> None:
         self.engine = engine
@@ -37,21 +37,21 @@ class Simulation:
         self._batcher = form_batch_callback.handle(batcher.form_batch)
 
     def run(self, choose: ChooseKernel, on_slice: Callable[[int], None] | None = None) -> None:
-        """Run to the end. `on_slice(finished requests)` is called now and then and may raise to stop."""
+        """Run to the end. `on_slice(finished requests)` is called every STEPS_A_SLICE steps; it may raise to stop."""
         self._advance(choose_callback.handle(choose), on_slice)
 
     def compile(self, choose: ChooseKernel) -> None:
-        """Have `run` compiled, or loaded, before time is taken; a budget of no steps leaves the rest to `run`."""
+        """Compile or load `run` without simulating (a budget of 0 steps), so that timing can start afterwards."""
         run(self._batcher, choose_callback.handle(choose), 0, self.engine.address)
 
     def next_decision(self, on_slice: Callable[[int], None] | None = None) -> ClusterObservation | None:
-        """Run up to the next request that is to be routed. None when the simulation has ended."""
+        """Run to the next routing decision. Returns None when the simulation has ended."""
         # A router that runs in Python may read any column, so publish all of them.
         self.engine.clock.observed = 2
         return None if self._advance(0, on_slice) == DONE else self.observation()
 
     def place(self, replica: int) -> None:
-        """Give the request of the last decision to `replica`."""
+        """Place the request of the last decision on `replica`. Raises InputError if it is not available."""
         available = self.engine.state.books.available
         if not (0 <= replica < len(available)) or not available[replica]:
             raise InputError(
@@ -65,7 +65,7 @@ class Simulation:
 
     @property
     def router(self) -> int:
-        """At which of the routers the request of the last decision came in."""
+        """The number of the router that received the request of the last decision."""
         return int(self.engine.state.requests[int(self.engine.clock.current)].router)
 
     def observation(self) -> ClusterObservation:
@@ -122,5 +122,5 @@ class Simulation:
 
     def _table_miss(self) -> InputError:
         clock = self.engine.clock
-        text = _TABLES[int(clock.error)].format(asked=clock.error_asked, held=clock.error_held)
+        text = _TABLES[int(clock.error)].format(asked=clock.error_asked, most=clock.error_largest)
         return InputError(f"the execution-time tables of replica {clock.error_replica} end before {text}")

@@ -1,8 +1,7 @@
-"""The state of a simulation: record arrays by subject, which every kernel of the engine works on.
+"""The state of a simulation: record arrays by subject, on which every kernel works.
 
-Each class of fields below is both the layout of one record, 8 bytes a field (4 for Int32) in the order written, and the
-type that a record has in the eyes of mypy. Times are seconds on the simulated clock. A whole number that says yes or no
-is 0 or 1.
+Each class of fields is both the memory layout of a record (8 bytes per field, 4 for Int32, in this order) and its type
+for mypy. Times are seconds on the simulated clock. Integers used as flags are 0 or 1.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ R = TypeVar("R")
 
 
 class Records(Protocol[R]):
-    """A record array: what a kernel may do with it."""
+    """The operations of a record array that kernels use."""
 
     @overload
     def __getitem__(self, index: int | tuple[int, ...]) -> R: ...
@@ -37,14 +36,14 @@ class Records(Protocol[R]):
 
 
 class Request:
-    """A request. What one iteration reads and changes comes first, so that it lies in neighbouring cache lines.
+    """A request. The fields that every iteration uses come first, to share cache lines.
 
-    prefill, total: tokens as the replica sees them: after a preemption by recomputation the tokens decoded so far
-    belong to `prefill`; prompt, output: the request's own. prefilled: whether it is in decode; processed: tokens in the
-    KV-cache, and in decode the one to be fed in. streamed: output tokens seen so far. scheduled_at, first_token_at and
-    completed_at are nan until they happen, last_ended_at is 0. preempted_time: between its batches; admission: its
-    number among those admitted by the replica; leader: the first request of its batch, where a batch is held together.
-    The *_next and *_prev fields link it into the lists of its replica; -1 ends a list.
+    prompt, output: the request's tokens. prefill, total: tokens as the replica sees them; preemption by recomputation
+    moves decoded tokens into `prefill`. prefilled: whether it is in decode. processed: tokens in the KV-cache, plus in
+    decode the next input token. streamed: output tokens so far. scheduled_at, first_token_at and completed_at are nan
+    until they happen, last_ended_at 0. preempted_time: seconds between its batches. admission: its number in the
+    replica's order of admission. leader: the first request of its batch, if batches stay together. *_next and *_prev
+    link it into the replica's lists; -1 ends a list.
     """
 
     processed: int
@@ -80,12 +79,11 @@ class Request:
 
 
 class Replica:
-    """A replica: its plan (vidur.engine.plan.ReplicaPlan) in the first fields, then its state.
+    """A replica: the fields of its plan (vidur.engine.plan.ReplicaPlan), then its state.
 
-    grows: requests take blocks as they decode; else all are reserved at admission. order: of the waiting queue.
-    Three lists of requests: waiting; the ledger of those placed that have not ended; of these, those that await their
-    first token. ready: how many of `State.ready`. A run is `run_count` equal iterations of `run_time` from `run_start`
-    (vidur.engine.replica). schedule_at: when a pipeline is to form a batch; slowdown: a factor on all its times.
+    Three lists of requests: wait (the waiting queue), ledger (outstanding), await (awaiting a first token). ready: how
+    many entries of `State.ready` are used. A run is `run_count` equal iterations of `run_time` from `run_start`
+    (vidur.engine.replica). schedule_at: when a pipeline forms its next batch. slowdown: multiplies all times.
     attention_pairs: query tokens * KV tokens, summed over batches.
     """
 
@@ -130,10 +128,13 @@ class Replica:
 
 
 class Batch:
-    """A batch in flight. KV lengths are summed at its first iteration; prefill_kv rounds each up to the granularity of
-    the tables; prefill_chunk is the root of the summed squares of the chunks. kv_blocks, num_waiting, num_running: of
-    the replica when it was formed. repeats: for how many iterations the batcher would form it again; shortest: after
-    how many of them its first request ends. The times are those of a pipeline; gaps: seconds between its stages."""
+    """A batch in flight.
+
+    decode_kv, prefill_kv: KV lengths summed at its first iteration, prefill's each rounded up to the tables'
+    granularity. prefill_chunk: root of the summed squares of the chunks. kv_blocks, num_waiting, num_running: of the
+    replica when the batch was formed. repeats: iterations for which the batcher would form it again. shortest:
+    iterations until its first request ends. Times are set in pipelines; gaps: seconds between stages.
+    """
 
     num_requests: int
     tokens: int
@@ -158,15 +159,15 @@ class Batch:
 
 
 class Member:
-    """A request of a batch, and the tokens that it processes there."""
+    """A request of a batch, and the tokens that it processes in it."""
 
     request: int
     tokens: int
 
 
 class Stage:
-    """A pipeline stage: when the batch in service ends (inf if there is none), its seconds, start and slot (-1); the
-    number of its start; how many slots queue for the stage; the seconds in which it was busy in all."""
+    """A pipeline stage: the end (inf if idle), seconds, start and slot (-1 if idle) of its batch; sequence: the number
+    of that start; queued: slots that wait for the stage; busy_time: total busy seconds."""
 
     ends_at: float
     seconds: float
@@ -178,14 +179,14 @@ class Stage:
 
 
 class Follower:
-    """What follows from the end of a stage, at the same instant (vidur.engine.pipeline)."""
+    """A consequence of a stage's end at the same instant (vidur.engine.pipeline)."""
 
     kind: int
     subject: int
 
 
 class Hardware:
-    """A hardware group: where each of its tables begins in `Tables.seconds`, its shape and its steps."""
+    """A hardware group: where each of its tables begins in `Tables.seconds`, and their shapes and steps."""
 
     token_table: int
     token_length: int
@@ -204,12 +205,11 @@ class Hardware:
 
 
 class Clock:
-    """The cluster as a whole, one record.
+    """The state of the cluster as a whole, one record.
 
-    current: the request to be routed. chosen: the replica that the router has chosen before replicas were brought up to
-    date, or -1. observed: the router looks at no replica (0), at the ledger and the gauges (1), also at the tokens
-    streamed and the ages of gauges (2). records: whether batches are recorded. next_batch, sequence: numbers given out.
-    error*: a lookup beyond a table.
+    current: the request to route. chosen: a replica chosen before replicas were advanced, or -1. observed: what the
+    router reads: nothing (0), ledger and gauges (1), also STREAMED_TOKENS and GAUGE_AGE (2). records: whether batches
+    are recorded. next_batch, sequence: the next numbers to assign. error*: a lookup beyond a table.
     """
 
     now: float
@@ -238,12 +238,12 @@ class Clock:
     sequence: int
     error: int
     error_asked: int
-    error_held: int
+    error_largest: int
     error_replica: int
 
 
 class Timer:
-    """Something that happens at a time: see vidur.engine.timers. Earlier times first, then lower kinds and numbers."""
+    """An entry of a heap (vidur.engine.timers), ordered by time, kind and number."""
 
     time: float
     kind: int
@@ -252,7 +252,7 @@ class Timer:
 
 
 class Event:
-    """A timed event: an action on a replica, with a factor where it slows down."""
+    """A timed event: an action on a replica; `factor` is for slowing down."""
 
     time: float
     replica: int
@@ -261,7 +261,7 @@ class Event:
 
 
 class Row:
-    """A recorded row of batches: vidur.engine.recording.Recording.batches says what each field is."""
+    """A recorded row of batches; vidur.engine.recording.Recording explains the fields."""
 
     scheduled_at: float
     start: float
@@ -298,20 +298,19 @@ def records(fields: type[R], *shape: int) -> Records[R]:
 
 
 class Tables(NamedTuple):
-    """Execution times. seconds: the tables of every group, one after the other: of a stage, by tokens; the transfer to
-    the next stage, by tokens; decode attention; prefill attention; CPU overhead, by batch size."""
+    """Execution times. seconds: the tables of every hardware group, concatenated: a stage and the transfer to the next
+    by tokens, decode attention, prefill attention, CPU overhead by batch size."""
 
     hardware: Records[Hardware]
     seconds: Floats
 
 
 class Books(NamedTuple):
-    """What routers see and keep: vidur.observation has the columns.
+    """What routers see and keep; vidur.observation explains the columns.
 
-    ledger, gauges, hardware and available have a row for each replica, completions and memory one for each router,
-    draws one for each request. observed: the ledger as it is shown to a router. ledger is of all that is placed; where
-    there are several routers it has a column for each of them: how many of its requests have ended. routed: how many
-    requests each router has routed.
+    ledger, observed, gauges, hardware, available: a row per replica. completions, memory, routed: a row per router.
+    draws: a row per request. ledger covers all requests; several routers add a column each for their finished ones.
+    observed: the ledger that a router sees. routed: requests that each router has routed.
     """
 
     ledger: Floats
@@ -327,7 +326,7 @@ class Books(NamedTuple):
 
 
 class Log(NamedTuple):
-    """What is recorded: rows of batches, and the members of the first of them, from member_offsets[row] on."""
+    """Recorded rows of batches; the members of a row begin at member_offsets[row], for the first rows only."""
 
     rows: Records[Row]
     member_offsets: Ints
@@ -337,10 +336,9 @@ class Log(NamedTuple):
 class State(NamedTuple):
     """All arrays of a simulation of N requests on R replicas of up to S stages.
 
-    requests [N]; replicas, next_time (when something happens there next) [R]; batches, stages [R, S], a batch in each
-    of as many slots as stages; members [R, S, capacity]; ready [R, capacity]: admitted requests that are in no batch,
-    in the order in which their batches ended; stage_queue [R, S, S]: slots; followers: room for one instant;
-    clock [1]; decisions, timers: heaps of what is to be routed and of what happens at a time; events.
+    requests [N]; replicas [R]; next_time [R]: when something next happens there; batches [R, S]: one per slot; stages
+    [R, S]; members [R, S, capacity]; ready [R, capacity]: admitted requests in no batch, in the order in which their
+    batches ended; stage_queue [R, S, S]: slots; followers: of one instant; clock [1]; decisions, timers: heaps; events.
     """
 
     requests: Records[Request]
@@ -362,7 +360,7 @@ class State(NamedTuple):
 
 
 def _empty() -> State:
-    """A state of nothing, with the types that every state has."""
+    """Make an empty state that shows Numba the types of every state."""
     floats, ints = np.zeros((0, 0)), np.zeros(0, np.int64)
     return State(
         requests=records(Request, 0),
@@ -388,4 +386,4 @@ STATE = declare(_empty())
 """The Numba type of a State's address."""
 
 open_state = opener(STATE)
-"""For kernels that Python calls: the address it hands over -> the State."""
+"""Turn the address that Python passes to a kernel into the State."""

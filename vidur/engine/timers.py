@@ -1,7 +1,7 @@
-"""Heaps of what happens at a time: routing decisions, and timed things.
+"""Binary heaps of routing decisions and of timers.
 
-An entry is (time, kind, number, subject). The earliest comes first; of those at one time the lowest kind, and of one
-kind the lowest number. Subject is the request to be routed, or the row of the timed event.
+An entry is (time, kind, number, subject), ordered by the first three. Subject: the request to route, or the row of the
+timed event.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ GAUGES, EVENT = range(2)
 
 @kernel
 def is_earlier(heap: Records[Timer], first: int, second: int) -> bool:
-    one, other = heap[first], heap[second]
-    if one.time != other.time:
-        return one.time < other.time
-    if one.kind != other.kind:
-        return one.kind < other.kind
-    return one.number < other.number
+    a, b = heap[first], heap[second]
+    if a.time != b.time:
+        return a.time < b.time
+    if a.kind != b.kind:
+        return a.kind < b.kind
+    return a.number < b.number
 
 
 @kernel
 def swap(heap: Records[Timer], first: int, second: int) -> None:
-    one, other = heap[first], heap[second]
-    one.time, other.time = other.time, one.time
-    one.kind, other.kind = other.kind, one.kind
-    one.number, other.number = other.number, one.number
-    one.subject, other.subject = other.subject, one.subject
+    a, b = heap[first], heap[second]
+    a.time, b.time = b.time, a.time
+    a.kind, b.kind = b.kind, a.kind
+    a.number, b.number = b.number, a.number
+    a.subject, b.subject = b.subject, a.subject
 
 
 @kernel
 def earliest(heap: Records[Timer], count: int) -> float:
-    """When the first of `count` entries is due; inf if there is none."""
+    """Return the time of the first of `count` entries; inf if there is none."""
     return heap[0].time if count > 0 else np.inf
 
 
@@ -55,7 +55,7 @@ def push(heap: Records[Timer], count: int, time: float, kind: int, number: int, 
 
 @kernel
 def pop(heap: Records[Timer], count: int) -> None:
-    """Take the first entry off a heap that holds `count`; read it before."""
+    """Remove the first entry of a heap that holds `count`; read it before."""
     last = count - 1
     swap(heap, 0, last)
     parent = 0

@@ -1,1 +1,1 @@
-"""Which replica takes a request, and which requests a replica batches."""
+"""Routers choose a replica for each request; batchers choose the requests of each batch."""

@@ -1,4 +1,4 @@
-"""Makes what the kernels of routers share known to Numba. Import this before a simulation compiles a router."""
+"""Register the functions that routers share with Numba. Import this before a simulation compiles a router."""
 
 from __future__ import annotations
 

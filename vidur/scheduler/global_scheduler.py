@@ -1,4 +1,4 @@
-"""The former place of vidur.scheduler.routers, for routers of users that import it."""
+"""The old name of vidur.scheduler.routers, kept for users' routers that import it."""
 
 from vidur.scheduler.routers import DrivingScheduler, GlobalScheduler, KernelScheduler, RouterContext
 

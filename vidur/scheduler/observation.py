@@ -1,3 +1,3 @@
-"""The former place of vidur.observation, for routers of users that import it."""
+"""The old name of vidur.observation, kept for users' routers that import it."""
 
 from vidur.observation import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Batching policies. Importing this package registers the ones that ship."""
+"""Batching policies. Importing this package registers the built-in ones."""
 
 from __future__ import annotations
 

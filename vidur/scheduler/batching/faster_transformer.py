@@ -1,7 +1,7 @@
-"""FasterTransformer: a batch is formed once and runs until its last request is done; then its blocks are freed.
+"""FasterTransformer: a batch runs unchanged until its last request ends; then its blocks are freed.
 
 Source of the behaviour: microsoft/vidur, faster_transformer_replica_scheduler.py (which never frees the blocks of
-requests that end before their batch; here they are freed with it).
+requests that end before their batch).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def form_batch(replica: int, now: float, slot: int, s: State) -> tuple[int, int]
     row, ready = s.replicas[replica], s.ready
     size = 0
     if row.ready > 0:
-        # The batch that ended first: its requests are neighbours in `ready` and share their leader.
+        # Continue the batch that ended first: its requests are adjacent in `ready` and share a leader.
         leader = s.requests[ready[replica, 0]].leader
         while size < row.ready and s.requests[ready[replica, size]].leader == leader:
             size = add_member(s, replica, slot, size, ready[replica, size], 1)

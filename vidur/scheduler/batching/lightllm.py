@@ -1,4 +1,4 @@
-"""LightLLM: token-grained KV-cache; prompts join when the peak memory of all requests together will fit.
+"""LightLLM: a KV-cache in tokens; a prompt is admitted if the future peak of all requests together fits.
 
 Source of the behaviour: microsoft/vidur, lightllm_replica_scheduler.py. The peak is computed from the true output
 lengths, as there.
@@ -19,38 +19,38 @@ from vidur.scheduler.batching.ready import add_member, schedule_decodes
 
 
 @kernel
-def insert_by_remaining(held: Ints, remaining: Ints, count: int, has_run: int, left: int) -> None:
-    """Insert (has_run, left) so that `remaining[:count + 1]` descends; after its equals."""
+def insert_by_remaining(cached: Ints, remaining: Ints, count: int, tokens: int, left: int) -> None:
+    """Insert (tokens, left) behind its equals, so that `remaining[:count + 1]` descends."""
     hole = count
     while hole > 0 and remaining[hole - 1] < left:
         remaining[hole] = remaining[hole - 1]
-        held[hole] = held[hole - 1]
+        cached[hole] = cached[hole - 1]
         hole -= 1
     remaining[hole] = left
-    held[hole] = has_run
+    cached[hole] = tokens
 
 
 @kernel
-def peak_tokens(held: Ints, remaining: Ints, count: int) -> int:
-    """The most KV-cache tokens that these requests will hold together, as the shorter ones end."""
+def peak_tokens(cached: Ints, remaining: Ints, count: int) -> int:
+    """Return the most KV-cache tokens that these requests will ever occupy together."""
     peak = 0
     total = 0
     for i in range(count):
-        total += held[i]
+        total += cached[i]
         peak = max(peak, remaining[i] * (i + 1) + total)
     return peak
 
 
 @allocating_kernel
 def admit_prompts(s: State, replica: int, slot: int) -> int:
-    """Fill the batch with waiting prompts. Its size."""
+    """Fill the batch with waiting prompts. Returns its size."""
     row = s.replicas[replica]
     count = row.ready
-    held = np.empty(count + row.max_batch + 1, dtype=np.int64)
-    remaining = np.empty(len(held), dtype=np.int64)
+    cached = np.empty(count + row.max_batch + 1, dtype=np.int64)
+    remaining = np.empty(len(cached), dtype=np.int64)
     for i in range(count):
         request = s.requests[s.ready[replica, i]]
-        insert_by_remaining(held, remaining, i, request.processed, max(0, request.total - request.processed - 1))
+        insert_by_remaining(cached, remaining, i, request.processed, max(0, request.total - request.processed - 1))
     size = 0
     tokens_in_batch = 0
     while row.waiting > 0 and row.admitted != row.max_admitted and size != row.max_batch:
@@ -58,10 +58,9 @@ def admit_prompts(s: State, replica: int, slot: int) -> int:
         tokens = s.requests[number].prefill
         if tokens_in_batch + tokens > row.token_limit:
             break
-        insert_by_remaining(held, remaining, count, tokens + 1, max(0, s.requests[number].total - tokens - 2))
+        insert_by_remaining(cached, remaining, count, tokens + 1, max(0, s.requests[number].total - tokens - 2))
         count += 1
-        # The peak is the test; requests in flight elsewhere in a pipeline are not in it, as upstream.
-        if peak_tokens(held, remaining, count) >= row.num_blocks:
+        if peak_tokens(cached, remaining, count) >= row.num_blocks:
             break
         admit(s, replica, number, tokens, -UNLIMITED)
         size = add_member(s, replica, slot, size, number, tokens)
@@ -77,7 +76,7 @@ def form_batch(replica: int, now: float, slot: int, s: State) -> tuple[int, int]
         if size > 0:
             row.last_attempt = iteration + 1
         return size, 1
-    # Decode iterations since prompts were last tried. Runs of decodes pass over tries that could admit nothing.
+    # Iterations since the last attempt to admit prompts. A run of decodes skips attempts, which had nothing to admit.
     limit = row.max_waiting_iters
     waited = iteration - row.last_attempt
     if waited >= limit:

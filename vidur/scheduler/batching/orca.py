@@ -1,4 +1,4 @@
-"""Orca: whole prompts and decodes side by side in one batch; room for the longest request is reserved at admission.
+"""Orca: whole prompts and decodes share a batch; admission reserves room for the longest possible request.
 
 Source of the behaviour: microsoft/vidur, orca_replica_scheduler.py; Yu et al., 2022 (Orca).
 """
@@ -17,7 +17,7 @@ from vidur.scheduler.batching.ready import add_member, keep_ready
 
 @kernel
 def admit_whole_prompts(s: State, replica: int, slot: int, size: int) -> int:
-    """Fill the batch from the waiting queue with whole prompts, each with the longest's blocks. The new size."""
+    """Add whole waiting prompts to a batch of `size`, each with the longest request's blocks. Returns the new size."""
     row = s.replicas[replica]
     while row.waiting > 0 and size < row.max_batch:
         request = row.wait_head
@@ -39,7 +39,7 @@ def form_batch(replica: int, now: float, slot: int, s: State) -> tuple[int, int]
 
 
 def reserving_limits(config: Any, memory: MemoryPlan, stages: int) -> dict[str, int]:
-    """Of a policy that reserves room for the longest request: as many requests as there is room for."""
+    """Limits of a batcher that reserves room for the longest request: batch as many requests as memory holds."""
     fits = memory.max_blocks_per_request <= memory.num_blocks
     return {
         "max_batch": memory.max_batch_size,

@@ -1,4 +1,4 @@
-"""What several batching policies do with the requests that are in no batch."""
+"""Operations on `ready`, the admitted requests in no batch, that several batchers share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vidur.engine.state import State
 
 @kernel
 def add_member(s: State, replica: int, slot: int, size: int, request: int, tokens: int) -> int:
-    """Put `request` into a batch of `size`, to process `tokens`. The new size."""
+    """Add `request` to a batch of `size`, to process `tokens`. Returns the new size."""
     member = s.members[replica, slot, size]
     member.request = request
     member.tokens = tokens
@@ -18,7 +18,7 @@ def add_member(s: State, replica: int, slot: int, size: int, request: int, token
 
 @kernel
 def keep_ready(s: State, replica: int, kept: int, taken: int) -> None:
-    """Close the gap in `ready` between the first `kept` requests and those from `taken` on."""
+    """Remove entries `kept` up to `taken` from `ready`."""
     row = s.replicas[replica]
     for i in range(taken, row.ready):
         s.ready[replica, kept + i - taken] = s.ready[replica, i]
@@ -27,7 +27,7 @@ def keep_ready(s: State, replica: int, kept: int, taken: int) -> None:
 
 @kernel
 def sort_by_arrival(s: State, replica: int) -> None:
-    """Sort `ready` by arrival, stably; it is nearly sorted, which insertion is best at."""
+    """Sort `ready` by arrival with a stable insertion sort, which suits nearly sorted input."""
     ready = s.ready
     for i in range(1, s.replicas[replica].ready):
         request = ready[replica, i]
@@ -42,7 +42,7 @@ def sort_by_arrival(s: State, replica: int) -> None:
 def schedule_decodes(s: State, replica: int, slot: int) -> tuple[int, int]:
     """Batch the decodes in `ready`, preempting from its end while blocks are short.
 
-    The requests of `ready` left over stay there, with those in prefill first. Returns (batch size, left in prefill).
+    Remaining requests stay in `ready`, prefills first. Returns (batch size, number of prefills).
     """
     row, ready = s.replicas[replica], s.ready
     count, size, prefills, next_ready = row.ready, 0, 0, 0
@@ -51,7 +51,7 @@ def schedule_decodes(s: State, replica: int, slot: int) -> tuple[int, int]:
         request = s.requests[number]
         next_ready += 1
         if not request.prefilled:
-            # The entries before `next_ready` are free again, so that the prefills can be kept at the front.
+            # Entries before `next_ready` have been read, so the front can take the prefills.
             ready[replica, prefills] = number
             prefills += 1
             continue

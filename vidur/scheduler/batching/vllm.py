@@ -1,4 +1,4 @@
-"""vLLM before its v1 engine: a batch is either new prompts, whole, or decodes; preemption by recomputation.
+"""vLLM before its v1 engine: a batch is either whole prompts or decodes; preemption by recomputation.
 
 Source of the behaviour: microsoft/vidur, vllm_replica_scheduler.py; Kwon et al., 2023 (PagedAttention).
 """
@@ -21,7 +21,7 @@ def form_batch(replica: int, now: float, slot: int, s: State) -> tuple[int, int]
         number = row.wait_head
         tokens = s.requests[number].prefill
         padded = (size + 1) * max(longest, tokens)
-        # A request that grew beyond the budget before it was preempted goes alone once the replica is empty.
+        # A preempted request may have outgrown the budget; it runs alone once the replica is empty.
         if padded > row.token_limit and row.admitted > 0:
             break
         if not admit(s, replica, number, -(-tokens // row.block_size), row.watermark):

@@ -1,8 +1,8 @@
-"""vLLM's v1 scheduler: one token budget for all; running requests first, then waiting ones; chunked prefill.
+"""vLLM's v1 scheduler: one token budget; running requests first, then waiting ones; chunked prefill.
 
 Source of the behaviour: vllm-project/vllm, vllm/v1/core/sched/scheduler.py (FCFS, no prefix cache, no speculation).
-With several pipeline stages the victims of preemption are the latest requests that are not in flight. A request that
-lacks blocks only because of those in flight waits for them: if it gave up what it has, two could do so forever.
+In a pipeline the newest requests that are not in flight are preempted. A request that only lacks blocks of requests in
+flight waits for them: if it preempted itself instead, two requests could evict each other forever.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def sort_by_admission(s: State, replica: int) -> None:
 
 @kernel
 def next_tokens(s: State, replica: int, number: int, budget: int) -> int:
-    """How many tokens the request gets of what is left of the budget."""
+    """Return how many tokens the request processes within the remaining budget."""
     request, threshold = s.requests[number], s.replicas[replica].prefill_threshold
     if request.prefilled:
         return min(1, budget)
@@ -42,9 +42,9 @@ def next_tokens(s: State, replica: int, number: int, budget: int) -> int:
 
 @kernel
 def missing_blocks(s: State, replica: int, number: int, tokens: int) -> int:
-    """Blocks that the request lacks to hold its next `tokens`."""
+    """Return how many more blocks the request needs for its next `tokens`."""
     request = s.requests[number]
-    # `processed` counts the token that a request in decode feeds in next.
+    # In decode, `processed` already counts the next input token.
     length = request.processed + (0 if request.prefilled else tokens)
     return max(0, -(-length // s.replicas[replica].block_size) - request.blocks)
 
@@ -53,7 +53,7 @@ def missing_blocks(s: State, replica: int, number: int, tokens: int) -> int:
 def schedule_running(s: State, replica: int, slot: int) -> tuple[int, int, int]:
     """Batch the requests in `ready`, preempting from its end while blocks are short.
 
-    Returns (batch size, what is left of the token budget, repeats), with a budget of -1 where one was preempted.
+    Returns (batch size, remaining token budget, repeats); the budget is -1 after a preemption.
     """
     row, ready = s.replicas[replica], s.ready
     if row.stages > 1:
@@ -63,7 +63,7 @@ def schedule_running(s: State, replica: int, slot: int) -> tuple[int, int, int]:
         number = ready[replica, size]
         tokens = next_tokens(s, replica, number, budget)
         blocks = missing_blocks(s, replica, number, tokens)
-        # Itself last, and only if nothing in flight will free blocks.
+        # Preempt the request itself last, and only if nothing in flight will free blocks.
         keep = size + 1 if row.in_flight > 0 else size
         while blocks > free_blocks(s, replica) and count > keep:
             count -= 1

@@ -1,4 +1,4 @@
-"""Routers. Importing this package registers the ones that ship, save `lookahead`, which needs the engine."""
+"""Routers. Importing this package registers the built-in ones except `lookahead`, which needs the engine."""
 
 from __future__ import annotations
 

@@ -20,14 +20,14 @@ from vidur.scheduler.routers.choice import expected_output, least
 
 
 def choose_backlog_time(view: View, memory: Floats, draws: Floats) -> int:
-    """The fewest seconds of work owed, with the arrival: prompts to be read and output tokens expected, each by the
-    time that they take on the replica's hardware. memory: last choice, prior of outputs."""
+    """Choose the replica with the fewest seconds of outstanding work, including the arrival: prefill and expected
+    decode, timed on its hardware. memory: last choice, expected output tokens."""
     output = expected_output(view.completions, memory[1])
     scores = np.empty(len(view.available))
     for replica in range(len(view.available)):
         prompts = view.ledger[replica, AWAITING_TOKENS] + view.arrival[ARRIVAL_PROMPT]
         outputs = max(view.ledger[replica, OUTSTANDING] * output - view.ledger[replica, STREAMED_TOKENS], 0.0) + output
-        # DECODE_SECONDS is the time of 16 requests together.
+        # DECODE_SECONDS is for a batch of 16.
         decode = view.hardware[replica, DECODE_SECONDS] / 16.0
         scores[replica] = prompts * view.hardware[replica, PREFILL_SECONDS] + outputs * decode
     chosen = least(scores, view.available, int(memory[0]))

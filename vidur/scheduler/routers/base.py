@@ -1,7 +1,7 @@
-"""What a global scheduler (a router) is, and how one is found by name.
+"""Base classes of routers (upstream: global schedulers) and their registry.
 
-A router that ships is a class around one kernel, `choose`, in the subset of Python that Numba compiles. The simulator
-compiles it into its loop; anything else calls it as plain Python, on the same arrays: one piece of code in both worlds.
+A built-in router is a class around one kernel, `choose`, in the subset of Python that Numba compiles. The simulator
+compiles it into its loop; a router in front of real replicas calls the same code as plain Python on the same arrays.
 This package imports neither numba nor torch.
 """
 
@@ -28,11 +28,11 @@ def _no_tokens() -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class RouterContext:
-    """What a router is made from, beside its configuration.
+    """What a router is built from, besides its configuration.
 
-    hardware: float64[replicas, HARDWARE_COLUMNS]. rng: its only source of randomness. prompt_tokens, output_tokens:
-    lengths like those of the workload, from which size_split takes its thresholds; empty if unknown. simulator:
-    what a router that simulates needs to do so (vidur.scheduler.routers.lookahead); None elsewhere.
+    hardware: float64[replicas, HARDWARE_COLUMNS]. rng: the router's only source of randomness. prompt_tokens,
+    output_tokens: lengths of the workload, for size_split's thresholds; empty if unknown. simulator: a
+    vidur.scheduler.routers.lookahead.ReplicaModel in a simulation; None in front of real replicas.
     """
 
     hardware: Floats
@@ -47,11 +47,11 @@ class RouterContext:
 
 
 class GlobalScheduler(ABC):
-    """Chooses a replica for each request. Subclass this for a router of your own.
+    """Chooses a replica for each request. Subclass this for your own router.
 
-    It is made as `YourScheduler(options, context)`, which this class keeps as attributes: `options` is the JSON object
-    of `--custom_global_scheduler_config_options`, as a dict; `context` is a RouterContext.
-    queue_depth: of how many requests without a first token, per replica, it sees age and prompt (QUEUE_AGE).
+    The simulator calls `YourScheduler(options, context)`: `options` is the JSON object of
+    `--custom_global_scheduler_config_options`, as a dict; `context` is a RouterContext. Both become attributes.
+    queue_depth: requests awaiting a first token, per replica, whose age and prompt the router sees (QUEUE_AGE).
     """
 
     queue_depth: int = 0
@@ -62,30 +62,27 @@ class GlobalScheduler(ABC):
 
     @abstractmethod
     def schedule(self, observation: ClusterObservation) -> int:
-        """The number of an available replica for the request in `observation.arrival`."""
+        """Return the number of an available replica for the request in `observation.arrival`."""
 
 
 class DrivingScheduler(GlobalScheduler):
-    """A router that takes the simulation into its own hands, to decide on many requests at once and to learn from them.
-
-    `drive(simulation, on_slice)` routes every request of a vidur.engine.simulation.Simulation to its end, and calls
-    `on_slice(finished)` now and then, which may raise to stop.
-    """
+    """A router that runs the simulation itself, to batch its decisions and to learn from them."""
 
     @abstractmethod
     def drive(self, simulation: Any, on_slice: Callable[[int], None]) -> None:
-        """Run the simulation to its end."""
+        """Run a vidur.engine.simulation.Simulation to its end.
+
+        Call `on_slice(finished requests)` regularly; it may raise to stop.
+        """
 
 
 class KernelScheduler(GlobalScheduler):
-    """A router that is one kernel.
+    """A router that consists of one kernel.
 
-    choose(view, memory, draws) -> replica: `view` is what it sees (vidur.observation.View); `memory`, float64 and the
-    router's own, holds its parameters and whatever it keeps from one decision to the next; `draws`, float64[2], are
-    uniform random numbers in [0, 1) for this decision.
-    observes: 0 if it looks at no replica; 1 if it looks neither at STREAMED_TOKENS nor at GAUGE_AGE; 2 if it may look
-    at everything. draws_numbers: whether it uses `draws`. needs_fresh_gauges: whether it is defined on gauges without
-    delay only.
+    choose(view, memory, draws) -> replica: `view` is a vidur.observation.View; `memory`, float64, holds the router's
+    parameters and its state between decisions; `draws`, float64[2], are uniform random numbers in [0, 1).
+    observes: 0 if it reads no replica's state; 1 if it reads neither STREAMED_TOKENS nor GAUGE_AGE; else 2.
+    draws_numbers: whether it uses `draws`. needs_fresh_gauges: whether gauges must be read at each decision.
     """
 
     choose: ChooseKernel
@@ -95,7 +92,7 @@ class KernelScheduler(GlobalScheduler):
 
     def __init__(self, context: RouterContext, memory: Floats | None = None) -> None:
         super().__init__({}, context)
-        # memory[0] is the last choice of routers that let equals take turns, the next one of round_robin.
+        # memory[0]: the last choice, by which tied replicas take turns.
         self.memory = np.full(1, -1.0) if memory is None else memory
         self._rng = context.rng
 
@@ -104,7 +101,7 @@ class KernelScheduler(GlobalScheduler):
         return cls(context)
 
     def draw(self, count: int) -> Floats:
-        """float64[count, 2] for the next `count` decisions; zeros for a router that draws nothing."""
+        """float64[count, 2]: random numbers for the next `count` decisions; zeros if the router uses none."""
         return self._rng.random((count, 2)) if self.draws_numbers else np.zeros((count, 2))
 
     def schedule(self, observation: ClusterObservation) -> int:

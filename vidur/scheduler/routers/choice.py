@@ -1,7 +1,4 @@
-"""What the kernels of several routers share.
-
-Plain Python in the subset that Numba compiles; vidur.scheduler.compiled makes these known to Numba.
-"""
+"""Functions that several routers' kernels share; vidur.scheduler.compiled registers them with Numba."""
 
 from __future__ import annotations
 
@@ -18,14 +15,14 @@ from vidur.observation import (
     Floats,
 )
 
-# How many completions the prior expectation of output lengths weighs as much as.
+# The prior of output lengths counts as this many completions.
 PRIOR_WEIGHT = 20.0
 
 
 def least(scores: Floats, allowed: NDArray[np.int64], last: int) -> int:
-    """The allowed replica with the smallest score; among equals the first after `last`, so that they take turns."""
+    """Return the allowed replica with the smallest score; ties go to the first after `last`, to take turns."""
     best = -1
-    # Two passes in place of a remainder for each replica, which would cost more than the comparison.
+    # Two passes: a modulo for each replica would cost more than the comparison.
     for replica in range(last + 1, len(scores)):
         if allowed[replica] and (best < 0 or scores[replica] < scores[best]):
             best = replica
@@ -36,7 +33,7 @@ def least(scores: Floats, allowed: NDArray[np.int64], last: int) -> int:
 
 
 def expected_output(completions: Floats, prior: float) -> float:
-    """Mean output tokens of what has completed, with a prior that fades."""
+    """Return the mean output tokens of completed requests, smoothed by a prior."""
     total = PRIOR_WEIGHT * prior + completions[COMPLETED_OUTPUT]
     return total / (PRIOR_WEIGHT + completions[COMPLETED_COUNT])  # type: ignore[no-any-return]
 
@@ -44,7 +41,7 @@ def expected_output(completions: Floats, prior: float) -> float:
 def token_backlog(
     ledger: Floats, hardware: Floats, arrival: Floats, completions: Floats, prior: float, scores: Floats
 ) -> None:
-    """Into `scores`: the tokens that each replica owes with the arrival added, divided by its speed."""
+    """Set `scores` to each replica's outstanding tokens, including the arrival, divided by its speed."""
     output = expected_output(completions, prior)
     for replica in range(len(scores)):
         tokens = ledger[replica, PROMPT_TOKENS] + ledger[replica, OUTSTANDING] * output

@@ -1,4 +1,4 @@
-"""A router of the user's own, found by import path."""
+"""Load a user's router by import path."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from vidur.scheduler.routers.base import GlobalScheduler, KernelScheduler, Route
 
 
 def load_custom_scheduler(config: CustomGlobalSchedulerConfig, context: RouterContext) -> GlobalScheduler:
-    """Import `module:Class` or `file.py:Class` and make one. Raises InputError if there is no such class."""
+    """Import `module:Class` or `file.py:Class` and create a router. Raises InputError if there is no such class."""
     return custom_maker(config)(context)
 
 
 def custom_maker(config: CustomGlobalSchedulerConfig) -> Callable[[RouterContext], GlobalScheduler]:
-    """What makes schedulers of the class, which is imported here. Raises InputError if there is no such class."""
+    """Import the class and return a function that creates its routers. Raises InputError if there is no such class."""
     where, _, name = config.scheduler.rpartition(":")
     module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
-    found = getattr(module, name, None)
-    if not isinstance(found, type) or not issubclass(found, GlobalScheduler):
+    cls = getattr(module, name, None)
+    if not isinstance(cls, type) or not issubclass(cls, GlobalScheduler):
         routers = [
             key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, GlobalScheduler)
         ]
-        if found is None:
+        if cls is None:
             raise unknown_name(f"class in {where}", name, routers)
         raise InputError(f"{config.scheduler} is no subclass of vidur.scheduler.routers.GlobalScheduler")
-    if issubclass(found, KernelScheduler) and len(inspect.signature(found.choose).parameters) != 3:
+    if issubclass(cls, KernelScheduler) and len(inspect.signature(cls.choose).parameters) != 3:
         raise InputError(f"{config.scheduler}: its `choose` must take (view, memory, draws): vidur.observation.View")
-    if issubclass(found, KernelScheduler) and found.__init__ is KernelScheduler.__init__:
-        return partial(found.from_config, config)
-    make: Callable[..., GlobalScheduler] = found
+    if issubclass(cls, KernelScheduler) and cls.__init__ is KernelScheduler.__init__:
+        return partial(cls.from_config, config)
+    make: Callable[..., GlobalScheduler] = cls
     return partial(make, config.parsed_options)
 
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"--global_scheduler_config_type: no such file: {path}")
-    # A name that only this file has, and that can be imported: the cache of compiled kernels asks for it.
+    # The cache of compiled kernels needs a module name that is unique to this file and importable.
     name = f"vidur_custom_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None

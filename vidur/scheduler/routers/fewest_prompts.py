@@ -1,4 +1,4 @@
-"""Fewest prompt tokens that wait to be read, per speed."""
+"""Fewest prompt tokens awaiting prefill, divided by speed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from vidur.scheduler.routers.choice import least
 
 
 def choose_fewest_prompts(view: View, memory: Floats, draws: Floats) -> int:
-    """The fewest prompt tokens without a first token, with the arrival's, divided by the replica's speed; among equals
-    the fewest outstanding requests. memory: the last choice."""
+    """Choose the replica with the fewest prompt tokens that await a first token, including the arrival's, divided by
+    its speed; ties go to the fewest outstanding requests. memory: the last choice."""
     waiting = (view.ledger[:, AWAITING_TOKENS] + view.arrival[ARRIVAL_PROMPT]) / view.hardware[:, SPEED]
     scores = waiting + 1e-6 * view.ledger[:, OUTSTANDING] / view.hardware[:, SPEED]
     replica = least(scores, view.available, int(memory[0]))

@@ -1,4 +1,4 @@
-"""Least KV-cache usage, as last reported."""
+"""Lowest last reported KV-cache usage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vidur.scheduler.routers.choice import least
 
 
 def choose_least_kv_cache(view: View, memory: Floats, draws: Floats) -> int:
-    """The replica whose KV-cache gauge is lowest; equals take turns. memory: the last choice."""
+    """Choose the replica with the lowest KV-cache gauge; ties take turns. memory: the last choice."""
     replica = least(view.gauges[:, GAUGE_KV_USAGE], view.available, int(memory[0]))
     memory[0] = replica
     return replica

@@ -1,4 +1,4 @@
-"""Least outstanding work, in tokens per speed."""
+"""Fewest outstanding tokens, divided by speed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from vidur.scheduler.routers.choice import least, token_backlog
 
 
 def choose_least_tokens(view: View, memory: Floats, draws: Floats) -> int:
-    """The replica that owes the fewest tokens, divided by its speed. memory: last choice, prior of outputs."""
+    """Choose the replica with the fewest outstanding tokens, divided by its speed. memory: last choice, expected output
+    tokens."""
     scores = np.empty(len(view.available))
     token_backlog(view.ledger, view.hardware, view.arrival, view.completions, memory[1], scores)
     replica = least(scores, view.available, int(memory[0]))

@@ -1,9 +1,8 @@
-"""Simulate every replica forward with and without the request, and take the smallest increase of
-sum(E2E) + beta * sum(TTFT).
+"""Simulate each replica with and without the request; choose the smallest increase of sum(E2E) + beta * sum(TTFT).
 
-The forward simulation starts from the observation alone: a request with a first token is in decode, one without waits
-with its whole prompt, and an unknown output length is its conditional mean given what has been streamed. It assumes no
-further arrivals. It needs the engine, and so numba.
+The simulation starts from the observation alone: a request with a first token is in decode, one without waits with its
+whole prompt, and an output length is its conditional mean given the tokens streamed so far. No further arrivals are
+assumed. Needs the engine, hence numba.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import vidur.scheduler.compiled  # noqa: F401, it makes known what routers share
+import vidur.scheduler.compiled  # noqa: F401, registers shared functions with Numba
 from vidur.config.global_scheduler import BaseGlobalSchedulerConfig, LookaheadGlobalSchedulerConfig
 from vidur.engine.engine import Engine
 from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan
@@ -40,7 +39,7 @@ _PRIOR_WEIGHT = 5.0
 
 @dataclass(frozen=True)
 class ReplicaModel:
-    """What it takes to simulate a replica: the plans of all replicas, of all hardware groups, the batching policy."""
+    """What simulating a replica needs: the plans of all replicas and hardware groups, and the batcher."""
 
     replicas: list[ReplicaPlan]
     hardware: list[HardwarePlan]
@@ -48,8 +47,8 @@ class ReplicaModel:
 
 
 def conditional_output(completions: Floats, streamed: NDArray[np.int64], prior: float) -> NDArray[np.int64]:
-    """Expected output length of requests that have streamed `streamed` tokens: the mean of the completed ones that were
-    longer, with a prior that a request goes on for `prior` tokens more. At least one token more."""
+    """Expected output length of requests that have streamed `streamed` tokens: the mean of longer completed requests,
+    smoothed by a prior of `prior` more tokens; at least one more token."""
     counts = completions[HISTOGRAM_COUNTS : HISTOGRAM_COUNTS + HISTOGRAM_BINS]
     sums = completions[HISTOGRAM_SUMS : HISTOGRAM_SUMS + HISTOGRAM_BINS]
     longer_counts = np.concatenate([np.cumsum(counts[::-1])[::-1], [0.0]])
@@ -64,7 +63,7 @@ def conditional_output(completions: Floats, streamed: NDArray[np.int64], prior: 
 
 
 class _Forward:
-    """One replica's engine, loaded again and again with outstanding requests and run until it is empty."""
+    """A replica's engine, reloaded with outstanding requests and run until it is idle."""
 
     def __init__(self, plan: ReplicaPlan, model: ReplicaModel, capacity: int) -> None:
         ones = np.ones(capacity, np.int64)
@@ -73,10 +72,9 @@ class _Forward:
         self.capacity = capacity
         self.plan = plan
         self.engine = Engine(table, [plan], model.hardware, np.zeros((0, 4)), options)
-        # No request arrives: those that are loaded are all there are.
-        self.engine.clock.num_decisions = 0
+        self.engine.clock.num_decisions = 0  # no arrivals: all requests are loaded
         self.simulation = Simulation(self.engine, model.batcher)
-        # No longer than the tables reach and the replica holds.
+        # Cap lengths at what the tables cover and the replica can hold.
         tables = model.hardware[plan.hardware].tables
         reach = (tables.attn_decode.shape[1] - 1) * tables.kv_granularity
         self._longest = min(plan.max_request_tokens, reach)
@@ -86,7 +84,7 @@ class _Forward:
         self, prompt: NDArray[np.int64], streamed: NDArray[np.int64], started: NDArray[np.bool_],
         output: NDArray[np.int64], beta: float,
     ) -> float:  # fmt: skip
-        """sum(E2E) + beta * sum(TTFT) of these requests, counted from now."""
+        """Return sum(E2E) + beta * sum(TTFT) of these requests, in seconds from now."""
         count = len(prompt)
         self._load(prompt, streamed, started, output)
         self.simulation.run(choose_round_robin)
@@ -111,17 +109,17 @@ class _Forward:
         blocks = np.full(count, plan.max_blocks_per_request)
         if plan.grows:
             blocks = -(-(prompt + streamed) // plan.block_size)
-        # What the ledger cannot say is taken to be so: the oldest that fit are in the KV-cache.
-        held = started & (np.cumsum(blocks * started) <= plan.num_blocks)
-        held &= np.cumsum(held) <= plan.max_admitted
-        rows["processed"] = np.where(held, prompt + streamed, 0)
-        rows["prefilled"] = held
-        rows["blocks"] = np.where(held, blocks, 0)
-        if plan.hold_until_batch_ends and held.any():
-            rows["leader"][held] = int(np.argmax(held))
-        lost = started & ~held
-        rows["prefill"][lost] = (prompt + streamed)[lost]
-        self._load_replica(np.flatnonzero(held), np.flatnonzero(~held), int(blocks[held].sum()), count)
+        # The ledger does not tell which requests are in the KV-cache; assume the oldest that fit.
+        cached = started & (np.cumsum(blocks * started) <= plan.num_blocks)
+        cached &= np.cumsum(cached) <= plan.max_admitted
+        rows["processed"] = np.where(cached, prompt + streamed, 0)
+        rows["prefilled"] = cached
+        rows["blocks"] = np.where(cached, blocks, 0)
+        if plan.hold_until_batch_ends and cached.any():
+            rows["leader"][cached] = int(np.argmax(cached))
+        preempted = started & ~cached
+        rows["prefill"][preempted] = (prompt + streamed)[preempted]
+        self._load_replica(np.flatnonzero(cached), np.flatnonzero(~cached), int(blocks[cached].sum()), count)
         _link(rows, np.arange(count), self._row, "ledger")
         _link(rows, np.flatnonzero(~started), self._row, "await")
 
@@ -146,7 +144,7 @@ class _Forward:
 
 
 def _link(rows: Any, numbers: NDArray[np.int64], replica: Any, name: str) -> None:
-    """Make these requests the list of the replica that is called so: "ledger" or "await"."""
+    """Link these requests as the replica's list `name`: "ledger" or "await"."""
     if len(numbers):
         rows[f"{name}_prev"][numbers] = np.append(-1, numbers[:-1])
         rows[f"{name}_next"][numbers] = np.append(numbers[1:], -1)
@@ -154,7 +152,7 @@ def _link(rows: Any, numbers: NDArray[np.int64], replica: Any, name: str) -> Non
 
 
 class LookaheadScheduler(GlobalScheduler):
-    """See the module. `beta` weighs the sum of TTFT; `prior` is the expected output before completions are seen."""
+    """The router of this module. beta: weight of sum(TTFT). prior: expected output tokens before any completion."""
 
     def __init__(self, context: RouterContext, beta: float, prior: float) -> None:
         super().__init__({}, context)
@@ -171,8 +169,8 @@ class LookaheadScheduler(GlobalScheduler):
         return cls(context, config.beta, config.expected_output_tokens)
 
     def marginal_costs(self, observation: ClusterObservation) -> Floats:
-        """float64[replicas]: the increase of sum(E2E) + beta * sum(TTFT) in seconds; inf where one is not available or
-        can never hold the request."""
+        """float64[replicas]: the increase of sum(E2E) + beta * sum(TTFT) in seconds; inf for a replica that is
+        unavailable or can never hold the request."""
         return np.array(
             [
                 self._marginal_cost(observation, replica) if observation.available[replica] else np.inf
@@ -186,24 +184,22 @@ class LookaheadScheduler(GlobalScheduler):
         return self._last
 
     def _marginal_cost(self, observation: ClusterObservation, replica: int) -> float:
-        plan, asked = self._model.replicas[replica], int(observation.arrival[ARRIVAL_PROMPT])
-        if asked >= plan.max_request_tokens or asked > plan.max_prompt_tokens:
-            # The replica would refuse it.
-            return np.inf
+        plan, arriving = self._model.replicas[replica], int(observation.arrival[ARRIVAL_PROMPT])
+        if arriving >= plan.max_request_tokens or arriving > plan.max_prompt_tokens:
+            return np.inf  # refused
         placed: PlacedRequests = observation.placed(replica)
         count = len(placed.request)
-        prompt = np.append(placed.prompt_tokens, asked)
+        prompt = np.append(placed.prompt_tokens, arriving)
         streamed = np.append(placed.streamed_tokens, 0)
         started = np.append(placed.has_first_token, False)
         output = conditional_output(observation.completions, streamed, self._prior)
         engine = self._engine(replica, count + 1)
-        with_it = engine.cost(prompt, streamed, started, output, self._beta)
-        if np.isnan(with_it):
-            # The replica can never hold it.
-            return np.inf
+        cost = engine.cost(prompt, streamed, started, output, self._beta)
+        if np.isnan(cost):
+            return np.inf  # never completes
         if count == 0:
-            return with_it
-        return with_it - engine.cost(prompt[:-1], streamed[:-1], started[:-1], output[:-1], self._beta)
+            return cost
+        return cost - engine.cost(prompt[:-1], streamed[:-1], started[:-1], output[:-1], self._beta)
 
     def _engine(self, replica: int, count: int) -> _Forward:
         plan = self._model.replicas[replica]

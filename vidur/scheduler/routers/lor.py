@@ -9,14 +9,14 @@ from vidur.scheduler.routers.choice import least
 
 
 def choose_lor(view: View, memory: Floats, draws: Floats) -> int:
-    """The replica with the fewest outstanding requests; equals take turns. memory: the last choice."""
+    """Choose the replica with the fewest outstanding requests; ties take turns. memory: the last choice."""
     replica = least(view.ledger[:, OUTSTANDING], view.available, int(memory[0]))
     memory[0] = replica
     return replica
 
 
 def choose_fewest_waiting(view: View, memory: Floats, draws: Floats) -> int:
-    """The replica with the shortest waiting queue, the lowest number among equals: upstream's rule."""
+    """Choose the replica with the shortest waiting queue, the lowest number on ties (upstream's rule)."""
     return least(view.gauges[:, GAUGE_WAITING], view.available, -1)
 
 
@@ -32,7 +32,7 @@ class LORScheduler(KernelScheduler):
 
 
 class FewestWaitingScheduler(KernelScheduler):
-    """Reads the queues themselves and at once, which no router in front of real replicas can."""
+    """Reads waiting queues without delay, which no router in front of real replicas can."""
 
     choose = staticmethod(choose_fewest_waiting)
     needs_fresh_gauges = True

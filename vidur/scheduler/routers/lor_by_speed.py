@@ -1,4 +1,4 @@
-"""Least outstanding requests per speed."""
+"""Fewest outstanding requests, divided by speed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vidur.scheduler.routers.choice import least
 
 
 def choose_lor_by_speed(view: View, memory: Floats, draws: Floats) -> int:
-    """The fewest outstanding requests, with the arrival, divided by the replica's speed. memory: the last choice."""
+    """Choose by outstanding requests, including the arrival, divided by speed. memory: the last choice."""
     replica = least((view.ledger[:, OUTSTANDING] + 1.0) / view.hardware[:, SPEED], view.available, int(memory[0]))
     memory[0] = replica
     return replica

@@ -7,7 +7,7 @@ from vidur.scheduler.routers.base import GLOBAL_SCHEDULERS, KernelScheduler
 
 
 def choose_power_of_two(view: View, memory: Floats, draws: Floats) -> int:
-    """Draws two different available replicas and takes the one with fewer outstanding requests."""
+    """Draw two different available replicas and choose the one with fewer outstanding requests."""
     count = view.available.sum()
     first = int(draws[0] * count)
     second = int(draws[1] * (count - 1))
@@ -20,7 +20,7 @@ def choose_power_of_two(view: View, memory: Floats, draws: Floats) -> int:
             continue
         if seen == first or (seen == second and count > 1):
             fewer = best < 0 or view.ledger[replica, OUTSTANDING] < view.ledger[best, OUTSTANDING]
-            # Of two equals, the one drawn first.
+            # On a tie, take the one drawn first.
             if fewer or (seen == first and view.ledger[replica, OUTSTANDING] == view.ledger[best, OUTSTANDING]):
                 best = replica
         seen += 1

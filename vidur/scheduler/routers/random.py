@@ -7,7 +7,7 @@ from vidur.scheduler.routers.base import GLOBAL_SCHEDULERS, KernelScheduler
 
 
 def choose_random(view: View, memory: Floats, draws: Floats) -> int:
-    """Each available replica with the same probability."""
+    """Choose each available replica with equal probability."""
     left = int(draws[0] * view.available.sum())
     replica = 0
     while not view.available[replica] or left > 0:

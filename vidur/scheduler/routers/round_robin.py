@@ -1,4 +1,4 @@
-"""Each replica in its turn."""
+"""Each replica in turn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from vidur.scheduler.routers.base import GLOBAL_SCHEDULERS, KernelScheduler
 
 
 def choose_round_robin(view: View, memory: Floats, draws: Floats) -> int:
-    """The next available replica. memory: the last choice."""
+    """Choose the next available replica. memory: the last choice."""
     replica = (int(memory[0]) + 1) % len(view.available)
     while not view.available[replica]:
         replica = (replica + 1) % len(view.available)

@@ -9,8 +9,8 @@ _PRIME = 2147483647
 
 
 def choose_session_hash(view: View, memory: Floats, draws: Floats) -> int:
-    """The available replica with the highest hash of (session, replica), so that only the sessions of a lost replica
-    move. A request without a session is a session of its own."""
+    """Choose the available replica with the highest hash of (session, replica), so that losing a replica moves only its
+    sessions. A request without a session counts as its own session."""
     session = int(view.arrival[ARRIVAL_SESSION])
     if session < 0:
         session = int(view.arrival[ARRIVAL_ORDINAL])

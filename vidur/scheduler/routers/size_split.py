@@ -1,4 +1,4 @@
-"""Long prompts on replicas of their own, least_tokens among them (SITA: Harchol-Balter et al., 1999)."""
+"""Dedicated replicas for long prompts, least_tokens within each class (SITA: Harchol-Balter et al., 1999)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vidur.scheduler.routers.choice import least, token_backlog
 
 
 def choose_size_split(view: View, memory: Floats, draws: Floats) -> int:
-    """least_tokens among the replicas of the prompt's class, or among all if none of them is available.
+    """Apply least_tokens to the replicas of the prompt's class, or to all if none of them is available.
 
-    memory: last choice, prior of the output length, number of thresholds, thresholds, class of each replica.
+    memory: last choice, expected output tokens, number of thresholds, thresholds, class of each replica.
     """
     thresholds = int(memory[2])
     size_class = 0
@@ -33,9 +33,9 @@ def choose_size_split(view: View, memory: Floats, draws: Floats) -> int:
 
 
 def split_evenly(prompts: NDArray[np.int64], work: Floats, speeds: Floats) -> tuple[Floats, Floats]:
-    """One threshold, and the class (0 short, 1 long) of each replica.
+    """Return one threshold, and the class (0 short, 1 long) of each replica.
 
-    A quarter of the replicas, the fastest, serve long prompts; the threshold gives them their share of the work.
+    The fastest quarter of the replicas serve long prompts; the threshold splits work in proportion to speed.
     """
     count = len(speeds)
     if count == 1 or len(prompts) == 0:
@@ -50,7 +50,7 @@ def split_evenly(prompts: NDArray[np.int64], work: Floats, speeds: Floats) -> tu
 
 
 def assign_classes(thresholds: Floats, prompts: NDArray[np.int64], work: Floats, speeds: Floats) -> Floats:
-    """The class of each replica: classes take replicas, one at least, until each has its share of the speed."""
+    """Assign replicas to classes so that each class's speed matches its share of the work; at least one per class."""
     classes = len(thresholds) + 1
     of_request = np.searchsorted(thresholds, prompts, side="left")
     shares = np.bincount(of_request, weights=work, minlength=classes) if len(prompts) else np.ones(classes)
@@ -60,8 +60,8 @@ def assign_classes(thresholds: Floats, prompts: NDArray[np.int64], work: Floats,
     if len(speeds) >= classes:
         for size_class in range(classes):
             assigned[size_class] = min(assigned[size_class], size_class)
-            at = len(speeds) - classes + size_class
-            assigned[at] = max(assigned[at], size_class)
+            index = len(speeds) - classes + size_class
+            assigned[index] = max(assigned[index], size_class)
     return np.maximum.accumulate(assigned).astype(np.float64)
 
 

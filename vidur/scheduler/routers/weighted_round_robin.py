@@ -1,4 +1,4 @@
-"""Each replica in its turn, as often as it is fast (smooth weighted round robin, as in nginx)."""
+"""Each replica in turn, in proportion to its speed (smooth weighted round robin, as in nginx)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from vidur.scheduler.routers.base import GLOBAL_SCHEDULERS, KernelScheduler, Rou
 
 
 def choose_weighted_round_robin(view: View, memory: Floats, draws: Floats) -> int:
-    """Every available replica earns its speed; the richest is chosen and pays what all have earned. memory: credits."""
+    """Credit each available replica with its speed; choose the largest credit and subtract the sum of the speeds from
+    it. memory: credits."""
     earned = 0.0
     best = -1
     for replica in range(len(view.available)):
