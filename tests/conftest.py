@@ -14,6 +14,9 @@ from vidur.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Tests are many processes on few cores: more threads in each, of NumPy's and torch's, wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes says how busy the machine is.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
