@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 from ray_jobs import die_at_one, noted, refuse_three, square_slowly
 
-from vidur.compare.cell import Cell, Policy
+from vidur.compare.cell import Cell
 from vidur.compare.config import CompareConfig
 from vidur.compare.executor import Failure, ProcessExecutor
 from vidur.compare.figures import Objectives
+from vidur.compare.policy_file import PolicyFile
 from vidur.compare.ray_executor import RETRIES, RayExecutor, _run
 from vidur.compare.record import CellRecord
 from vidur.compare.store import CellStore
@@ -152,13 +153,13 @@ def test_a_worker_of_another_version_is_refused() -> None:
 def test_a_checkpoint_is_brought_to_the_workers(cluster: RayExecutor, tmp_path: Path) -> None:
     config = SimulationConfig.from_cli(["--global_scheduler_config_type", "ppo"])
     path = tmp_path / "policies" / "abc.safetensors"
-    cell = Cell("point", "ppo", 0, config, Objectives(1.0, 0.05), policy=Policy(str(path), "abc"))
+    cell = Cell("point", "ppo", 0, config, Objectives(1.0, 0.05), policy=PolicyFile(str(path), "abc"))
     path.parent.mkdir()
     path.write_bytes(b"weights")
     elsewhere = tmp_path / "elsewhere" / "abc.safetensors"
     assert _run(refuse_three, 1, VERSION, {str(elsewhere): b"weights"}) == 1
     assert elsewhere.read_bytes() == b"weights"
-    moved = dataclasses.replace(cell, policy=Policy(str(elsewhere), "abc"))
+    moved = dataclasses.replace(cell, policy=PolicyFile(str(elsewhere), "abc"))
     assert [place for place, _ in cluster.run(type, [cell, moved])] in ([0, 1], [1, 0])
 
 
