@@ -78,7 +78,7 @@ def test_groups_of_vllm_v1() -> None:
         ("name=x,network_device=a100_pairwise_nvlink", "--replica_config_device h100", ["group 'x'", "node of a100"]),
         ("name=x,tensor_parallel_size=3", "", ["group 'x'", "tensor_parallel_size 3", "32 attention heads"]),
         ("name=x,chunk_size=0", "", ["group 'x'", "chunk_size must be at least 1"]),
-        ("name=x,max_num_seqs=3", "", ["group 'x'", "max_num_seqs is no setting of", "sarathi"]),
+        ("name=x,max_num_seqs=3", "", ["group 'x'", "max_num_seqs is not a setting of", "sarathi"]),
         ("name=x,batch_size_cap=1,num_pipeline_stages=2", "", ["group 'x'", "batch_size_cap 1"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Files of YAML and JSON: what is in them, whatever it is."""
+"""Read YAML and JSON files safely, whatever they contain."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 from vidur.data_files import data_path
 from vidur.errors import InputError, did_you_mean, unknown_name
 
-# Bounds of a YAML file: collections within each other, and values in all.
+# Bounds of a YAML file: nesting depth, and number of values.
 DEEPEST, MOST_VALUES = 64, 1_000_000
 
 
 def named_document(kind: str, folder: str, name: str) -> tuple[Path, Any]:
-    """The path and the contents of the YAML file `name`, or of the one of that name in a folder of data/.
+    """Return path and contents of the YAML file `name`, or of data/FOLDER/NAME.yaml.
 
-    kind: what it is, for errors, as `training suite`. Raises InputError."""
+    kind: for errors, as `training suite`. Raises InputError."""
     shipped = [file.stem for file in data_path(folder).glob("*.yaml")]
     if "/" in name or name.endswith((".yaml", ".yml")):
         path = Path(name)
@@ -29,25 +29,24 @@ def named_document(kind: str, folder: str, name: str) -> tuple[Path, Any]:
     return path, load_document(path)
 
 
-def load_document(path: Path, what: str = "", names: Iterable[str] = ()) -> Any:
-    """The contents of a YAML or JSON file.
+def load_document(path: Path, prefix: str = "", names: Iterable[str] = ()) -> Any:
+    """Return the contents of a YAML or JSON file. Raises InputError, naming file and line, if it is neither.
 
-    what: stands before the path of a file that cannot be read. names: what could have been meant by the path of a file
-    that does not exist. Raises InputError, naming the file and mostly the line, for what is neither YAML nor JSON."""
+    prefix: text before the path in errors about reading it. names: names to suggest if it does not exist."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         hint = did_you_mean(str(path), names) or did_you_mean(path.stem, names)
-        raise InputError(f"{what}{path}: {error.strerror}{hint and f': {hint}?'}") from None
+        raise InputError(f"{prefix}{path}: {error.strerror}{hint and f': {hint}?'}") from None
     except OSError as error:
-        raise InputError(f"{what}{path}: {error.strerror}") from None
+        raise InputError(f"{prefix}{path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{what}{path}: not a text file in UTF-8") from None
+        raise InputError(f"{prefix}{path}: not a text file in UTF-8") from None
     return parse_json(text, str(path)) if path.suffix.lower() == ".json" else parse_yaml(text, path)
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The document. Raises InputError naming `where`, also for one that is nested too deep."""
+    """Parse JSON. Raises InputError naming `where`, also if it is nested too deeply."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -59,8 +58,8 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def parse_yaml(text: str, path: Path) -> Any:
-    """The document. Raises InputError, naming the file, for what is not YAML, for a key that is given twice, and for
-    nesting or aliases that would take all memory."""
+    """Parse YAML. Raises InputError, naming the file, for bad syntax, a repeated key, or nesting or aliases that would
+    exhaust memory."""
     import yaml
 
     try:
@@ -76,10 +75,11 @@ def parse_yaml(text: str, path: Path) -> Any:
 
 
 def _check_size(events: Iterable[Any], path: Path) -> None:
-    """Raise InputError for a document that is nested too deep, or that has too many values once its aliases stand for
-    what they repeat. The parser of events keeps none of them, so this takes no memory whatever the document is."""
-    sizes: dict[str, int] = {}
-    # The values so far of each collection that is open, and its anchor.
+    """Raise InputError for a document that is nested too deeply, or has too many values once aliases are expanded.
+
+    Parser events are not kept, so this needs little memory for any document."""
+    sizes: dict[str, int] = {}  # expanded values by anchor
+    # Each open collection: its anchor and its values so far.
     open_: list[tuple[str | None, int]] = [(None, 0)]
     for event in events:
         kind, anchor = type(event).__name__, getattr(event, "anchor", None)
@@ -91,7 +91,7 @@ def _check_size(events: Iterable[Any], path: Path) -> None:
         elif kind == "ScalarEvent":
             size = 1
         elif kind == "AliasEvent":
-            # One that is still open stands for itself.
+            # An alias to an open collection is recursive.
             size = sizes.get(anchor or "", MOST_VALUES + 1 if anchor in [name for name, _ in open_] else 1)
         else:
             continue
@@ -107,7 +107,7 @@ def _check_size(events: Iterable[Any], path: Path) -> None:
 
 
 def _check_keys_differ(node: Any, path: Path, seen_nodes: set[int]) -> None:
-    """Raise InputError if a mapping gives a key twice, which the YAML loader lets pass, or a collection as a key."""
+    """Raise InputError if a mapping repeats a key, which the YAML loader accepts, or uses a collection as a key."""
     if node is not None and isinstance(node.value, list) and id(node) not in seen_nodes:
         seen_nodes.add(id(node))
         seen = set()
@@ -124,7 +124,7 @@ def _check_keys_differ(node: Any, path: Path, seen_nodes: set[int]) -> None:
 
 
 def short(value: Any) -> str:
-    """What a value is, in at most 60 characters, whatever there is in it."""
+    """Return a value's repr in at most 60 characters."""
     text = _SHORT.repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

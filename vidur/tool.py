@@ -1,4 +1,4 @@
-"""What every command does around its own work: flags in, an exit status out."""
+"""Run a command: parse its flags, report errors and signals, return an exit status."""
 
 from __future__ import annotations
 
@@ -28,15 +28,14 @@ def run_tool(
     advice: str = "",
     forks: bool = False,
 ) -> int:
-    """Run `function` on the configurations that `argv` (of the process if None) gives. Returns the exit status.
+    """Call `function` with the configurations of `argv` (default: sys.argv). Returns the exit status.
 
-    The status is what `function` returns (0 for None); 2 for bad input and for a package that is not installed, 1 for
-    results that cannot be written, 130 for Ctrl-C, 143 for SIGTERM, each with one line on stderr;
-    141 where nobody reads the output any more.
+    The status is what `function` returns (0 for None); 2 for bad input or a missing package, 1 for results that cannot
+    be written, 130 for Ctrl-C, 143 for SIGTERM, each with one line on stderr; 141 for a closed output pipe.
 
-    name: what follows `python -m`. classes: those of the flags, or a function of `argv` in place of `parse_tool`.
-    advice: what the line of an interrupted run says besides; the text of a KeyboardInterrupt goes before it. forks:
-    whether the command starts processes, so that no thread may watch for signals beside it.
+    name: what follows `python -m`. classes: whose fields are flags, or a function of `argv` to use in place of
+    `parse_tool`. advice: added to the message of an interrupted run; the text of a KeyboardInterrupt replaces it.
+    forks: whether the command starts processes; then no thread watches for signals.
     """
     with Interrupts(f"{name}: interrupted") as interrupts:
         try:
@@ -56,7 +55,7 @@ def run_tool(
                 raise
             return _fail(name, missing_package(error.name))
         except BrokenPipeError:
-            # Whoever read the output has gone, as with `| head`; what is still in the buffer has nowhere to go.
+            # The reader has gone, as with `| head`; discard what is still in the buffer.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except KeyboardInterrupt as interrupt:
@@ -66,7 +65,7 @@ def run_tool(
 
 
 def prog(name: str) -> str:
-    """How the command was called, for its help: `vidur-train`, or `python -m rl.train`."""
+    """Return how the command was called, for its help: `vidur-train`, or `python -m rl.train`."""
     command = Path(sys.argv[0]).name.removesuffix(".exe")
     return command if command.startswith("vidur-") else f"python -m {name}"
 

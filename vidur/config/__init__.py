@@ -1,4 +1,4 @@
-"""The configuration of a simulation: dataclasses, from which flags and files are derived."""
+"""Configuration dataclasses of a simulation; flags and file keys are derived from their fields."""
 
 from vidur.config.cluster import ClusterConfig
 from vidur.config.device_sku import DEVICES, NODES, DeviceSKU, NodeSKU

@@ -1,4 +1,4 @@
-"""What every configuration class shares: typed settings with a help text and limits, checked when one is made."""
+"""The base of all configuration classes: typed settings with help texts and limits, checked on construction."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ KIND_NAMES = {int: "an integer", float: "a number", str: "text", bool: "true or 
 
 
 def setting(default: Any = dataclasses.MISSING, *, help: str, **limits: Any) -> Any:
-    """A field of a configuration class. `limits`: minimum, above, maximum, below (numbers), choices (names)."""
+    """Declare a field of a configuration class. `limits`: minimum, above, maximum, below (numbers), choices (names)."""
     return dataclasses.field(default=default, metadata={"help": help, **limits})
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One field of a configuration class, its type taken apart: `type`, `optional` (None allowed), `many` (a tuple)."""
+    """A field of a configuration class, its type split into `type`, `optional` (None allowed) and `many` (a tuple)."""
 
     name: str
     type: type[Any]
@@ -41,7 +41,7 @@ class Setting:
 
     @property
     def is_part(self) -> bool:
-        """Whether the field holds another configuration, with flags of its own."""
+        """Whether the field holds another configuration, which has its own flags."""
         return not self.many and issubclass(self.type, Config)
 
     @property
@@ -56,11 +56,11 @@ class Setting:
 
 
 class Config:
-    """Base of the configuration dataclasses, all frozen. Making one conforms and checks every field."""
+    """Base of the frozen configuration dataclasses. Construction converts and checks every field."""
 
-    flag_prefix: ClassVar[str | None] = None  # where it is not the class's name in snake case
+    flag_prefix: ClassVar[str | None] = None  # the class's name in snake case if None
     flag_separator: ClassVar[str] = "_"
-    help_title: ClassVar[str] = ""  # of the class's part of --help
+    help_title: ClassVar[str] = ""  # of the class's section of --help
     help_description: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -71,11 +71,11 @@ class Config:
         self.check()
 
     def check(self) -> None:
-        """Raise InputError where fields contradict one another."""
+        """Raise InputError if fields contradict each other."""
 
     @classmethod
     def named(cls: type[C], name_of: Callable[[str], str], **values: Any) -> C:
-        """One of these values; errors call a setting what `name_of` calls it, in place of its flag."""
+        """Construct from `values`; errors name a setting by `name_of(setting)` instead of its flag."""
         try:
             return cls(**values)
         except InputError as error:
@@ -87,13 +87,13 @@ class Config:
 
     @classmethod
     def flag(cls, name: str) -> str:
-        """The command line's name of a field, with its dashes."""
+        """Return the flag of a field, with its dashes."""
         prefix = snake_case(cls.__name__) if cls.flag_prefix is None else cls.flag_prefix
         return f"--{prefix}{cls.flag_separator}{name}" if prefix else f"--{name}"
 
 
 class PolyConfig(Config):
-    """Base of a family of configurations, one of which is chosen by its type name."""
+    """Base of a family of configurations; a type name chooses one of them."""
 
     type_name: ClassVar[str]
     type_aliases: ClassVar[tuple[str, ...]] = ()
@@ -120,7 +120,7 @@ class PolyConfig(Config):
 
     @classmethod
     def from_type(cls, name: str, where: str | None = None) -> type[PolyConfig]:
-        """The family's class of that type name or alias. Raises InputError with the nearest valid names."""
+        """Return the class of a type name or alias. Raises InputError with the nearest valid names."""
         names = {alias: member for member in cls.family.values() for alias in (member.type_name, *member.type_aliases)}
         if (known := known_name(name, names)) is not None:
             return names[known]
@@ -128,7 +128,7 @@ class PolyConfig(Config):
 
 
 def snake_case(name: str) -> str:
-    """`LORGlobalSchedulerConfig` -> `lor_global_scheduler_config`: upstream's rule, but an acronym stays whole."""
+    """`LORGlobalSchedulerConfig` -> `lor_global_scheduler_config`: upstream's rule, but acronyms stay whole."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
@@ -154,15 +154,15 @@ def _setting_of(field: dataclasses.Field[Any], hint: Any) -> Setting:
 
 
 def conform(item: Setting, value: Any, where: str) -> Any:
-    """`value` in the field's own type: an integer becomes a float where a number is asked, a list a tuple.
+    """Convert `value` to the field's type: an integer to a float, a list to a tuple.
 
-    Raises InputError, naming `where`, if it is of another type or not finite.
+    Raises InputError, naming `where`, if the type does not fit or the value is not finite.
     """
     if value is None and item.optional:
         return None
     if not item.many:
         value = conform_one(item.type, value, where, item.type_name)
-        # Capitals do not matter where no two names differ in them alone.
+        # Case is ignored in choices.
         return (known_name(value, item.metadata["choices"]) or value) if "choices" in item.metadata else value
     if not isinstance(value, (list, tuple)):
         raise InputError(f"{where}: expected {item.type_name}, not {value!r}")
@@ -186,7 +186,7 @@ def conform_one(kind: type[Any], value: Any, where: str, expected: str) -> Any:
 
 
 def check_limits(item: Setting, value: Any, where: str) -> None:
-    """Raise InputError if a value, or an element of a list, is beyond the limits that the field declares."""
+    """Raise InputError if a value, or an element of a list, violates the field's limits."""
     if value is None or not item.metadata.keys() & {"minimum", "above", "maximum", "below", "choices"}:
         return
     for element in value if item.many else (value,):

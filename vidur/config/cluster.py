@@ -1,4 +1,4 @@
-"""The cluster: replicas, alike or in groups, and the scheduler in front of them."""
+"""The cluster: replicas, identical or in groups, and the router in front of them."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from vidur.config.replica_group import ReplicaGroupConfig, ResolvedGroup
 from vidur.config.replica_scheduler import BaseReplicaSchedulerConfig, SarathiSchedulerConfig
 from vidur.errors import InputError
 
-# Every replica has queues of its own in memory, and routers look at all of them for each request.
+# Memory and the time of a routing decision grow with the number of replicas.
 MOST_REPLICAS = 16_384
 
 
 @dataclass(frozen=True)
 class ClusterConfig(Config):
-    """Replicas are numbered group after group. With groups, `num_replicas` is the sum of theirs."""
+    """The cluster. Replicas are numbered group by group; with groups, `num_replicas` is their sum."""
 
     help_title: ClassVar[str] = "cluster"
-    help_description: ClassVar[str] = "how many replicas, alike or in groups, and what befalls them"
+    help_description: ClassVar[str] = "the replicas, identical or in groups, the routers and timed events"
 
     num_replicas: int = setting(
         1,
-        help="number of replicas; the sum of the groups' if groups are given",
+        help="number of replicas; with groups, their sum",
         minimum=1,
         maximum=MOST_REPLICAS,
     )
     num_routers: int = setting(
         1,
-        help="routers side by side, none of which sees what the others place; each request comes in at one at random",
+        help="independent routers, blind to each other's placements; each request goes to one of them at random",
         minimum=1,
         maximum=1024,
     )
@@ -51,12 +51,12 @@ class ClusterConfig(Config):
         (), help="timed events: time=30,replica=1,action=slow,factor=3 time=60,replica=1,action=fail"
     )
     gauge_refresh_interval: float = setting(
-        1.0, help="seconds between the gauges that routers see; 0 is always fresh", minimum=0
+        1.0, help="seconds between updates of the gauges that routers see; 0: always current", minimum=0
     )
 
     @cached_property
     def groups(self) -> tuple[ResolvedGroup, ...]:
-        """The groups of replicas, one at least, every value filled in."""
+        """The groups of replicas, at least one, with every value filled in."""
         if not self.replica_groups:
             return (ResolvedGroup("all", self.num_replicas, self.replica_config, self.replica_scheduler_config),)
         return tuple(
@@ -87,9 +87,10 @@ class ClusterConfig(Config):
 
 
 def only_one_router(cluster: ClusterConfig, what: str) -> None:
-    """Raise InputError if there are several; `what` knows one."""
+    """Raise InputError if there are several routers; `what` supports only one."""
     if cluster.num_routers > 1:
-        raise InputError(f"{cluster.flag('num_routers')} must be 1, not {cluster.num_routers}: {what} knows one router")
+        flag = cluster.flag("num_routers")
+        raise InputError(f"{flag} must be 1, not {cluster.num_routers}: {what} supports one router only")
 
 
 def contradicting_replica_count(num_replicas: int, total: int) -> InputError:

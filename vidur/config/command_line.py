@@ -1,4 +1,4 @@
-"""The command line: flags over the file of `--config`, and `--help`."""
+"""Parse the command line: flags override the file of `--config`; print `--help`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 
 
 class FlagParser(argparse.ArgumentParser):
-    """A parser whose errors are InputError: one line, no usage."""
+    """A parser that raises InputError in place of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(message.removeprefix("argument "))
 
 
 def parse_command_line(argv: Sequence[str] | None = None) -> SimulationConfig:
-    """The configuration of `argv` (of the process if None). Raises InputError, or SystemExit(0) after --help."""
+    """Return the configuration of `argv` (default: sys.argv). Raises InputError, or SystemExit(0) after --help."""
     values, extras = _parser().parse_known_args(argv)
     if extras:
         raise _unexpected(extras)
@@ -44,7 +44,7 @@ def parse_command_line(argv: Sequence[str] | None = None) -> SimulationConfig:
 
 
 def _warn_of_no_effect(config: Config, given: Sequence[Flag]) -> None:
-    """Say on stderr which flags belong to a type that is not chosen."""
+    """Warn on stderr of flags that belong to a type that is not chosen."""
     chosen = _parts_of(config)
     settings = {cls.flag(item.name) for cls in chosen for item in settings_of(cls)}
     for flag in given:
@@ -56,15 +56,15 @@ def _warn_of_no_effect(config: Config, given: Sequence[Flag]) -> None:
 
 
 def _parts_of(config: Config) -> list[type[Any]]:
-    """The classes of a configuration and of all that it is made of."""
+    """Return the classes of a configuration and of its parts, recursively."""
     parts = [getattr(config, item.name) for item in settings_of(type(config)) if item.is_part]
     return [type(config), *(cls for part in parts for cls in _parts_of(part))]
 
 
 def flags_of(config: Config) -> list[str]:
-    """The words of a command line that gives `config`: its settings that differ from their defaults.
+    """Return the command line of `config`: flags of the settings that differ from their defaults.
 
-    None is left out, for no flag says it: it is only the default's, or without effect beside another setting.
+    A setting of None is left out: no flag can express it.
     """
     return [word for words in _flags_of(config) for word in words]
 
@@ -103,12 +103,12 @@ def _unexpected(extras: list[str]) -> InputError:
     if word.startswith("-") and word != "-":
         return unknown_flag(word.partition("=")[0])
     return InputError(
-        f"unexpected argument {word!r}: flags begin with --, and one that is true or false takes no value (--x, --no-x)"
+        f"unexpected argument {word!r}: flags begin with --, and true-or-false flags take no value (--x, --no-x)"
     )
 
 
 def read_flag(flag: Flag, value: Any) -> Any:
-    """What argparse collected (text, a list of texts, or a truth) in the setting's type."""
+    """Convert what argparse collected (a string, a list of strings, or a bool) to the setting's type."""
     where = f"--{flag.name}"
     if flag.family is not None:
         flag.family.from_type(value, where)
@@ -121,7 +121,7 @@ def read_flag(flag: Flag, value: Any) -> Any:
 
 
 def _read_record(cls: type[Config], text: str, where: str) -> Config:
-    """`name=fast,num_replicas=2` as a small configuration."""
+    """Parse `name=fast,num_replicas=2` into a configuration."""
     items = {item.name: item for item in settings_of(cls)}
     values: dict[str, Any] = {}
     for pair in text.split(","):
@@ -137,7 +137,7 @@ def _read_record(cls: type[Config], text: str, where: str) -> Config:
 
 
 def read_text(item: Setting, text: str, where: str) -> Any:
-    """A word of the command line in the setting's type (of its elements where it is a list)."""
+    """Convert a word to the setting's type, or to the type of its elements if it is a list."""
     try:
         value = TRUTH[text.lower()] if item.type is bool else _whole(text) if item.type is int else item.type(text)
     except (ValueError, KeyError, OverflowError):
@@ -146,7 +146,7 @@ def read_text(item: Setting, text: str, where: str) -> Any:
 
 
 def _whole(text: str) -> int:
-    """`1000`, or `1e3`. Raises ValueError or OverflowError for what is not whole."""
+    """Parse `1000` or `1e3`. Raises ValueError or OverflowError if the number is not whole."""
     try:
         return int(text)
     except ValueError:
@@ -161,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m vidur.main",
         usage="python -m vidur.main [--config FILE] [--FLAG VALUE ...]",
         description="Simulate a cluster that serves a large language model.",
-        epilog="Flags of a type that is not chosen have no effect.",
+        epilog="Flags of types that are not chosen have no effect.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _group_of(flag: Flag) -> tuple[str, str]:
-    """Title and description of the part of --help in which the flag stands."""
+    """Return title and description of the flag's section of --help."""
     if flag.family is not None:
         return _family_title(flag.family), flag.item.help
     if issubclass(flag.owner, PolyConfig):

@@ -1,4 +1,4 @@
-"""Devices and the nodes that hold them. Peaks are those of NVIDIA's data sheets: dense bf16, no sparsity."""
+"""Devices and nodes. Peak figures are from NVIDIA's data sheets: dense bf16, no sparsity."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from vidur.errors import InputError, unknown_name
 
 @dataclass(frozen=True)
 class DeviceSKU:
-    """A device. `fp16_tflops` and `total_memory_gb` are upstream's: FLOP utilization (in units of 2**40 FLOP/s) and
-    memory planning (in GiB) rest on them. `peak_flops` (FLOP/s), `memory_bandwidth`, `pcie_bandwidth` (B/s, one
-    direction) and `num_sms` are the data sheet's.
+    """A device.
+
+    fp16_tflops (2**40 FLOP/s, for FLOP utilization) and total_memory_gb (GiB, for memory planning) are upstream's.
+    peak_flops (FLOP/s), memory_bandwidth, pcie_bandwidth (B/s, one direction) and num_sms are from the data sheet.
     """
 
     name: str
@@ -32,8 +33,8 @@ class DeviceSKU:
 
 @dataclass(frozen=True)
 class NodeSKU:
-    """A node. `interconnect`: pairwise_nvlink (pairs bridged, PCIe among pairs), nvswitch (all to all) or pcie.
-    `link_bandwidth` is in B/s for each device, one direction, on the fastest link.
+    """A node. interconnect: pairwise_nvlink (bridged pairs, PCIe between pairs), nvswitch (all to all) or pcie.
+    link_bandwidth: B/s per device, one direction, on the fastest link.
     """
 
     name: str
@@ -78,11 +79,11 @@ NODES = {
 
 
 def check_node_holds_device(device: str, network_device: str, where: str = "--replica_config") -> None:
-    """Raise InputError if the node is unknown or built of other devices. `where` is the flags' common prefix."""
+    """Raise InputError if the node is unknown or has other devices. `where` is the common prefix of the flags."""
     node = NodeSKU.from_name(network_device, f"{where}_network_device")
     DeviceSKU.from_name(device, f"{where}_device")
     if node.device != device:
-        nodes = ", ".join(sorted(other.name for other in NODES.values() if other.device == device))
+        nodes = ", ".join(sorted(name for name, candidate in NODES.items() if candidate.device == device))
         raise InputError(
             f"{where}_network_device {network_device} is a node of {node.device}, not of "
             f"{where}_device {device}: valid there: {nodes}"

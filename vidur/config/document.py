@@ -1,4 +1,4 @@
-"""The configuration as nested mappings: of a YAML file, of a run's config.json, or of `to_dict`."""
+"""Read and write configurations as nested mappings: YAML files, a run's config.json, `to_dict`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHORT_KEYS = {
 
 
 def to_document(config: Config) -> dict[str, Any]:
-    """Plain JSON values, nested by field name; `flatten` reads it back."""
+    """Return plain JSON values, nested by field name; `flatten` is the inverse."""
     document: dict[str, Any] = {"type": config.get_type()} if isinstance(config, PolyConfig) else {}
     for item in settings_of(type(config)):
         value = getattr(config, item.name)
@@ -41,7 +41,7 @@ def _record_document(record: Config) -> dict[str, Any]:
 
 
 def read_document(path: Path, types: Mapping[str, Given] | None = None) -> dict[str, Given]:
-    """What a YAML or JSON file gives. `types`: choices of types that go before the file's.
+    """Read the settings of a YAML or JSON file. `types`: types chosen by flags, which override the file's.
 
     Raises InputError naming the file, and the key or line.
     """
@@ -54,7 +54,7 @@ def read_document(path: Path, types: Mapping[str, Given] | None = None) -> dict[
 
 
 def flatten(document: Mapping[str, Any], source: str, types: Mapping[str, Given] | None = None) -> dict[str, Given]:
-    """Values by flag name, conformed to their types. At the top, flag names may stand beside the nested keys.
+    """Return values by flag name, converted to their types. Flag names are also valid as top-level keys.
 
     Raises InputError naming `source` and the dotted key.
     """
@@ -86,7 +86,7 @@ def value_of_flag(flag: Flag, value: Any, where: str) -> Any:
 def _walk(
     cls: type[Config], document: Any, source: str, path: str, types: Mapping[str, Given]
 ) -> Iterator[tuple[str, Given]]:
-    """Each value under `document`, which configures `cls`, with its flag's name. `path` is empty or ends with a dot."""
+    """Yield each value of `document`, which configures `cls`, by flag name. `path` is empty or ends with a dot."""
     items = {item.name: item for item in settings_of(cls)}
     for key, value in document.items():
         item = items.get(key)
@@ -119,22 +119,22 @@ def _unknown_key(key: Any, source: str, path: str, items: Mapping[str, Setting])
     return unknown_name(f"key in {source}:", f"{path}{key}", valid)
 
 
-def read(cls: type[C], document: Any, where: str, **beside: Any) -> C:
-    """The configuration that a mapping of a file describes, a key for each setting.
+def read(cls: type[C], document: Any, where: str, **preset: Any) -> C:
+    """Read a configuration from a mapping with a key for each setting.
 
-    A setting is a plain value, a list, or another configuration; one of a class that has `of_document(value, where)` is
-    read by that. beside: settings that the document does not give. Raises InputError, naming `where` and the key, for
-    what is unknown, missing or out of bounds.
+    A setting is a plain value, a list, or another configuration; a class may define `of_document(value, where)` to read
+    itself. preset: settings that the document may not give. Raises InputError, naming `where` and the key, if one is
+    unknown, missing or out of bounds.
     """
-    names = [item.name for item in settings_of(cls) if item.name not in beside]
+    names = [item.name for item in settings_of(cls) if item.name not in preset]
     check_keys(document, where, names)
     items = {item.name: item for item in settings_of(cls)}
     values = {key: read_value(items[key], value, f"{where}: {key}") for key, value in document.items()}
-    return make_record(cls, {**values, **beside}, where)
+    return make_record(cls, {**values, **preset}, where)
 
 
 def check_keys(document: Any, where: str, names: Collection[str]) -> None:
-    """Raise InputError for what is no mapping, and for a key that is not among the names."""
+    """Raise InputError unless `document` is a mapping whose keys are all among `names`."""
     if not isinstance(document, Mapping):
         raise InputError(f"{where}: expected keys and values, not {short(document)}")
     for key in document:
@@ -143,7 +143,7 @@ def check_keys(document: Any, where: str, names: Collection[str]) -> None:
 
 
 def make_record(cls: type[C], values: Mapping[str, Any], where: str) -> C:
-    """A small configuration from its values. Raises InputError naming `where` if a needed one is missing."""
+    """Make a configuration from values by name. Raises InputError naming `where` if a required one is missing."""
     for item in settings_of(cls):
         if item.default is MISSING and item.name not in values:
             raise InputError(f"{where}: {item.name} is missing: {item.help}")
@@ -151,7 +151,7 @@ def make_record(cls: type[C], values: Mapping[str, Any], where: str) -> C:
 
 
 def read_value(item: Setting, value: Any, where: str) -> Any:
-    """A YAML or JSON value in the setting's type. Raises InputError naming `where`."""
+    """Convert a YAML or JSON value to the setting's type. Raises InputError naming `where`."""
     if value is None and item.optional:
         return None
     if item.metadata.get("single") and not isinstance(value, (list, tuple)):
@@ -170,7 +170,7 @@ def _read_one(kind: type[Any], value: Any, where: str) -> Any:
 
 
 def _plain(kind: type[Any], value: Any) -> Any:
-    """Mend what YAML reads otherwise than a person: an unquoted instant, and 1e-3, which it takes for text."""
+    """Correct YAML's reading of unquoted dates (back to text) and of 1e-3 (to a number)."""
     if kind is str and isinstance(value, datetime.date):
         return str(value)
     if kind in (int, float) and isinstance(value, str):

@@ -1,4 +1,4 @@
-"""How long an iteration takes."""
+"""Configurations of execution-time predictors."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import ClassVar
 from vidur.config.base import PolyConfig, setting
 from vidur.errors import InputError
 
-DECODE_BATCHING_HELP = "added to decode attention of grouped-query models where more than one request decodes"
-PREFILL_BATCHING_HELP = "added to prefill attention of grouped-query models where more than one prompt runs"
+DECODE_BATCHING_HELP = "fraction added to decode attention of grouped-query models if several requests decode"
+PREFILL_BATCHING_HELP = "fraction added to prefill attention of grouped-query models if several prompts run"
 LAUNCH_HELP = "CPU time in ms to launch an all-reduce"
 SKEW_HELP = "CPU time in ms that an all-reduce waits, per device"
-ALREADY_INSIDE = "; 0: the predicted times contain it"
+ALREADY_INSIDE = "; the predicted times already contain it"
 
 
 @dataclass(frozen=True)
 class BaseExecutionTimePredictorConfig(PolyConfig):
     type_flag: ClassVar[str] = "execution_time_predictor_config_type"
 
-    kv_cache_prediction_granularity: int = setting(64, help="KV lengths are rounded up to a multiple", minimum=1)
+    kv_cache_prediction_granularity: int = setting(64, help="KV lengths are rounded up to its multiples", minimum=1)
     attention_decode_batching_overhead_fraction: float = setting(0.1, help=DECODE_BATCHING_HELP, minimum=0)
     attention_prefill_batching_overhead_fraction: float = setting(0.1, help=PREFILL_BATCHING_HELP, minimum=0)
     nccl_cpu_launch_overhead_ms: float = setting(0.02, help=LAUNCH_HELP, minimum=0)
@@ -34,7 +34,7 @@ class BaseExecutionTimePredictorConfig(PolyConfig):
 
 @dataclass(frozen=True)
 class BaseProfiledExecutionTimePredictorConfig(BaseExecutionTimePredictorConfig):
-    """What the predictors trained on profiles share."""
+    """Settings of the predictors that are trained on profiles."""
 
     compute_input_file: str = setting(
         "./data/profiling/compute/{DEVICE}/{MODEL}/mlp.csv", help="profile of the linear operations"
@@ -51,12 +51,12 @@ class BaseProfiledExecutionTimePredictorConfig(BaseExecutionTimePredictorConfig)
     cpu_overhead_input_file: str = setting(
         "./data/profiling/cpu_overhead/{NETWORK_DEVICE}/{MODEL}/cpu_overheads.csv", help="profile of CPU overheads"
     )
-    k_fold_cv_splits: int = setting(10, help="folds of the cross-validation that picks the parameters", minimum=2)
-    no_cache: bool = setting(False, help="train anew in place of reading the cache")
+    k_fold_cv_splits: int = setting(10, help="folds of the cross-validation that selects parameters", minimum=2)
+    no_cache: bool = setting(False, help="train again instead of reading the cache")
     prediction_max_prefill_chunk_size: int = setting(4096, help="longest chunk of a prompt", minimum=1)
     prediction_max_batch_size: int = setting(128, help="largest batch", minimum=1)
     prediction_max_tokens_per_request: int = setting(4096, help="longest request", minimum=1)
-    num_training_job_threads: int = setting(-1, help="threads of the training; -1 is all cores", minimum=-1)
+    num_training_job_threads: int = setting(-1, help="training threads; -1: all cores", minimum=-1)
 
     def check(self) -> None:
         if self.num_training_job_threads == 0:
@@ -68,10 +68,10 @@ class LinearRegressionExecutionTimePredictorConfig(BaseProfiledExecutionTimePred
     type_name: ClassVar[str] = "linear_regression"
     description: ClassVar[str] = "polynomial regression on measured profiles"
 
-    polynomial_degree: tuple[int, ...] = setting((1, 2, 3, 4, 5), help="degrees tried", minimum=1)
-    polynomial_include_bias: tuple[bool, ...] = setting((True, False), help="whether a constant term: those tried")
-    polynomial_interaction_only: tuple[bool, ...] = setting((True, False), help="only products: those tried")
-    fit_intercept: tuple[bool, ...] = setting((True, False), help="whether an intercept is fitted: those tried")
+    polynomial_degree: tuple[int, ...] = setting((1, 2, 3, 4, 5), help="degrees to try", minimum=1)
+    polynomial_include_bias: tuple[bool, ...] = setting((True, False), help="include a constant term: values to try")
+    polynomial_interaction_only: tuple[bool, ...] = setting((True, False), help="only products: values to try")
+    fit_intercept: tuple[bool, ...] = setting((True, False), help="fit an intercept: values to try")
 
     def check(self) -> None:
         super().check()
@@ -85,9 +85,9 @@ class RandomForrestExecutionTimePredictorConfig(BaseProfiledExecutionTimePredict
     type_aliases: ClassVar[tuple[str, ...]] = ("random_forest",)
     description: ClassVar[str] = "random forest on measured profiles (also spelled random_forest)"
 
-    num_estimators: tuple[int, ...] = setting((250, 500, 750), help="numbers of trees tried", minimum=1)
-    max_depth: tuple[int, ...] = setting((8, 16, 32), help="depths tried", minimum=1)
-    min_samples_split: tuple[int, ...] = setting((2, 5, 10), help="fewest samples of a split: those tried", minimum=2)
+    num_estimators: tuple[int, ...] = setting((250, 500, 750), help="numbers of trees to try", minimum=1)
+    max_depth: tuple[int, ...] = setting((8, 16, 32), help="depths to try", minimum=1)
+    min_samples_split: tuple[int, ...] = setting((2, 5, 10), help="minimum samples of a split to try", minimum=2)
 
     def check(self) -> None:
         super().check()
@@ -127,7 +127,7 @@ class AiconfiguratorExecutionTimePredictorConfig(BaseExecutionTimePredictorConfi
 @dataclass(frozen=True)
 class TablesExecutionTimePredictorConfig(BaseExecutionTimePredictorConfig):
     type_name: ClassVar[str] = "tables"
-    description: ClassVar[str] = "tables saved before"
+    description: ClassVar[str] = "tables saved by an earlier run"
 
     file: str = setting("", help="the .npz file of the tables; {DEVICE}, {MODEL}, {NETWORK_DEVICE} are filled in")
 
@@ -139,4 +139,4 @@ class TablesExecutionTimePredictorConfig(BaseExecutionTimePredictorConfig):
 def _check_not_empty(config: BaseProfiledExecutionTimePredictorConfig, names: tuple[str, ...]) -> None:
     for name in names:
         if not getattr(config, name):
-            raise InputError(f"{config.flag(name)} must name one value at least")
+            raise InputError(f"{config.flag(name)} needs at least one value")

@@ -1,4 +1,4 @@
-"""The flags: one for each setting of each configuration class, and one for each choice of a type."""
+"""Flags: one for each setting of a configuration class, and one for each choice of a type."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vidur.errors import InputError
 
 @dataclass(frozen=True)
 class Flag:
-    """A flag. `family` is set where it chooses the type of a configuration; `owner` is the class of the setting."""
+    """A flag. owner: the class of the setting. family: the configurations among which it chooses a type, if it does."""
 
     name: str
     owner: type[Config]
@@ -28,7 +28,7 @@ class Flag:
 
 @cache
 def all_flags() -> dict[str, Flag]:
-    """Every flag by name (without dashes), in the order of the classes."""
+    """Return every flag by name (without dashes), in the order of the classes."""
     return {flag.name: flag for flag in _flags_of(SimulationConfig)}
 
 
@@ -45,7 +45,7 @@ def _flags_of(cls: type[Config]) -> Iterator[Flag]:
 
 
 def unknown_flag(name: str) -> InputError:
-    """The error for a flag (with its dashes) that does not exist: the nearest ones, by whole name or by its end."""
+    """Make the error for an unknown flag (with its dashes), suggesting flags with a similar name or ending."""
     wanted = name.lstrip("-").replace("-", "_").lower()
     negated = wanted.startswith("no_")
     wanted = wanted.removeprefix("no_")

@@ -1,4 +1,4 @@
-"""What was given, by flag or by file, and the configuration that it makes."""
+"""Build a configuration from the values that flags and files give."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ C = TypeVar("C", bound=Config)
 
 @dataclass(frozen=True)
 class Given:
-    """A value given for a flag, conformed to its type, and whether on the command line (else in a file or mapping)."""
+    """A value for a flag, converted to its type. by_flag: given on the command line, not in a file or mapping."""
 
     value: Any
     by_flag: bool = False
 
 
 def build(given: Mapping[str, Given]) -> SimulationConfig:
-    """The configuration that values by flag name make; the rest takes its default.
+    """Build a configuration from values by flag name; other settings take their defaults.
 
-    Values of a type that is not the one chosen are ignored, as upstream does. Raises InputError.
+    Values of types that are not chosen are ignored, as upstream does. Raises InputError.
     """
-    return _make(SimulationConfig, _settle(given))
+    return _make(SimulationConfig, _resolve(given))
 
 
 def chosen_type(family: type[PolyConfig], default: type[PolyConfig], given: Mapping[str, Given]) -> type[PolyConfig]:
@@ -51,35 +51,35 @@ def _make(cls: type[C], given: Mapping[str, Given]) -> C:
     return cls(**values)
 
 
-def _settle(given: Mapping[str, Given]) -> dict[str, Given]:
-    """Settle what one value says of another: a flag lets go of what a file said beside it."""
-    settled = dict(given)
-    _settle_node(settled)
-    _settle_replica_count(settled)
-    scheduler = settled.get(BaseGlobalSchedulerConfig.type_flag)
+def _resolve(given: Mapping[str, Given]) -> dict[str, Given]:
+    """Resolve conflicts between settings: a command-line flag overrides a related setting from the file."""
+    resolved = dict(given)
+    _resolve_node(resolved)
+    _resolve_replica_count(resolved)
+    scheduler = resolved.get(BaseGlobalSchedulerConfig.type_flag)
     if scheduler is not None and ":" in scheduler.value:
-        settled[CustomGlobalSchedulerConfig.flag("scheduler").lstrip("-")] = scheduler
-    return settled
+        resolved[CustomGlobalSchedulerConfig.flag("scheduler").lstrip("-")] = scheduler
+    return resolved
 
 
-def _settle_node(settled: dict[str, Given]) -> None:
+def _resolve_node(resolved: dict[str, Given]) -> None:
     name = ReplicaConfig.flag("network_device").lstrip("-")
-    device, node = settled.get(ReplicaConfig.flag("device").lstrip("-")), settled.get(name)
+    device, node = resolved.get(ReplicaConfig.flag("device").lstrip("-")), resolved.get(name)
     if device is None or node is None:
         return
     if device.by_flag and not node.by_flag and node.value in NODES and NODES[node.value].device != device.value:
-        del settled[name]
+        del resolved[name]
     else:
         check_node_holds_device(device.value, node.value)
 
 
-def _settle_replica_count(settled: dict[str, Given]) -> None:
+def _resolve_replica_count(resolved: dict[str, Given]) -> None:
     name = ClusterConfig.flag("num_replicas").lstrip("-")
-    groups, count = settled.get(ClusterConfig.flag("replica_groups").lstrip("-")), settled.get(name)
+    groups, count = resolved.get(ClusterConfig.flag("replica_groups").lstrip("-")), resolved.get(name)
     if groups is None or not groups.value or count is None:
         return
     total = sum(group.num_replicas for group in groups.value)
     if groups.by_flag and not count.by_flag:
-        del settled[name]
+        del resolved[name]
     elif count.value != total:
         raise contradicting_replica_count(count.value, total)

@@ -1,4 +1,4 @@
-"""How the cluster routes requests to replicas."""
+"""Configurations of routers (upstream: global schedulers)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from vidur.config.base import PolyConfig, setting
 from vidur.errors import InputError
 
-EXPECTED_OUTPUT_HELP = "output tokens expected of a request before completions are seen"
+EXPECTED_OUTPUT_HELP = "output tokens expected of a request before any completion"
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class BaseGlobalSchedulerConfig(PolyConfig):
 
     @classmethod
     def from_type(cls, name: str, where: str | None = None) -> type[BaseGlobalSchedulerConfig]:
-        """As of every family; a name with a colon is that of a class of the user's."""
+        """Return the class of a type name; a name with a colon is the path of a user's class."""
         if ":" in name:
             return CustomGlobalSchedulerConfig
         member = super().from_type(name, where)
@@ -45,7 +45,7 @@ class LORGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 
     count: str = setting(
         "outstanding",
-        help="requests counted: outstanding (waiting and running) or waiting (as upstream: idle replicas tie)",
+        help="requests counted: outstanding (waiting and running), or waiting (upstream's rule: idle replicas tie)",
         choices=("outstanding", "waiting"),
     )
 
@@ -73,13 +73,13 @@ class LeastTokensGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 @dataclass(frozen=True)
 class FewestPromptsGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     type_name: ClassVar[str] = "fewest_prompts"
-    description: ClassVar[str] = "the replica with the fewest prompt tokens without a first token, divided by its speed"
+    description: ClassVar[str] = "the replica with the fewest prompt tokens awaiting prefill, divided by its speed"
 
 
 @dataclass(frozen=True)
 class BacklogTimeGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     type_name: ClassVar[str] = "backlog_time"
-    description: ClassVar[str] = "the replica with the least outstanding work in seconds, by its hardware"
+    description: ClassVar[str] = "the replica with the least outstanding work in seconds on its hardware"
 
     expected_output_tokens: float = setting(256.0, help=EXPECTED_OUTPUT_HELP, minimum=0)
 
@@ -87,22 +87,22 @@ class BacklogTimeGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 @dataclass(frozen=True)
 class LeastKvCacheGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     type_name: ClassVar[str] = "least_kv_cache"
-    description: ClassVar[str] = "the replica whose KV-cache is least used"
+    description: ClassVar[str] = "the replica with the lowest KV-cache usage"
 
 
 @dataclass(frozen=True)
 class WeightedRoundRobinGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     type_name: ClassVar[str] = "weighted_round_robin"
-    description: ClassVar[str] = "each replica in turn, as often as it is fast"
+    description: ClassVar[str] = "each replica in turn, in proportion to its speed"
 
 
 @dataclass(frozen=True)
 class SizeSplitGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     type_name: ClassVar[str] = "size_split"
-    description: ClassVar[str] = "long prompts to replicas of their own, least_tokens among them"
+    description: ClassVar[str] = "dedicated replicas for long prompts, least_tokens within each class"
 
     thresholds: tuple[float, ...] = setting(
-        (), help="prompt lengths that divide the classes, ascending; from the workload if none", above=0
+        (), help="ascending prompt lengths that separate the classes; if none, derived from the workload", above=0
     )
     expected_output_tokens: float = setting(256.0, help=EXPECTED_OUTPUT_HELP, minimum=0)
 
@@ -114,27 +114,27 @@ class SizeSplitGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 @dataclass(frozen=True)
 class SessionHashGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     type_name: ClassVar[str] = "session_hash"
-    description: ClassVar[str] = "a session stays on its replica"
+    description: ClassVar[str] = "all requests of a session on one replica"
 
 
 @dataclass(frozen=True)
 class LookaheadGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     type_name: ClassVar[str] = "lookahead"
-    description: ClassVar[str] = "simulates each replica with and without the request, takes the smallest added delay"
+    description: ClassVar[str] = "simulates each replica with and without the request, takes the least added latency"
 
-    beta: float = setting(5.0, help="weight of the sum of TTFT beside the sum of E2E", minimum=0)
+    beta: float = setting(5.0, help="weight of TTFT relative to E2E", minimum=0)
     expected_output_tokens: float = setting(256.0, help=EXPECTED_OUTPUT_HELP, minimum=0)
 
 
 @dataclass(frozen=True)
 class CustomGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
-    """A scheduler of the user's. `--global_scheduler_config_type module:Class` chooses it and gives `scheduler`."""
+    """A user's router. `--global_scheduler_config_type module:Class` chooses this type and sets `scheduler`."""
 
     type_name: ClassVar[str] = "custom"
     description: ClassVar[str] = "your own class; shorter: --global_scheduler_config_type FILE.py:CLASS"
 
     scheduler: str = setting("", help="where the class is: module:Class or file.py:Class")
-    options: str = setting("{}", help="a JSON object handed to the class")
+    options: str = setting("{}", help="a JSON object passed to the class")
 
     def check(self) -> None:
         module, _, name = self.scheduler.rpartition(":")

@@ -1,4 +1,4 @@
-"""Models read from a Hugging Face config.json."""
+"""Read a model's shape from a Hugging Face config.json."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from vidur.errors import InputError
 
 @dataclass(frozen=True)
 class Architecture:
-    """What an architecture's name says and its configuration does not. `qkv_bias` None: the key attention_bias says.
+    """What an architecture's name implies and its config.json omits.
 
-    `mlp_share`: the MLP's width as a fraction of the configuration's (Qwen's first counts both halves of the gate).
+    qkv_bias: None if a key of the file says it. mlp_share: the MLP's width as a fraction of intermediate_size (Qwen 1
+    counts both halves of the gate).
     """
 
     gated: bool = True
@@ -60,7 +61,7 @@ GATED_ACTIVATIONS = ("silu", "swish", "swiglu")
 
 
 def read_hugging_face_config(path: Path) -> dict[str, Any]:
-    """Read the fields of a ModelConfig, but for its name, from a config.json.
+    """Read the fields of a ModelConfig, except its name, from a config.json.
 
     Raises InputError, naming the file, if it does not describe a dense decoder.
     """
@@ -98,7 +99,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _refuse_other_kinds(values: Mapping[str, Any], path: Path) -> None:
-    """Raise InputError for a model whose layers are not those of a dense decoder."""
+    """Raise InputError for a model that is not a dense decoder."""
     names = " ".join(map(str, values.get("architectures") or ())) or str(values.get("model_type", "model"))
     remedy = "only dense decoders are simulated"
     if any(isinstance(values.get(key), int) and values[key] > 1 for key in EXPERT_KEYS) or "moe" in names.lower():
@@ -120,7 +121,7 @@ def _is_decoder(values: Mapping[str, Any]) -> bool:
 
 
 def _architecture(values: Mapping[str, Any], path: Path) -> Architecture:
-    """The known architecture (by model_type where none is named), else a gated one where the activation says so."""
+    """Return the known architecture (by model_type if none is named), or a gated one if the activation implies it."""
     names = [str(name) for name in values.get("architectures") or ()]
     model_type = str(values.get("model_type", "")).replace("_", "").lower()
     for name, architecture in ARCHITECTURES.items():
@@ -131,13 +132,13 @@ def _architecture(values: Mapping[str, Any], path: Path) -> Architecture:
         return Architecture()
     name = " ".join(names) or model_type or "(none named)"
     raise InputError(
-        f"{path}: unknown architecture {name} with the activation {activation}: whether "
-        f"its MLP is gated cannot be told; known: {', '.join(sorted(ARCHITECTURES))}"
+        f"{path}: unknown architecture {name} with the activation {activation}: cannot tell whether "
+        f"its MLP is gated; known: {', '.join(sorted(ARCHITECTURES))}"
     )
 
 
 def _count(values: Mapping[str, Any], path: Path, key: str, default: int | None = None) -> int:
-    """A positive integer of the file; the default where the key is absent or null."""
+    """Return a positive integer of the file, or the default if the key is absent or null."""
     value = values.get(key)
     if value is None:
         value = default

@@ -11,7 +11,7 @@ from vidur.errors import InputError
 
 @dataclass(frozen=True)
 class MetricsConfig(Config):
-    """`output_dir` is the parent: each run writes into a folder of its own in it."""
+    """What a run records and writes. Each run makes a folder of its own in `output_dir`."""
 
     help_title: ClassVar[str] = "metrics"
     help_description: ClassVar[str] = "what is recorded, and where it is written"
@@ -24,7 +24,7 @@ class MetricsConfig(Config):
     wandb_sweep_id: str | None = setting(None, help="Weights & Biases sweep id")
     wandb_run_id: str | None = setting(None, help="Weights & Biases run id")
     enable_chrome_trace: bool = setting(False, help="write chrome_trace.json, up to 20 MB")
-    chrome_trace_max_batches: int = setting(100_000, help="batches that chrome_trace.json holds at most", minimum=1)
+    chrome_trace_max_batches: int = setting(100_000, help="most batches in chrome_trace.json", minimum=1)
     save_table_to_wandb: bool = setting(False, help="send whole tables to Weights & Biases")
     store_plots: bool = setting(True, help="write report.html")
     store_operation_metrics: bool = setting(False, help="record the times of the operations of a layer")
@@ -36,7 +36,7 @@ class MetricsConfig(Config):
     subsamples: int | None = setting(None, help="most points of a plot or table", minimum=1)
     min_batch_index: int | None = setting(None, help="first batch of the batch metrics", minimum=0)
     max_batch_index: int | None = setting(None, help="last batch of the batch metrics", minimum=0)
-    output_dir: str = setting("simulator_output", help="folder in which each run makes its own")
+    output_dir: str = setting("simulator_output", help="folder in which each run makes a folder of its own")
     cache_dir: str = setting("cache", help="folder of trained predictors")
 
     @property

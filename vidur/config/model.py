@@ -1,4 +1,4 @@
-"""Models: those known by name, and any dense decoder whose Hugging Face config.json is at hand."""
+"""Models: known by name, or any dense decoder with a Hugging Face config.json."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from vidur.errors import InputError, known_name, unknown_name
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a dense decoder. `post_attn_norm`: a second norm before the MLP (false where attention and MLP run
-    in parallel on one norm). Nothing outside the layers is timed or planned for, as upstream.
+    """The shape of a dense decoder. post_attn_norm: a second norm before the MLP (false if attention and MLP run in
+    parallel on one norm). As upstream, only the layers are timed and planned for.
     """
 
     name: str
@@ -35,9 +35,9 @@ class ModelConfig:
 
     @staticmethod
     def from_name(name: str, where: str = "--replica_config_model_name") -> ModelConfig:
-        """The model of that name, or of the config.json at that path (or in that folder).
+        """Return the model of a name, or of a config.json at that path or in that folder.
 
-        Raises InputError if there is neither, or the file does not describe a dense decoder.
+        Raises InputError if neither exists, or the file does not describe a dense decoder.
         """
         if (known := known_name(name, MODELS)) is not None:
             return MODELS[known]

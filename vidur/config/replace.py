@@ -1,4 +1,4 @@
-"""A configuration with some settings changed, by the names of their flags."""
+"""Change settings of a configuration by the names of their flags."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def replaced(config: SimulationConfig, changes: Mapping[str, Any]) -> Simulation
 
 
 def _known_flags(cls: type[Config], given: Mapping[str, Given]) -> Iterator[str]:
-    """The flags of the settings that a configuration of the types in `given` has."""
+    """Yield the flags of all settings of a configuration with the types in `given`."""
     for item in settings_of(cls):
         if not item.is_part:
             yield cls.flag(item.name).lstrip("-")
@@ -44,15 +44,15 @@ def _known_flags(cls: type[Config], given: Mapping[str, Given]) -> Iterator[str]
 
 
 def _type_flag(name: str) -> Flag | None:
-    """The flag that chooses a type: by its name, or by the part of the configuration, as `global_scheduler_config`."""
+    """Return the flag that chooses a type, by its name or by its part's name, as `global_scheduler_config`."""
     flag = all_flags().get(name) or all_flags().get(f"{name}_type")
     return flag if flag is not None and flag.family is not None else None
 
 
 def _setting_flag(name: str, known: Collection[str]) -> Flag:
-    """The flag of that name, or else the only setting of that name, or else the only flag that ends with it.
+    """Return the flag of that name, else of the only setting of that name, else the only flag that ends with it.
 
-    Only settings that the chosen types have count.
+    Only settings of chosen types count.
     """
     flags = all_flags()
     ends = [full for full in flags if full == name or full.endswith(f"_{name}")]
@@ -65,5 +65,5 @@ def _setting_flag(name: str, known: Collection[str]) -> Flag:
         raise unknown_flag(name)
     shown = " or ".join((chosen or ends)[:_CANDIDATES_SHOWN])
     if chosen:
-        raise InputError(f"{name} may be any of several settings: give more of its name, {shown}")
-    raise InputError(f"{name} is of a type that the configuration does not choose: {shown}")
+        raise InputError(f"{name} matches several settings: give more of its name, {shown}")
+    raise InputError(f"{name} belongs to a type that the configuration does not choose: {shown}")

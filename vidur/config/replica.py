@@ -16,7 +16,7 @@ DEFAULT_NETWORK_DEVICE = "a100_pairwise_nvlink"
 
 @dataclass(frozen=True)
 class ReplicaConfig(Config):
-    """`network_device` left at its default becomes the default node of the device."""
+    """A replica's model and devices. The default `network_device` stands for the device's default node."""
 
     help_title: ClassVar[str] = "replica"
     help_description: ClassVar[str] = "the model and the devices that each replica runs on"
@@ -25,13 +25,13 @@ class ReplicaConfig(Config):
         "meta-llama/Llama-2-7b-hf", help="a known model, or the path of a Hugging Face config.json (or its folder)"
     )
     memory_margin_fraction: float = setting(0.1, help="fraction of the device's memory kept free", minimum=0, below=1)
-    num_pipeline_stages: int = setting(1, help="pipeline stages: divides the layers", minimum=1)
-    tensor_parallel_size: int = setting(1, help="devices of a stage: divides heads and embedding", minimum=1)
+    num_pipeline_stages: int = setting(1, help="pipeline stages; must divide the layers", minimum=1)
+    tensor_parallel_size: int = setting(1, help="devices of a stage; must divide heads and embedding", minimum=1)
     device: str = setting("a100", help="a40, a100, h100, h200, l40s or b200", choices=tuple(DEVICES))
     network_device: str = setting(
         DEFAULT_NETWORK_DEVICE,
         choices=tuple(NODES),
-        help="the node that holds the devices; follows the device if only that is given",
+        help="the node that holds the devices; the device's default node if only --replica_config_device is given",
     )
 
     @cached_property
@@ -75,10 +75,10 @@ class ReplicaConfig(Config):
 
     def _check_tensor_parallel(self) -> None:
         size, model = self.tensor_parallel_size, self.model
-        for count, what in ((model.num_q_heads, "attention heads"), (model.embedding_dim, "embedding dimensions")):
+        for count, kind in ((model.num_q_heads, "attention heads"), (model.embedding_dim, "embedding dimensions")):
             if count % size:
                 raise InputError(
-                    f"{self.flag('tensor_parallel_size')} {size} does not divide the {count} {what} of "
+                    f"{self.flag('tensor_parallel_size')} {size} does not divide the {count} {kind} of "
                     f"{self.model_name}: valid: {_divisors(model.num_q_heads, model.embedding_dim)}"
                 )
 

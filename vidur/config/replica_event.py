@@ -14,11 +14,11 @@ ACTIONS = ("slow", "fail", "return", "join", "drain")
 
 @dataclass(frozen=True)
 class ReplicaEventConfig(Config):
-    """At `time` (seconds), `replica` (its number) takes an `action`:
+    """An `action` that happens to `replica` (its number) at `time` (seconds).
 
-    slow: its iteration times are multiplied by `factor` from then on, 1 restores them; fail: it is gone, and its
-    unfinished requests are routed again from the start; return: it is back after a failure or a drain; join: it is
-    absent until then; drain: it takes no new request and finishes those it has.
+    slow: multiply its iteration times by `factor` from now on (1 restores them). fail: remove it; its unfinished
+    requests are routed again from the start. return: bring it back after a failure or a drain. join: add it; it is
+    absent until then. drain: give it no new requests while it finishes those it has.
     """
 
     flag_prefix: ClassVar[str | None] = "cluster_config_replica_events"
@@ -27,7 +27,7 @@ class ReplicaEventConfig(Config):
     time: float = setting(dataclasses.MISSING, help="seconds from the start", minimum=0)
     replica: int = setting(dataclasses.MISSING, help="the replica's number, from 0", minimum=0)
     action: str = setting(dataclasses.MISSING, help="slow, fail, return, join or drain", choices=ACTIONS)
-    factor: float = setting(1.0, help="of slow: multiplies the iteration times", above=0)
+    factor: float = setting(1.0, help="multiplies the iteration times (action slow)", above=0)
 
     def check(self) -> None:
         if self.factor != 1 and self.action != "slow":

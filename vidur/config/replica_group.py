@@ -1,4 +1,4 @@
-"""Groups of like replicas: a mixed cluster has several."""
+"""Groups of identical replicas; a mixed cluster has several."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vidur.errors import InputError
 
 @dataclass(frozen=True)
 class ReplicaGroupConfig(Config):
-    """A group of replicas. A field that is None takes the cluster's value."""
+    """A group of identical replicas. A field that is None takes the cluster's value."""
 
     flag_prefix: ClassVar[str | None] = "cluster_config_replica_groups"
     flag_separator: ClassVar[str] = ": "
 
     num_replicas: int = setting(1, help="replicas of the group", minimum=1)
     name: str | None = setting(None, help="the group's name; group<number> if none")
-    speed: float | None = setting(None, help="of the group's iterations: 0.5 makes them take twice as long", above=0)
+    speed: float | None = setting(None, help="relative speed: at 0.5 iterations take twice as long", above=0)
     model_name: str | None = setting(None, help="as --replica_config_model_name")
     memory_margin_fraction: float | None = setting(None, help="as --replica_config_memory_margin_fraction")
     num_pipeline_stages: int | None = setting(None, help="as --replica_config_num_pipeline_stages")
@@ -47,7 +47,7 @@ class ReplicaGroupConfig(Config):
     def resolve(
         self, name: str, replica_config: ReplicaConfig, replica_scheduler_config: BaseReplicaSchedulerConfig
     ) -> ResolvedGroup:
-        """The group with the cluster's values where it gives none. Raises InputError, naming the group."""
+        """Fill in the cluster's values where the group gives none. Raises InputError, naming the group."""
         given = {
             item.name: getattr(self, item.name)
             for item in settings_of(ReplicaGroupConfig)
@@ -81,14 +81,14 @@ class ReplicaGroupConfig(Config):
         for key in changes:
             if key not in fields:
                 raise InputError(
-                    f"--cluster_config_replica_groups: group '{name}': {key} is no setting of "
+                    f"--cluster_config_replica_groups: group '{name}': {key} is not a setting of "
                     f"--replica_scheduler_config_type {config.get_type()}"
                 )
 
 
 @dataclass(frozen=True)
 class ResolvedGroup:
-    """Like replicas, every value filled in."""
+    """A group of identical replicas with every value filled in."""
 
     name: str
     num_replicas: int

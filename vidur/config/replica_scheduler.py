@@ -1,4 +1,4 @@
-"""How a replica forms its batches."""
+"""Configurations of batching policies (upstream: replica schedulers)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class BaseReplicaSchedulerConfig(PolyConfig):
     )
 
     def check_pipeline(self, num_pipeline_stages: int) -> None:
-        """Raise InputError if the policy cannot run on that many pipeline stages."""
+        """Raise InputError if the batcher cannot run on that many pipeline stages."""
         if self.splits_batch_over_stages and self.batch_size_cap < num_pipeline_stages:
             raise InputError(
                 f"{self.flag('batch_size_cap')} {self.batch_size_cap} leaves no request for some of the "
-                f"{num_pipeline_stages} pipeline stages: raise it to {num_pipeline_stages} at least"
+                f"{num_pipeline_stages} pipeline stages: raise it to at least {num_pipeline_stages}"
             )
 
 
 @dataclass(frozen=True)
 class VllmSchedulerConfig(BaseReplicaSchedulerConfig):
     type_name: ClassVar[str] = "vllm"
-    description: ClassVar[str] = "vLLM of 2023: whole prompts first, then decodes"
+    description: ClassVar[str] = "vLLM of 2023: a batch is either whole prompts, which go first, or decodes"
     splits_batch_over_stages: ClassVar[bool] = True
 
     max_tokens_in_batch: int = setting(4096, help="most tokens of a batch of prompts", minimum=1)
@@ -44,11 +44,11 @@ class VllmSchedulerConfig(BaseReplicaSchedulerConfig):
 @dataclass(frozen=True)
 class LightllmSchedulerConfig(BaseReplicaSchedulerConfig):
     type_name: ClassVar[str] = "lightllm"
-    description: ClassVar[str] = "LightLLM: admission by the peak of the KV-cache to come; needs block size 1"
+    description: ClassVar[str] = "LightLLM: admits by the future peak of the KV-cache; needs block size 1"
     splits_batch_over_stages: ClassVar[bool] = True
 
     max_tokens_in_batch: int = setting(4096, help="most tokens of a batch of prompts", minimum=1)
-    max_waiting_iters: int = setting(10, help="decode iterations between two looks at the queue", minimum=0)
+    max_waiting_iters: int = setting(10, help="decode iterations between attempts to admit prompts", minimum=0)
 
     def check(self) -> None:
         if self.block_size != 1:
@@ -65,7 +65,7 @@ class LightllmSchedulerConfig(BaseReplicaSchedulerConfig):
 @dataclass(frozen=True)
 class OrcaSchedulerConfig(BaseReplicaSchedulerConfig):
     type_name: ClassVar[str] = "orca"
-    description: ClassVar[str] = "Orca: iteration-level batches, memory for the longest request reserved"
+    description: ClassVar[str] = "Orca: iteration-level batching, reserves memory for the longest possible request"
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class FasterTransformerSchedulerConfig(BaseReplicaSchedulerConfig):
 @dataclass(frozen=True)
 class SarathiSchedulerConfig(BaseReplicaSchedulerConfig):
     type_name: ClassVar[str] = "sarathi"
-    description: ClassVar[str] = "Sarathi: chunked prompts beside decodes under one token budget"
+    description: ClassVar[str] = "Sarathi: chunked prompts and decodes in one batch, within a token budget"
     splits_batch_over_stages: ClassVar[bool] = True
 
     chunk_size: int = setting(512, help="token budget of a batch", minimum=1)

@@ -1,4 +1,4 @@
-"""Where requests come from: synthesis, or the replay of a trace."""
+"""Configurations of request generators: synthetic requests, or the replay of a trace."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class BaseRequestGeneratorConfig(PolyConfig):
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens of a request, prompt and output together: memory is planned for it."""
+        """The most tokens of a request, prompt and output together, for memory planning."""
         raise NotImplementedError
 
     @property
     def max_tokens_flag(self) -> str:
-        """The flag that gives `max_tokens`."""
+        """The flag that sets `max_tokens`."""
         return self.flag("max_tokens")
 
 
 @dataclass(frozen=True)
 class SyntheticRequestGeneratorConfig(BaseRequestGeneratorConfig):
     type_name: ClassVar[str] = "synthetic"
-    description: ClassVar[str] = "lengths and arrivals from generators of their own"
+    description: ClassVar[str] = "lengths from a length generator, arrivals from an interval generator"
 
     length_generator_config: BaseRequestLengthGeneratorConfig = field(
         default_factory=FixedRequestLengthGeneratorConfig, metadata={"help": "how long requests are"}
@@ -46,8 +46,8 @@ class SyntheticRequestGeneratorConfig(BaseRequestGeneratorConfig):
     interval_generator_config: BaseRequestIntervalGeneratorConfig = field(
         default_factory=PoissonRequestIntervalGeneratorConfig, metadata={"help": "when requests arrive"}
     )
-    num_requests: int | None = setting(128, help="how many requests; unused where a duration is given", minimum=1)
-    duration: float | None = setting(None, help="seconds in which requests arrive; goes before num_requests", above=0)
+    num_requests: int | None = setting(128, help="number of requests; ignored if a duration is given", minimum=1)
+    duration: float | None = setting(None, help="seconds in which requests arrive; overrides num_requests", above=0)
 
     @property
     def max_tokens(self) -> int:
@@ -61,7 +61,7 @@ class SyntheticRequestGeneratorConfig(BaseRequestGeneratorConfig):
         intervals = self.interval_generator_config
         if self.duration is not None and isinstance(intervals, StaticRequestIntervalGeneratorConfig):
             raise InputError(
-                f"{self.flag('duration')} never passes where --interval_generator_config_type is static: "
+                f"{self.flag('duration')} never ends if --interval_generator_config_type is static: "
                 f"give {self.flag('num_requests')} instead"
             )
         if (
@@ -85,6 +85,6 @@ class TraceRequestGeneratorConfig(BaseRequestGeneratorConfig):
     prefill_scale_factor: float = setting(1.0, help="multiplies the prompt lengths", minimum=0)
     decode_scale_factor: float = setting(1.0, help="multiplies the output lengths", minimum=0)
     time_scale_factor: float = setting(1.0, help="multiplies the arrival times: 0.5 doubles the load", minimum=0)
-    max_tokens: int = setting(4096, help="most tokens of a request: a longer one has its prompt cut", minimum=1)
-    trace_format: str = setting("auto", help="form of the file; auto looks at it", choices=TRACE_FORMATS)
+    max_tokens: int = setting(4096, help="most tokens of a request; longer prompts are cut", minimum=1)
+    trace_format: str = setting("auto", help="format of the file; auto detects it", choices=TRACE_FORMATS)
     num_requests: int | None = setting(None, help="replay this many requests from the start; all if none", minimum=1)

@@ -1,4 +1,4 @@
-"""When synthetic requests arrive."""
+"""Configurations of interval generators: when synthetic requests arrive."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TraceRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
 @dataclass(frozen=True)
 class PoissonRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
     type_name: ClassVar[str] = "poisson"
-    description: ClassVar[str] = "independent arrivals at a steady rate"
+    description: ClassVar[str] = "independent arrivals at a constant rate"
 
     qps: float = setting(0.5, help="requests per second, over the whole cluster", above=0)
 
@@ -48,19 +48,19 @@ class GammaRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
 
 @dataclass(frozen=True)
 class SwingRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
-    """The rate at t seconds is qps (1 + amplitude sin(2 pi (t / period + phase)))."""
+    """Poisson arrivals with the rate qps (1 + amplitude sin(2 pi (t / period + phase))) at t seconds."""
 
     type_name: ClassVar[str] = "swing"
     description: ClassVar[str] = "independent arrivals at a rate that rises and falls, as over a day"
 
-    qps: float = setting(0.5, help="requests per second, over the whole cluster, in the mean of a period", above=0)
+    qps: float = setting(0.5, help="mean requests per second of a period, over the whole cluster", above=0)
     amplitude: float = setting(
-        0.5, help="how far the rate swings around its mean, as a part of it: 0.5 is from half to one and a half times",
+        0.5, help="amplitude of the rate as a fraction of its mean: 0.5 swings between 0.5 and 1.5 times the mean",
         minimum=0, below=1,
     )  # fmt: skip
     period: float = setting(86400.0, help="seconds from one peak to the next", above=0)
     phase: float = setting(
-        0.0, help="where in the period it begins: 0 at the mean, rising; 0.25 at the peak; 0.75 at the trough",
+        0.0, help="where in the period arrivals begin: 0 at the mean, rising; 0.25 at the peak; 0.75 at the trough",
         minimum=0, below=1,
     )  # fmt: skip
 

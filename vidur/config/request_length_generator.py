@@ -1,4 +1,4 @@
-"""How long synthetic requests are."""
+"""Configurations of length generators: the tokens of synthetic requests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ZipfRequestLengthGeneratorConfig(BaseRequestLengthGeneratorConfig):
     description: ClassVar[str] = "total lengths from a Zipf distribution"
 
     theta: float = setting(0.6, help="skew of the distribution, at least 0; 1 is undefined", minimum=0)
-    scramble: bool = setting(False, help="spread the frequent lengths over the range")
+    scramble: bool = setting(False, help="scatter the frequent lengths over the range")
     min_tokens: int = setting(1024, help="fewest tokens of a request", minimum=1)
     prefill_to_decode_ratio: float = setting(20.0, help="prompt tokens per output token", above=0)
 
@@ -49,7 +49,7 @@ class ZipfRequestLengthGeneratorConfig(BaseRequestLengthGeneratorConfig):
 @dataclass(frozen=True)
 class UniformRequestLengthGeneratorConfig(BaseRequestLengthGeneratorConfig):
     type_name: ClassVar[str] = "uniform"
-    description: ClassVar[str] = "total lengths spread evenly"
+    description: ClassVar[str] = "uniformly distributed total lengths"
 
     min_tokens: int = setting(1024, help="fewest tokens of a request", minimum=1)
     prefill_to_decode_ratio: float = setting(20.0, help="prompt tokens per output token", above=0)
@@ -73,7 +73,7 @@ class QuantileRequestLengthGeneratorConfig(BaseRequestLengthGeneratorConfig):
     description: ClassVar[str] = "prompt and output lengths from a table of quantiles and their rank correlation"
 
     distribution: str = setting(
-        "azure_conv_2023", help="a name in data/workloads, or the path of a JSON file of that form"
+        "azure_conv_2023", help="a name in data/workloads, or the path of a JSON file of the same format"
     )
 
 
@@ -83,9 +83,9 @@ class MixtureRequestLengthGeneratorConfig(BaseRequestLengthGeneratorConfig):
     description: ClassVar[str] = "each request from one of several tables of quantiles, drawn by weight"
 
     distributions: tuple[str, ...] = setting(
-        ("azure_conv_2023", "azure_code_2023"), help="names in data/workloads, or paths of JSON files of that form"
+        ("azure_conv_2023", "azure_code_2023"), help="names in data/workloads, or paths of JSON files of that format"
     )
-    weights: tuple[float, ...] = setting((), help="one for each distribution; equal if none", above=0)
+    weights: tuple[float, ...] = setting((), help="a weight for each distribution; equal if none", above=0)
 
     def check(self) -> None:
         if not self.distributions:

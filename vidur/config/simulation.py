@@ -1,4 +1,4 @@
-"""The whole configuration of a simulation."""
+"""The configuration of a simulation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 
 @dataclass(frozen=True)
 class SimulationConfig(Config):
-    """A simulation. Two equal configurations give the same results. SLOs judge a run and do not change it."""
+    """The configuration of a simulation. Equal configurations give equal results; SLOs do not affect the run."""
 
     flag_prefix: ClassVar[str | None] = ""
     help_title: ClassVar[str] = "simulation"
@@ -30,12 +30,12 @@ class SimulationConfig(Config):
 
     seed: int = setting(42, help="seed of all randomness that has no seed of its own", minimum=0)
     log_level: str = setting("info", help="least severe message shown", choices=LOG_LEVELS)
-    time_limit: int = setting(0, help="simulated seconds after which to stop; 0 is no limit", minimum=0)
+    time_limit: int = setting(0, help="simulated seconds after which to stop; 0: no limit", minimum=0)
     compare_with: tuple[str, ...] = setting(
-        (), help="routers, with their default settings, whose results on the same requests are shown beside"
+        (), help="also simulate these routers, with default settings, on the same requests and show their results"
     )
-    slo_ttft: float | None = setting(None, help="seconds that TTFT should meet, for attainment and goodput", above=0)
-    slo_tpot: float | None = setting(None, help="seconds that TPOT should meet, for attainment and goodput", above=0)
+    slo_ttft: float | None = setting(None, help="objective of TTFT in seconds, for attainment and goodput", above=0)
+    slo_tpot: float | None = setting(None, help="objective of TPOT in seconds, for attainment and goodput", above=0)
     cluster_config: ClusterConfig = field(default_factory=ClusterConfig, metadata={"help": "the cluster"})
     request_generator_config: BaseRequestGeneratorConfig = field(
         default_factory=SyntheticRequestGeneratorConfig, metadata={"help": "where requests come from"}
@@ -53,7 +53,7 @@ class SimulationConfig(Config):
 
     @classmethod
     def from_cli(cls, argv: Sequence[str] | None = None) -> SimulationConfig:
-        """The configuration that flags give (`sys.argv` if None), over that of `--config FILE`.
+        """Return the configuration of `argv` (default: sys.argv); flags override `--config FILE`.
 
         Raises InputError; `--help` and `--version` print and raise SystemExit(0).
         """
@@ -63,7 +63,7 @@ class SimulationConfig(Config):
 
     @classmethod
     def from_file(cls, path: str | Path) -> SimulationConfig:
-        """The configuration of a YAML file, or of a run's config.json. Raises InputError naming the file and key."""
+        """Read a YAML file or a run's config.json. Raises InputError naming the file and key."""
         from vidur.config.document import read_document
         from vidur.config.given import build
 
@@ -71,25 +71,25 @@ class SimulationConfig(Config):
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> SimulationConfig:
-        """The inverse of `to_dict`; what is left out takes its default. Raises InputError naming the key."""
+        """Return the inverse of `to_dict`; missing keys take their defaults. Raises InputError naming the key."""
         from vidur.config.document import flatten
         from vidur.config.given import build
 
         return build(flatten(document, "configuration"))
 
     def replace(self, **changes: Any) -> SimulationConfig:
-        """Return the same configuration with other values for some flags: `config.replace(qps=20, num_replicas=8)`.
+        """Return a copy with other values for some settings: `config.replace(qps=20, num_replicas=8)`.
 
-        A name is that of a flag or of a setting, or the end of a flag, where only one of the chosen types has it. A
-        type is chosen by its flag, or by its part: `config.replace(global_scheduler_config="lor")`.
-        Raises InputError, with the candidates, for a name that is unknown or of several settings.
+        Name a flag, a setting, or the end of a flag, if only one setting of the chosen types matches. Choose a type by
+        its flag or its part: `config.replace(global_scheduler_config="lor")`. Raises InputError, with the candidates,
+        if a name is unknown or ambiguous.
         """
         from vidur.config.replace import replaced
 
         return replaced(self, changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested by field name, plain JSON values; a configuration that is chosen by type carries the key `type`."""
+        """Return plain JSON values, nested by field name; the key `type` names a chosen type."""
         from vidur.config.document import to_document
 
         return to_document(self)

@@ -1,4 +1,4 @@
-"""The command line of a tool beside vidur.main: flags derived from one or more configuration classes."""
+"""Parse the command lines of the other tools, whose flags come from one or more configuration classes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def parse_tool(
     leave_out: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
 ) -> list[Any]:
-    """One configuration of each class from `argv` (of the process if None). A flag is `--field`, whatever prefix the
-    class has elsewhere, with dashes or underscores; no two classes share a field, and those of `leave_out` keep their
-    defaults. defaults: values, by field, where there is no flag.
+    """Return one configuration of each class from `argv` (default: sys.argv).
 
-    Raises InputError, or SystemExit(0) after --help."""
+    A flag is `--field`, without the class's prefix, with dashes or underscores; no two classes may share a field.
+    Fields of `leave_out` keep their defaults. defaults: values by field if there is no flag. Raises InputError, or
+    SystemExit(0) after --help.
+    """
     flags: dict[str, Flag] = {}
     parser = FlagParser(prog=prog, description=description, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for cls in classes:
@@ -51,14 +52,14 @@ def parse_tool(
 
 
 def leading_words(argv: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """The words before the first flag of `argv` (of the process if None), and the others."""
+    """Split `argv` (default: sys.argv) before its first flag."""
     words = list(sys.argv[1:] if argv is None else argv)
     first = next((index for index, word in enumerate(words) if word.startswith("-")), len(words))
     return words[:first], words[first:]
 
 
 def _underscored(word: str, flags: Collection[str]) -> str:
-    """`--ray_address` for --ray-address; other words as they are."""
+    """Return `--ray_address` for --ray-address, and other words unchanged."""
     name, equals, value = word.partition("=")
     plain = name[2:].replace("-", "_") if name.startswith("--") else ""
     if plain in flags:
