@@ -188,8 +188,8 @@ def test_a_sweep_in_a_file(tmp_path: Path) -> None:
         ),
         (SWEEP.replace("name: inline", "title: inline"), "name is missing"),
         (SWEEP.replace("without: random", "without: {a: 1}"), "without: expected a list, each text"),
-        (SWEEP.replace("qps: [4, 8]", "qps: 4, load: 0.5"), "two ways to say one thing"),
-        (SWEEP.replace(", name: stale, qps: [4, 8]", ""), "is there twice: give one of the two another name"),
+        (SWEEP.replace("qps: [4, 8]", "qps: 4, load: 0.5"), "load and qps both set the arrival rate"),
+        (SWEEP.replace(", name: stale, qps: [4, 8]", ""), "occurs twice: give one of the two another name"),
         (SWEEP.replace("seeds: 4", "seeds: four"), "--seeds must be a number from 2 to 100000, or auto, not 'four'"),
         ("scenarios: []", "the sweep has no scenario"),
         ("scenarios: [a9]", "did you mean a93"),
@@ -323,7 +323,7 @@ def test_an_interrupted_sweep_says_so(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert printed == "vidur.compare: interrupted; the same command goes on from the finished simulations\n"
+    assert printed == "vidur.compare: interrupted; the same command continues from the finished simulations\n"
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_an_interrupted_sweep_says_so(tmp_path: Path) -> None:
         (["--scenario", "b88", "--replicas", "3"], "do not grow to that number in proportion"),
         (["--scenario", "a93", "--seeds", "1"], "--seeds must be a number from 2 to 100000, or auto, not '1'"),
         (["--scenario", "a93", "--schedulers", "ppo:checkpoint=nonesuch"], "nonesuch"),
-        (["--scenario", "a93", "--ray-address", "auto"], "--ray_address is of --executor ray"),
+        (["--scenario", "a93", "--ray-address", "auto"], "--ray_address needs --executor ray"),
         (["--scenarios", "a93"], "unknown argument --scenarios: did you mean --scenario"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Comparison sweeps: which router, on which cluster, at which load, and how sure is it (docs/compare.md)."""
+"""Compare routers over scenarios, loads and seeds, with confidence intervals (docs/compare.md)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def compare(
     workers: int = 0,
     output: str = "simulator_output/compare",
 ) -> Results:
-    """Compare routers on the same requests to a configuration's cluster, as `python -m vidur.compare` does.
+    """Compare routers on the same requests and cluster, as `python -m vidur.compare` does.
 
-    schedulers: names as of `--schedulers`; the baseline, the first of them if None, is what the others are compared
-    with. load: arrival rates over the measured capacity; qps: rates in requests/s; without either the configuration's
-    own rate. The other parameters are the flags of that command. Finished simulations and the files of the results are
-    in `output`. Raises InputError, and OutputError.
+    schedulers: names as for `--schedulers`. baseline: the scheduler to compare with; the first if None. load: arrival
+    rates over the measured capacity; qps: rates in requests/s; without either, the configuration's rate. The other
+    parameters are flags of that command. Writes finished simulations and results to `output`. Raises InputError, and
+    OutputError.
     """
     from vidur.compare.config import CompareConfig
     from vidur.compare.sweep import Sweep, make_executor

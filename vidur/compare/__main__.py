@@ -1,4 +1,4 @@
-"""python -m vidur.compare: which router, on which cluster, at which load, and how sure is it."""
+"""Run python -m vidur.compare: compare routers over scenarios, loads and seeds."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from vidur.tool import prog, run_tool
 if TYPE_CHECKING:
     from vidur.compare.sweep_file import SweepFile
 
-_DESCRIPTION = """Compare schedulers on the same requests. A sweep file, if there is one, comes first:
+_DESCRIPTION = """Compare schedulers on the same requests. A sweep file, if given, comes first:
 python -m vidur.compare [SWEEP.yaml] [--FLAG VALUE ...]"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare as the flags say. Returns 1 where a simulation failed, else as `run_tool`."""
+    """Run the command. Returns 1 if a simulation failed, else the status of `run_tool`."""
     return run_tool("vidur.compare", parse, compare, argv, advice=RESUMABLE, forks=True)
 
 
 def parse(argv: Sequence[str] | None) -> tuple[CompareConfig, SweepFile | None, str | None]:
-    """The flags over those of the sweep file, the file, and how it was named."""
+    """Return the flags, which override those of the sweep file, the file, and its name on the command line."""
     words, flags = leading_words(argv)
     source = words.pop(0) if words else None
     file = None
@@ -39,8 +39,8 @@ def parse(argv: Sequence[str] | None) -> tuple[CompareConfig, SweepFile | None, 
 
 
 def compare(config: CompareConfig, file: SweepFile | None, source: str | None) -> int:
-    """Simulate what is missing, print, and write the files. Returns 0, or 1 where a simulation failed."""
-    # These bring in numba: after the flags are known to be good.
+    """Run the missing simulations, print and write the results. Returns 1 if a simulation failed, else 0."""
+    # These import numba, so wait until the flags are valid.
     from vidur.compare.console import print_results
     from vidur.compare.sweep import Sweep, make_executor
     from vidur.compare.writer import write_sweep

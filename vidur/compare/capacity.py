@@ -1,4 +1,4 @@
-"""The capacity of a cluster: the greatest arrival rate that it keeps up with."""
+"""Measure a cluster's capacity: the greatest arrival rate that it can sustain."""
 
 from __future__ import annotations
 
@@ -28,35 +28,32 @@ from vidur.observation import Floats
 from vidur.request_generator import RequestTable, generate_requests
 from vidur.simulator import Simulator
 
-# Requests of a measurement: at least so many, so that their mean length is that of the workload, and so many for each
-# replica. They come several times over, each round like the one before, so that outstanding requests grow from round to
-# round only where the cluster falls behind.
+# Requests of a measurement: a minimum, so that their mean length matches the workload's, and a number per replica. The
+# same requests arrive in several rounds, so outstanding requests grow between rounds only if the cluster falls behind.
 _REQUESTS, _REQUESTS_EACH, _ROUNDS = 8000, 500, 4
 _SEED = 0
-# A cluster keeps up where, over the second half of the rounds, its outstanding requests grow by at most so much of the
-# arrivals.
+# A cluster keeps up if, in the second half of the rounds, outstanding requests grow by at most this part of arrivals.
 _GROWTH = 0.01
-# The interval that is halved ends at this width, relative.
+# The relative width at which the bisection stops.
 _PRECISION = 0.005
 _WIDEN = 1.15
 _WHAT = "Measured capacities"
 
 
 def capacity(config: SimulationConfig) -> float:
-    """Return the greatest arrival rate, requests/s, that the cluster of a configuration keeps up with.
+    """Return the greatest arrival rate, requests/s, that a configuration's cluster keeps up with.
 
-    It is measured with the lengths of its synthetic requests, as `measure_capacity` says, and kept on disk. Raises
-    InputError where requests are not synthetic, or the cluster can serve none of them.
+    Measured once by `measure_capacity` and cached on disk. Raises InputError if the requests are not synthetic, or the
+    cluster can serve none of them.
     """
     require_rate(config)
     return Capacities().of(config)
 
 
 def measure_capacity(config: SimulationConfig) -> float:
-    """The greatest rate, requests/s, of Poisson arrivals that the cluster keeps up with under least_tokens.
+    """Return the greatest rate, requests/s, of Poisson arrivals that the cluster keeps up with under least_tokens.
 
-    Bisection, from the rate at which it completes requests when all are there from the start. Raises InputError where
-    the cluster can serve none of the requests.
+    Bisects from the saturated throughput. Raises InputError if the cluster can serve none of the requests.
     """
     config = _essential(config)
     workload = config.request_generator_config
@@ -79,8 +76,10 @@ def measure_capacity(config: SimulationConfig) -> float:
 
 
 def saturated_throughput(config: SimulationConfig, requests: RequestTable) -> float:
-    """Requests per second that the cluster completes when all are there from the start, over the middle half of the
-    completions. Raises InputError where it can serve none of them."""
+    """Return completions per second when all requests arrive at once, over the middle half of the completions.
+
+    Raises InputError if the cluster can serve none of them.
+    """
     ends = _completions(config, requests, np.zeros(len(requests)))
     ends = ends[np.isfinite(ends)]
     if len(ends) < 8 or np.ptp(ends) == 0.0:
@@ -89,14 +88,14 @@ def saturated_throughput(config: SimulationConfig, requests: RequestTable) -> fl
 
 
 def middle_rate(ends: Floats) -> float:
-    """Completions per second over the middle half of the times at which requests are completed."""
+    """Return completions per second over the middle half of the completion times."""
     ends = np.sort(ends)
     quarter = len(ends) // 4
     return float((len(ends) - 2 * quarter - 1) / (ends[-1 - quarter] - ends[quarter]))
 
 
 def _keeps_up(config: SimulationConfig, requests: RequestTable, rate: float) -> bool:
-    """requests: one round of them; the gaps are scaled to the rate."""
+    """Whether the cluster keeps up with `rate`. requests: one round, whose gaps are scaled to the rate."""
     gaps = np.diff(requests.arrived_at, prepend=0.0)
     arrived_at = np.cumsum(np.tile(gaps / (gaps.mean() * rate), _ROUNDS))
     ends = _completions(config, requests, arrived_at)
@@ -106,7 +105,7 @@ def _keeps_up(config: SimulationConfig, requests: RequestTable, rate: float) -> 
 
 
 def _completions(config: SimulationConfig, requests: RequestTable, arrived_at: Floats) -> Floats:
-    """When the requests, over and over, are completed; inf for those that never are."""
+    """Return the completion times of the repeated requests; inf if never completed."""
     rounds = len(arrived_at) // len(requests)
     prompts, outputs = np.tile(requests.num_prefill_tokens, rounds), np.tile(requests.num_decode_tokens, rounds)
     table = RequestTable.of(arrived_at, prompts, outputs, "capacity")
@@ -118,8 +117,8 @@ def _completions(config: SimulationConfig, requests: RequestTable, arrived_at: F
 
 
 def _essential(config: SimulationConfig) -> SimulationConfig:
-    """What the capacity depends on: the replicas and the lengths of the requests. No router but least_tokens, no event
-    that befalls replicas, no arrivals but Poisson's."""
+    """Reduce a configuration to what the capacity depends on: replicas and request lengths, with least_tokens, Poisson
+    arrivals and no events."""
     given, workload = config.cluster_config, config.request_generator_config
     assert isinstance(workload, SyntheticRequestGeneratorConfig)
     cluster = ClusterConfig(
@@ -143,24 +142,24 @@ def _essential(config: SimulationConfig) -> SimulationConfig:
 
 
 class Capacities:
-    """Measured capacities, kept on disk by configuration and version of the code."""
+    """Measured capacities, cached on disk by configuration and code version."""
 
     def __init__(self) -> None:
         self._folder = cache_folder("capacity", _WHAT)
         self._known: dict[str, float] = {}
 
     def of(self, config: SimulationConfig) -> float:
-        """Requests per second; measured here if it is not known. Raises InputError, of `measure_capacity`."""
+        """Return the capacity in requests/s, measuring it if it is not cached. Raises InputError."""
         key = _key(config)
-        found = self._load(key)
-        return self._keep(key, measure_capacity(config)) if found is None else found
+        cached = self._load(key)
+        return self._keep(key, measure_capacity(config)) if cached is None else cached
 
     def measure(
         self, configs: Mapping[str, SimulationConfig], executor: Executor, on_finished: Callable[[int], None]
     ) -> None:
-        """Measure those that are not known. `on_finished(count)` counts them up, the known ones at once.
+        """Measure capacities that are not cached. `on_finished(count)` reports progress, cached ones first.
 
-        Raises InputError, naming the configuration, where the cluster can serve none of its requests.
+        Raises InputError, naming the configuration, if a cluster can serve none of its requests.
         """
         names: dict[str, list[str]] = {}
         for name, config in configs.items():
@@ -168,11 +167,11 @@ class Capacities:
         missing = [key for key in names if self._load(key) is None]
         on_finished(len(configs) - sum(len(names[key]) for key in missing))
         jobs = [configs[names[key][0]] for key in missing]
-        for place, found in executor.run(measure_capacity, jobs):
-            key = missing[place]
-            if isinstance(found, Failure):
-                raise InputError(f"{names[key][0]}: {found.error}")
-            self._keep(key, found)
+        for index, outcome in executor.run(measure_capacity, jobs):
+            key = missing[index]
+            if isinstance(outcome, Failure):
+                raise InputError(f"{names[key][0]}: {outcome.error}")
+            self._keep(key, outcome)
             on_finished(len(names[key]))
 
     def _load(self, key: str) -> float | None:
@@ -180,8 +179,8 @@ class Capacities:
             if self._folder is None:
                 return None
             try:
-                found = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
-                self._known[key] = float(found["requests_per_second"])
+                document = json.loads((self._folder / f"{key}.json").read_text(encoding="utf-8"))
+                self._known[key] = float(document["requests_per_second"])
             except (OSError, ValueError, KeyError, TypeError):
                 return None
         return self._known[key]

@@ -1,4 +1,4 @@
-"""Cells: one simulation each."""
+"""A cell: one simulation of a sweep."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from vidur.simulator import Simulator
 
 @dataclass(frozen=True)
 class Cell:
-    """One simulation: what is simulated, and the names under which it is looked up.
+    """One simulation of a sweep, and its labels.
 
-    point: the scenario at its load and number of replicas. workload: a hash of the requests. policy: of the router, if
-    it is the learned one; the file that `config` names may change, and its path does not count.
+    point: label of the scenario at its load and number of replicas. workload: a hash of the requests. policy: the kept
+    copy of the learned router's checkpoint; its contents count, not the path in `config`.
     """
 
     point: str
@@ -40,7 +40,7 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """A hash of all that the record depends on: configuration, requests, checkpoint, objectives and code."""
+        """A hash of everything the record depends on: configuration, requests, checkpoint, objectives and code."""
         document = self.config.to_dict()
         if self.policy is not None:
             document["cluster_config"]["global_scheduler_config"]["checkpoint"] = self.policy.digest
@@ -50,20 +50,20 @@ class Cell:
 
     @property
     def effort(self) -> int:
-        """Grows with the time that it takes."""
+        """A measure that grows with the simulation's duration."""
         workload = self.config.request_generator_config
         assert isinstance(workload, SyntheticRequestGeneratorConfig)
         return workload.num_requests or 0
 
     @property
     def command(self) -> str:
-        """What simulates it by itself, with all the files that a simulation writes."""
+        """The command that runs this simulation alone and writes all its files."""
         config = dataclasses.replace(self.config, metrics_config=MetricsConfig())
         return shlex.join(["python", "-m", "vidur.main", *flags_of(config)])
 
 
 def simulate_cell(cell: Cell) -> CellRecord:
-    """The record of a cell. Raises InputError for what cannot be simulated, KeyboardInterrupt if it was cut short."""
+    """Simulate a cell. Raises InputError if it cannot be simulated, KeyboardInterrupt if it was interrupted."""
     config, router = cell.config, cell.config.cluster_config.global_scheduler_config
     if cell.policy is not None:
         assert isinstance(router, PPOGlobalSchedulerConfig)
@@ -74,14 +74,14 @@ def simulate_cell(cell: Cell) -> CellRecord:
     simulator = Simulator(config)
     recording = simulator.run().recording
     if simulator.interrupted:
-        # A signal: half a simulation must not be taken for a whole one.
+        # A partial simulation must not be recorded as complete.
         raise KeyboardInterrupt
     speeds = hardware_facts(simulator.replica_plans)[:, SPEED]
     return CellRecord.of(recording, cell.objectives, speeds, time.perf_counter() - started)
 
 
 def workload_digest(requests: RequestTable) -> str:
-    """A hash of arrivals and lengths."""
+    """Return a hash of arrivals and lengths."""
     digest = hashlib.sha256()
     for column in (requests.arrived_at, requests.num_prefill_tokens, requests.num_decode_tokens):
         digest.update(column.tobytes())

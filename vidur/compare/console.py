@@ -1,4 +1,4 @@
-"""The results as they are printed."""
+"""Print the results of a sweep."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 _COLORS = {WIN: "green", LOSS: "red"}
 
 
-def colored(found: PairedDifference) -> str:
-    """The difference with rich's mark-up: green for a win, red for a loss."""
-    color = _COLORS.get(found.verdict)
-    return str(found) if color is None else f"[{color}]{found}[/{color}]"
+def colored(difference: PairedDifference) -> str:
+    """Format a difference with rich's mark-up: green for a win, red for a loss."""
+    color = _COLORS.get(difference.verdict)
+    return str(difference) if color is None else f"[{color}]{difference}[/{color}]"
 
 
 def make_console(file: IO[str] | None = None) -> Console:
-    """Of `file`, stdout if None; wide where that is no terminal."""
+    """Make a console on `file` (stdout if None), wide if it is not a terminal."""
     from rich.console import Console
 
     console = Console(file=file, highlight=False)
@@ -35,74 +35,80 @@ def make_console(file: IO[str] | None = None) -> Console:
 
 
 def make_table(console: Console, headings: Sequence[str]) -> Table:
-    """Without lines but for the head, and plain where the console is no terminal. The first column is text."""
+    """Make a table with a text column followed by number columns, without lines if the console is not a terminal."""
     from rich import box
     from rich.table import Table
 
     table = Table(pad_edge=False, box=box.SIMPLE_HEAD if console.is_terminal else None)
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
     return table
 
 
 def print_table(console: Console, title: str, table: Table) -> None:
-    """The title above, an empty line below. A title within the table would be wrapped to its width."""
+    """Print the title, which rich would wrap to the table's width, the table, and an empty line."""
     console.print(title, style="bold", soft_wrap=True, markup=False)
     console.print(table)
     console.print()
 
 
 def print_results(results: Results) -> None:
-    """The matrix of the headline metric, then the best of each row, and what was not reached."""
+    """Print the matrix of the headline metric, the best scheduler of each row, and notes."""
     console = make_console()
     headline = metric_title(results.metric)
     title = f"{results.title}: {headline}, difference from {results.baseline} in percent; in brackets ties"
     for names in _fitting(console, results):
         table = make_table(console, ["Scenario", results.baseline, *names])
-        for its in results.points:
-            mean = its.mean(results.baseline, results.metric)
+        for point in results.points:
+            mean = point.mean(results.baseline, results.metric)
             row = [value_text(results.metric, mean.mean) if mean is not None else NOTHING]
-            row += [_cell(results.comparison(its, name, results.metric)) for name in names]
-            table.add_row(its.scenario.label, *row)
+            row += [_cell(results.comparison(point, name, results.metric)) for name in names]
+            table.add_row(point.scenario.label, *row)
         print_table(console, title, table)
     table = make_table(console, ["Scenario", "Scheduler", headline, "", "Seeds"])
-    for its in results.points:
-        table.add_row(its.scenario.label, *_best(results, its), f"{len(its.seeds)}")
+    for point in results.points:
+        table.add_row(point.scenario.label, *_best(results, point), f"{len(point.seeds)}")
     print_table(console, f"The best by {headline}", table)
     for line in notes(results):
         console.print(line, soft_wrap=True, markup=False)
 
 
-def _best(results: Results, its: PointResults) -> list[str]:
-    """The scheduler, its mean, and its difference from the baseline."""
-    best = results.best(its, results.metric)
-    mean = its.mean(best, results.metric) if best is not None else None
+def _best(results: Results, point: PointResults) -> list[str]:
+    """Return the best scheduler, its mean, and its difference from the baseline."""
+    best = results.best(point, results.metric)
+    mean = point.mean(best, results.metric) if best is not None else None
     if best is None or mean is None:
         return [NOTHING] * 3
-    found = results.comparison(its, best, results.metric)
-    return [best, value_text(results.metric, mean.mean), "the baseline" if found is None else str(found.difference)]
+    comparison = results.comparison(point, best, results.metric)
+    return [
+        best,
+        value_text(results.metric, mean.mean),
+        "the baseline" if comparison is None else str(comparison.difference),
+    ]
 
 
 def notes(results: Results) -> list[str]:
-    """What a reader must know beside the figures."""
+    """Return caveats on the figures: overload, wide intervals, failures."""
     lines = [
-        f"{its.scenario.label}: above capacity, where queues grow with the length of the simulation"
-        for its in results.points
-        if its.scenario.load > 1.0
+        f"{point.scenario.label}: above capacity, so that queues grow with the length of the simulation"
+        for point in results.points
+        if point.scenario.load > 1.0
     ]
     lines += [
-        f"{its.scenario.label}: after {len(its.seeds)} seeds an interval is still {results.width(its):.1f} % wide"
-        for its in results.too_wide
+        f"{point.scenario.label}: after {len(point.seeds)} seeds an interval is still {results.width(point):.1f} % wide"
+        for point in results.too_wide
     ]
     lines += [
-        f"{its.scenario.label}: {plural(its.missing, 'simulation')} failed" for its in results.points if its.missing
+        f"{point.scenario.label}: {plural(point.missing, 'simulation')} failed"
+        for point in results.points
+        if point.missing
     ]
     return lines
 
 
 def _fitting(console: Console, results: Results) -> list[list[str]]:
-    """The schedulers but the baseline, in as many tables as the width of the console asks for."""
-    fixed = max(len(its.scenario.label) for its in results.points) + len(results.baseline) + 6
+    """Split the schedulers except the baseline into tables that fit the console."""
+    fixed = max(len(point.scenario.label) for point in results.points) + len(results.baseline) + 6
     tables: list[list[str]] = [[]]
     left = console.width - fixed
     for name in results.others:
@@ -115,16 +121,16 @@ def _fitting(console: Console, results: Results) -> list[list[str]]:
     return tables
 
 
-def _cell(found: Comparison | None) -> str:
-    text = comparison_text(found)
-    color = None if found is None else _COLORS.get(found.verdict)
+def _cell(comparison: Comparison | None) -> str:
+    text = comparison_text(comparison)
+    color = None if comparison is None else _COLORS.get(comparison.verdict)
     return text if color is None else f"[{color}]{text}[/{color}]"
 
 
-def comparison_text(found: Comparison | None) -> str:
-    """`-6.1`, in percent; `(-0.3)` for a tie; `+12 abs.` in the metric's unit, where the baseline has 0."""
-    if found is None:
+def comparison_text(comparison: Comparison | None) -> str:
+    """Format `-6.1` in percent; `(-0.3)` for a tie; `+12 abs.` in the metric's unit if the baseline is 0."""
+    if comparison is None:
         return NOTHING
-    difference = found.difference
+    difference = comparison.difference
     text = f"{difference.mean:+.1f}" if difference.relative else f"{difference.mean:+.3g} abs."
-    return f"({text})" if found.verdict == TIE else text
+    return f"({text})" if comparison.verdict == TIE else text

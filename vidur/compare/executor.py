@@ -1,4 +1,4 @@
-"""Where the simulations of a sweep run: an `Executor`, and the one with processes of this machine."""
+"""Executors, which run the simulations of a sweep; here with processes of this machine."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from vidur.errors import InputError
 J = TypeVar("J")
 R = TypeVar("R")
 
-# Jobs handed out at a time, for each worker: one that runs and one that waits for it.
+# Jobs submitted per worker: one running and one waiting.
 _AHEAD = 2
 WAIT_SECONDS = 1.0
-"""Between two calls of `on_wait`."""
+"""Seconds between calls of `on_wait`."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that gave no result. error: why, in one line."""
+    """A job that failed. error: the reason, in one line."""
 
     error: str
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Of what a job raised."""
+        """Make a Failure of an exception."""
         text = " ".join(str(error).split())
         return cls(text if isinstance(error, InputError) else f"{type(error).__name__}: {text}")
 
 
 class Executor(Protocol):
-    """Runs jobs, and goes on when one fails. Used as a context manager; leaving it stops the workers.
+    """Runs jobs and continues when one fails. A context manager; leaving it stops the workers.
 
     on_wait: called about every second while jobs run.
     """
@@ -49,16 +49,15 @@ class Executor(Protocol):
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None: ...
 
     def run(self, function: Callable[[J], R], jobs: Sequence[J]) -> Iterator[tuple[int, R | Failure]]:
-        """The place of each job in `jobs` with its result, in the order in which they finish.
+        """Yield each job's index and result, in the order in which they finish.
 
-        function: of a module, and `jobs` and results such that they can be pickled. A job that raises, or whose worker
-        dies, gives a Failure; the others go on.
+        `function`, jobs and results must be picklable. A job that raises, or whose worker dies, yields a Failure.
         """
         ...
 
 
 class ProcessExecutor:
-    """Processes of this machine; `workers` of them, or one for each core if 0."""
+    """Runs jobs in `workers` processes of this machine, or one per core if 0."""
 
     def __init__(self, workers: int = 0) -> None:
         self._workers = workers or len(os.sched_getaffinity(0))
@@ -73,43 +72,43 @@ class ProcessExecutor:
         if self._pool is None:
             return
         if kind is not None:
-            # What is under way is lost; finished cells are on disk.
+            # Abandon running jobs; finished cells are on disk.
             for process in set(active_children()) - self._strangers:
                 process.terminate()
         self._restart()
 
     def run(self, function: Callable[[J], R], jobs: Sequence[J]) -> Iterator[tuple[int, R | Failure]]:
-        """As of Executor. Where a worker dies, all that ran are run again one by one: so the culprit is found."""
+        """See Executor. If a worker dies, all running jobs are run again one by one to find the culprit."""
         suspects: list[int] = []
         left = iter(range(len(jobs)))
         running: dict[Future[R], int] = {}
         while True:
-            for place in left:
-                running[self._submit(function, jobs[place])] = place
+            for index in left:
+                running[self._submit(function, jobs[index])] = index
                 if len(running) >= _AHEAD * self._workers:
                     break
             if not running:
                 break
             for future in self._wait(running):
-                place = running.pop(future)
+                index = running.pop(future)
                 if isinstance(future.exception(), BrokenProcessPool):
-                    suspects.append(place)
+                    suspects.append(index)
                 else:
-                    yield place, _outcome(future)
+                    yield index, _outcome(future)
             if suspects:
                 suspects += running.values()
                 running.clear()
                 self._restart()
-                for place in sorted(suspects):
-                    future = self._submit(function, jobs[place])
+                for index in sorted(suspects):
+                    future = self._submit(function, jobs[index])
                     self._wait([future])
-                    yield place, _outcome(future)
+                    yield index, _outcome(future)
                     if isinstance(future.exception(), BrokenProcessPool):
                         self._restart()
                 suspects.clear()
 
     def _wait(self, running: Iterable[Future[R]]) -> set[Future[R]]:
-        """Those that are done, once there are any."""
+        """Wait for at least one future and return those that are done."""
         while not (done := wait(running, WAIT_SECONDS, FIRST_COMPLETED).done):
             self.on_wait()
         return done
@@ -126,7 +125,7 @@ class ProcessExecutor:
 
 
 def _outcome(future: Future[Any]) -> Any:
-    """The result, or the Failure that an exception makes."""
+    """Return the result, or a Failure for its exception."""
     error = future.exception()
     if error is None:
         return future.result()
@@ -136,7 +135,7 @@ def _outcome(future: Future[Any]) -> Any:
 
 
 def _begin_worker() -> None:
-    """Let Ctrl-C and SIGTERM end the process at once, and end it too where the sweep's own process is gone."""
+    """Make Ctrl-C and SIGTERM end the worker at once, and end it when its parent process ends."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -1,4 +1,4 @@
-"""What a simulation is judged by: one number for each metric."""
+"""Compute the metrics by which a simulation is judged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vidur.metrics.statistics import statistics
 from vidur.metrics.text import NOTHING, in_seconds, percent, significant
 from vidur.observation import Floats
 
-# Of the requests, in the order of their arrival, so many are left out at either end.
+# The fraction of requests, by arrival, that is not counted at either end.
 WARM_UP = 0.05
 # Prompts of more tokens than this are long.
 LONG_PROMPT = 3000
@@ -31,7 +31,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Objectives:
-    """Seconds that a request should keep to, for goodput."""
+    """Objectives of TTFT and TPOT in seconds, for goodput."""
 
     ttft: float
     tpot: float
@@ -60,7 +60,7 @@ def value_text(metric: str, value: float) -> str:
 
 
 def counted_requests(recording: Recording) -> NDArray[np.bool_]:
-    """All but those that arrive in the warm-up and in the cool-down: bool[N]."""
+    """bool[N]: whether each request arrives after the warm-up and before the cool-down."""
     count = len(recording.requests["arrived_at"])
     cut = int(WARM_UP * count)
     counted = np.zeros(count, np.bool_)
@@ -69,12 +69,11 @@ def counted_requests(recording: Recording) -> NDArray[np.bool_]:
 
 
 def figures_of(recording: Recording, objectives: Objectives, speeds: Floats | None = None) -> Figures:
-    """The METRICS of a run. Times are in seconds, over the counted requests that finished. A metric of nothing is nan.
+    """Return the METRICS of a run; nan if undefined. Times are seconds, over counted requests that finished.
 
-    goodput: requests that met the objectives, per second of the time over which they arrived. throughput and
-    token_throughput: requests completed in that time, and their output tokens, per second. preemptions: of the whole
-    run. imbalance: see `imbalance`; speeds: float64[R], of the replicas, all alike if None. unserved: counted requests
-    that were refused or did not finish.
+    goodput: counted requests that met the objectives, per second of their arrival span. throughput, token_throughput:
+    requests completed in that span, and their output tokens, per second. preemptions: of the whole run. imbalance: see
+    `imbalance`. unserved: counted requests refused or unfinished. speeds: float64[R]; equal replicas if None.
     """
     requests = recording.requests
     counted = counted_requests(recording)
@@ -85,8 +84,8 @@ def figures_of(recording: Recording, objectives: Objectives, speeds: Floats | No
     times = latencies(recording, finished)
     figures: Figures = {}
     for time in TIMES:
-        found = statistics(times[time])
-        figures |= {f"{figure}_{time}": _number(found[figure]) for figure in _STATISTICS}
+        values = statistics(times[time])
+        figures |= {f"{figure}_{time}": _number(values[figure]) for figure in _STATISTICS}
     long = times["ttft"][requests["num_prefill_tokens"][finished] > LONG_PROMPT]
     figures["long_p99_ttft"] = float(np.percentile(long, 99)) if len(long) else math.nan
     figures["goodput"] = float(meets_objectives(times, objectives.ttft, objectives.tpot).sum() / span)
@@ -100,42 +99,42 @@ def figures_of(recording: Recording, objectives: Objectives, speeds: Floats | No
 
 
 def imbalance(recording: Recording, begin: float, end: float, speeds: Floats | None = None) -> float:
-    """How unevenly the outstanding requests lie on the replicas from `begin` to `end`, seconds.
+    """Return how unevenly outstanding requests are spread over replicas from `begin` to `end` (seconds).
 
-    With x the outstanding requests of each replica over its speed: the integral over time of the standard deviation of
-    x over the replicas, over the integral of its mean. So 0 is even at every moment, and 1 is what requests thrown at
-    random have where there is one for each replica. A request counts for its last replica, from its arrival on.
+    With x the outstanding requests of each replica over its speed: the time integral of the standard deviation of x
+    over replicas, divided by the time integral of its mean. 0: always even; 1: as random placement at one request per
+    replica. A request counts for its last replica, from its arrival on.
     """
     requests, num_replicas = recording.requests, len(recording.replicas["num_blocks"])
     moments, total, squares = [], [], []
     for replica in range(num_replicas):
-        at, level = outstanding(recording, replica)
+        times, level = outstanding(recording, replica)
         level /= 1.0 if speeds is None else speeds[replica]
-        moments.append(at)
+        moments.append(times)
         total.append(np.diff(level, prepend=0.0))
         squares.append(np.diff(level**2, prepend=0.0))
-    at = np.concatenate(moments)
-    order = np.argsort(at, kind="stable")
-    edges = np.clip(np.concatenate([at[order], [np.inf]]), begin, end)
+    times = np.concatenate(moments)
+    order = np.argsort(times, kind="stable")
+    edges = np.clip(np.concatenate([times[order], [np.inf]]), begin, end)
     lasted = np.diff(edges)
     mean = np.cumsum(np.concatenate(total)[order]) / num_replicas
     variance = np.cumsum(np.concatenate(squares)[order]) / num_replicas - mean**2
-    # Rounding leaves a little below 0 where all are alike.
+    # Rounding can leave a tiny or negative variance if all replicas are equal.
     spread = np.sqrt(np.where(variance > 1e-9 * (1.0 + mean**2), variance, 0.0))
-    held = float((mean * lasted).sum())
-    return float((spread * lasted).sum()) / held if held > 0.0 and len(requests["replica"]) else math.nan
+    total_mean = float((mean * lasted).sum())
+    return float((spread * lasted).sum()) / total_mean if total_mean > 0.0 and len(requests["replica"]) else math.nan
 
 
 def outstanding(recording: Recording, replica: int) -> tuple[Floats, Floats]:
-    """The moments, ascending, at which the outstanding requests of a replica change, and how many there are then."""
+    """Return the ascending times at which a replica's outstanding requests change, and their new number."""
     requests = recording.requests
     placed = requests["replica"] == replica
     arrived_at, completed_at = requests["arrived_at"][placed], requests["completed_at"][placed]
     ended = np.where(requests["status"][placed] == FINISHED, completed_at, recording.end_time)
-    at = np.concatenate([arrived_at, ended])
-    order = np.argsort(at, kind="stable")
+    times = np.concatenate([arrived_at, ended])
+    order = np.argsort(times, kind="stable")
     changes = np.concatenate([np.ones(len(arrived_at)), -np.ones(len(ended))])
-    return at[order], np.cumsum(changes[order])
+    return times[order], np.cumsum(changes[order])
 
 
 def _number(value: float | None) -> float:

@@ -1,4 +1,4 @@
-"""The results as Markdown."""
+"""Write the results of a sweep as Markdown."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vidur.metrics.text import NOTHING, percent
 
 
 def markdown(results: Results) -> str:
-    """A summary fit for a README: how it was made, then scenario x scheduler in the headline metric."""
+    """Return a summary for a README: how it was made, then a table of scenario x scheduler in the headline metric."""
     headline = metric_title(results.metric)
-    counts = sorted({len(its.seeds) for its in results.points})
+    counts = sorted({len(point.seeds) for point in results.points})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     text = (
         f"{results.title}, {results.date}, on {results.machine}, by `{results.command}`: {headline} of each scheduler, "
@@ -28,18 +28,18 @@ def markdown(results: Results) -> str:
         text += f" Policy: {policies}."
     headings = ["scenario", f"`{results.baseline}`", *(f"`{name}`" for name in results.others)]
     rows = []
-    for its in results.points:
-        mean = its.mean(results.baseline, results.metric)
-        row = [its.scenario.label, value_text(results.metric, mean.mean) if mean is not None else NOTHING]
-        row += [_cell(results.comparison(its, name, results.metric)) for name in results.others]
+    for point in results.points:
+        mean = point.mean(results.baseline, results.metric)
+        row = [point.scenario.label, value_text(results.metric, mean.mean) if mean is not None else NOTHING]
+        row += [_cell(results.comparison(point, name, results.metric)) for name in results.others]
         rows.append(row)
     parts = [text, markdown_table(headings, rows), *(f"- {line}" for line in notes(results))]
     return "\n\n".join(parts) + "\n"
 
 
-def _cell(found: Comparison | None) -> str:
-    text = comparison_text(found)
-    return text if found is None or found.verdict == TIE else f"**{text}**"
+def _cell(comparison: Comparison | None) -> str:
+    text = comparison_text(comparison)
+    return text if comparison is None or comparison.verdict == TIE else f"**{text}**"
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""results.parquet: a row for each simulation."""
+"""Write results.parquet, a row for each simulation."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from vidur.compare.results import Results
 
 
 def write_parquet(path: Path, results: Results) -> None:
-    """Columns: scenario, load, qps, replicas, scheduler, seed, each of METRICS, seconds (of wall clock), command."""
+    """Write the columns scenario, load, qps, replicas, scheduler, seed, METRICS, seconds (wall clock), command."""
     import pandas as pd
 
     rows = [
         {
-            "scenario": its.scenario.name,
-            "load": its.scenario.load,
-            "qps": its.scenario.rate,
-            "replicas": its.scenario.num_replicas,
+            "scenario": point.scenario.name,
+            "load": point.scenario.load,
+            "qps": point.scenario.rate,
+            "replicas": point.scenario.num_replicas,
             "scheduler": scheduler,
             "seed": seed,
             **{metric: record.figures[metric] for metric in METRICS},
             "seconds": record.seconds,
-            "command": its.commands[scheduler][seed],
+            "command": point.commands[scheduler][seed],
         }
-        for its in results.points
+        for point in results.points
         for scheduler in results.schedulers
-        for seed, record in sorted(its.records.get(scheduler, {}).items())
+        for seed, record in sorted(point.records.get(scheduler, {}).items())
     ]
     data = io.BytesIO()
     pd.DataFrame(rows).to_parquet(data, index=False)

@@ -1,4 +1,4 @@
-"""Checkpoints of the learned router, kept as they were when a sweep began."""
+"""Keep copies of the learned router's checkpoints as they were when a sweep began."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from vidur.learned import checkpoint_path
 
 @dataclass(frozen=True)
 class PolicyFile:
-    """A checkpoint. path: of the copy to read, which nothing changes; digest: of its bytes."""
+    """A kept checkpoint. path: of the unchanging copy. digest: SHA-256 of its bytes."""
 
     path: str
     digest: str
 
 
 def keep_policy(checkpoint: str | None, folder: Path) -> PolicyFile:
-    """A copy, below `folder`, of what --ppo_global_scheduler_config_checkpoint names: training leaves it alone.
+    """Copy a checkpoint into `folder`, where later training cannot change it. Raises InputError if it is unusable.
 
-    Raises InputError where there is none that can be used."""
+    checkpoint: as for --ppo_global_scheduler_config_checkpoint."""
     data = checkpoint_path(checkpoint).read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     copy = folder / "policies" / f"{digest[:16]}.safetensors"

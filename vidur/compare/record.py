@@ -1,4 +1,4 @@
-"""What is kept of a simulation: its figures, and what a report draws of it."""
+"""The record of a simulation: its metrics, and data for the report's charts."""
 
 from __future__ import annotations
 
@@ -16,26 +16,24 @@ from vidur.metrics.latency import latencies
 from vidur.metrics.timeline import binned_mean, time_edges
 from vidur.observation import Floats
 
-# Where the distributions of TTFT, TPOT and E2E are kept: dense in the tail.
+# Probabilities at which the quantiles of TTFT, TPOT and E2E are recorded, dense in the tail.
 PROBABILITIES = np.array([*np.linspace(0.0, 0.9, 37), *np.linspace(0.91, 0.99, 9), 0.995, 0.999, 1.0])
-# Prompts by size, in tokens: up to the first, up to the second, ..., above the last.
+# Upper bounds of the prompt classes, in tokens; a last class has none.
 PROMPT_CLASSES = (128, 512, 2048, 8192)
-# Of the picture of each replica's load.
+# Time bins of the chart of each replica's load.
 _BINS = 60
 _DIGITS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class CellRecord:
-    """Of one simulation.
+    """The record of one simulation.
 
-    figures: vidur.compare.figures.METRICS, seconds and so on; nan where there is nothing to measure.
-    quantiles: by `ttft`, `tpot` and `e2e`, float64[len(PROBABILITIES)], seconds, of the counted requests that finished;
-    empty where there is none.
-    load_edges: float64[B + 1], seconds; load: float64[R, B], the mean outstanding requests of each replica in each bin.
-    placements: int64[R, len(PROMPT_CLASSES) + 1], the requests of each replica by the size of their prompts; a
-    request counts for its last replica.
-    seconds: of wall clock, what the simulation took.
+    figures: vidur.compare.figures.METRICS; nan if undefined. quantiles: for `ttft`, `tpot` and `e2e`,
+    float64[len(PROBABILITIES)], seconds, of counted requests that finished; empty if none.
+    load_edges: float64[B + 1], seconds; load: float64[R, B], mean outstanding requests of each replica per bin.
+    placements: int64[R, len(PROMPT_CLASSES) + 1], requests of each replica by prompt class; a request counts for its
+    last replica. seconds: wall-clock time of the simulation.
     """
 
     figures: Figures
@@ -47,14 +45,14 @@ class CellRecord:
 
     @classmethod
     def of(cls, recording: Recording, objectives: Objectives, speeds: Floats, seconds: float) -> CellRecord:
-        """speeds: float64[R], of the replicas."""
+        """Make a record. speeds: float64[R], of the replicas. seconds: wall-clock time."""
         requests, num_replicas = recording.requests, len(recording.replicas["num_blocks"])
         times = latencies(recording, counted_requests(recording) & (requests["status"] == FINISHED))
         edges = time_edges(recording, _BINS)
         load = np.zeros((num_replicas, len(edges) - 1))
         for replica in range(num_replicas):
-            at, level = outstanding(recording, replica)
-            load[replica] = binned_mean(at[:-1], at[1:], level[:-1], edges)
+            changed, level = outstanding(recording, replica)
+            load[replica] = binned_mean(changed[:-1], changed[1:], level[:-1], edges)
         classes = len(PROMPT_CLASSES) + 1
         size = np.searchsorted(PROMPT_CLASSES, requests["num_prefill_tokens"], side="left")
         placed = requests["replica"] >= 0
@@ -69,7 +67,7 @@ class CellRecord:
         )
 
     def to_document(self) -> dict[str, Any]:
-        """Plain JSON values. Figures are exact, what is drawn has five digits."""
+        """Return plain JSON values: figures exact, chart data with five digits."""
         return {
             "figures": {name: None if math.isnan(value) else value for name, value in self.figures.items()},
             "quantiles": {name: _rounded(values) for name, values in self.quantiles.items()},
@@ -81,7 +79,7 @@ class CellRecord:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> CellRecord:
-        """The inverse. Raises KeyError, TypeError or ValueError for what is no such document."""
+        """Return the inverse of `to_document`. Raises KeyError, TypeError or ValueError for another document."""
         return cls(
             figures={
                 str(name): math.nan if value is None else float(value) for name, value in document["figures"].items()

@@ -1,4 +1,4 @@
-"""report.html of a sweep: one file that works offline."""
+"""Write report.html of a sweep, one file that works offline."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from vidur.report import Markup, Page, Table
 from vidur.report.chart import COLORS, HEAT, figure, short
 from vidur.report.page import Part, command
 
-# Numbers in all the pictures of load; where there are more, the later seeds have none.
+# Most numbers in all load charts together; beyond this, later seeds have no chart.
 _MOST_LOADS = 3_000_000
 
 
 def write_report(path: Path, results: Results, sections: Sequence[tuple[str, Sequence[Part]]] = ()) -> None:
-    """Write the page of a sweep. sections: more of them, after the summary, each a title and parts."""
+    """Write the page of a sweep. sections: additional ones after the summary, each a title and parts."""
     folder = Path(__file__).parent
     page = Page(
         results.title,
@@ -65,7 +65,7 @@ def write_report(path: Path, results: Results, sections: Sequence[tuple[str, Seq
 
 
 def _data(results: Results) -> dict[str, Any]:
-    """What report.js draws, as plain JSON values. Lists are by the places of points, schedulers and metrics."""
+    """Return the data of report.js as plain JSON; lists are indexed by point, scheduler and metric."""
     pictured = _pictured_seeds(results)
     return {
         "schedulers": list(results.schedulers),
@@ -98,21 +98,21 @@ def _point(point: PointResults) -> dict[str, Any]:
         "replicas": scenario.num_replicas,
         "load": short([scenario.load])[0],
         "seeds": len(point.seeds),
-        "note": f"{scenario.title}: {scenario.rate:.3g} requests/s of the {scenario.capacity:.3g} that the "
-        f"cluster keeps up with; objectives of goodput: TTFT {value_text('ttft', scenario.objectives.ttft)}, TPOT "
-        f"{value_text('tpot', scenario.objectives.tpot)}. Below each mean its difference from the baseline; framed: "
-        "the best of a column.",
+        "note": f"{scenario.title}: {scenario.rate:.3g} requests/s, against a capacity of {scenario.capacity:.3g}; "
+        f"goodput objectives: TTFT {value_text('ttft', scenario.objectives.ttft)}, TPOT "
+        f"{value_text('tpot', scenario.objectives.tpot)}. Each mean stands above its difference from the baseline; "
+        "the best of a column is framed.",
     }
 
 
 def _means(point: PointResults, scheduler: str) -> list[list[float | None] | None]:
-    """Mean and half the width of its interval, by metric."""
+    """Return the mean and half the width of its interval, by metric."""
     values = [point.mean(scheduler, metric) for metric in METRICS]
     return [None if interval is None else short([interval.mean, interval.half]) for interval in values]
 
 
 def _differences(results: Results, point: PointResults, scheduler: str) -> list[list[Any] | None]:
-    """Mean, half (None: without end), verdict, corrected p-value, and whether it is in percent, by metric."""
+    """Return mean, half-width (None: unbounded), verdict, corrected p-value and whether in percent, by metric."""
     rows: list[list[Any] | None] = []
     for metric in METRICS:
         comparison = results.comparison(point, scheduler, metric) if scheduler != results.baseline else None
@@ -128,8 +128,7 @@ def _differences(results: Results, point: PointResults, scheduler: str) -> list[
 
 
 def _cell(point: PointResults, scheduler: str, pictured: int) -> dict[str, Any]:
-    """A scheduler at a point; without runs where it was left out. quantiles: by PROBABILITIES, the mean over the seeds
-    of each."""
+    """Return a scheduler's data at a point, without runs if it was left out; quantiles are means over seeds."""
     records = dict(sorted(point.records.get(scheduler, {}).items()))
     first = min(point.seeds)
     return {
@@ -150,7 +149,7 @@ def _mean_quantiles(records: Sequence[CellRecord], time: str) -> list[float | No
 
 
 def _pictured_seeds(results: Results) -> int:
-    """How many of the first seeds have a picture of their load."""
+    """Return how many of the first seeds have a load chart."""
     sizes = [
         max((record.load.size for record in point.records.get(name, {}).values()), default=0)
         for point in results.points
@@ -160,7 +159,7 @@ def _pictured_seeds(results: Results) -> int:
 
 
 def _class_names() -> list[str]:
-    """`up to 128`, `129 to 512`, ..., `over 8,192`."""
+    """Return `up to 128`, `129 to 512`, ..., `over 8,192`."""
     middle = [f"{low + 1:,} to {high:,}" for low, high in itertools.pairwise(PROMPT_CLASSES)]
     return [f"up to {PROMPT_CLASSES[0]:,}", *middle, f"over {PROMPT_CLASSES[-1]:,}"]
 
@@ -185,7 +184,7 @@ def _facts(results: Results) -> list[tuple[str, str]]:
 
 
 def _users(results: Results, digest: str) -> list[str]:
-    """The schedulers with that checkpoint."""
+    """Return the schedulers that use a checkpoint."""
     return [name for name, checkpoint in results.policies.items() if checkpoint == digest]
 
 

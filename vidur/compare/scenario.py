@@ -1,5 +1,4 @@
-"""Scenarios: a cluster, a workload and a load. Files in data/scenarios: a configuration of vidur.main, and beside its
-keys one more, `scenario`."""
+"""Scenarios: a cluster, a workload and a load. A file holds a vidur.main configuration plus the key `scenario`."""
 
 from __future__ import annotations
 
@@ -26,39 +25,39 @@ from vidur.errors import InputError
 from vidur.metrics.text import plural
 from vidur.request_generator import RequestTable, generate_requests
 
-# --requests is of clusters up to this size; larger ones get more in proportion, for the same time.
+# --requests applies to clusters up to this size; larger ones get proportionally more, to simulate as long.
 REPLICAS_OF_REQUESTS = 4
-# Far above its capacity, a cluster has nothing but queues.
+# Far above its capacity a cluster only builds up queues.
 GREATEST_LOAD = 2.0
 
 
 @dataclass(frozen=True)
 class ScenarioEvent(Config):
-    """As a replica_events entry, at a part of the time over which requests arrive."""
+    """An entry of replica_events whose time is a fraction of the time over which requests arrive."""
 
-    at: float = setting(dataclasses.MISSING, help="part of the time over which requests arrive", minimum=0, maximum=1)
+    at: float = setting(dataclasses.MISSING, help="fraction of the arrival time span", minimum=0, maximum=1)
     replica: int = setting(dataclasses.MISSING, help="the replica's number, from 0", minimum=0)
     action: str = setting(dataclasses.MISSING, help="slow, fail, return, join or drain", choices=ACTIONS)
-    factor: float = setting(1.0, help="of slow: multiplies the iteration times", above=0)
+    factor: float = setting(1.0, help="multiplies the iteration times (action slow)", above=0)
 
 
 @dataclass(frozen=True)
 class ScenarioHeader(Config):
-    """What `scenario` holds."""
+    """The values of the key `scenario`."""
 
     title: str = setting(dataclasses.MISSING, help="in a few words, without the load")
     load: float = setting(dataclasses.MISSING, help="arrival rate over capacity", above=0, maximum=GREATEST_LOAD)
     ttft: float = setting(1.0, help="seconds that TTFT should meet, for goodput", above=0)
     tpot: float = setting(0.05, help="seconds that TPOT should meet, for goodput", above=0)
-    gain: float = setting(0.0, help="percent that mean E2E should be below the best heuristic's", minimum=0)
+    gain: float = setting(0.0, help="percent by which mean E2E should be below the best heuristic's", minimum=0)
     adverse: bool = setting(False, help="whether the learned router must not be below the best heuristic here")
-    events: tuple[ScenarioEvent, ...] = setting((), help="what befalls replicas")
+    events: tuple[ScenarioEvent, ...] = setting((), help="timed events of replicas")
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One scenario. `config`: its cluster and workload; the rate, the seeds and the number of requests are filled in by
-    `configure`. qps: requests per second, in place of the header's load."""
+    """One scenario. config: its cluster and workload; `configure` fills in rate, seeds and number of requests. qps:
+    requests per second, in place of the header's load."""
 
     name: str
     header: ScenarioHeader
@@ -67,13 +66,13 @@ class Scenario:
 
     @classmethod
     def read(cls, name: str) -> Scenario:
-        """The scenario of a name in data/scenarios, or of a YAML file. Raises InputError."""
+        """Read a name in data/scenarios, or a YAML file. Raises InputError."""
         path, document = read_scenario_document(name)
         return cls.of(document, path.stem, str(path))
 
     @classmethod
     def of(cls, document: Any, name: str, where: str) -> Scenario:
-        """Of the contents of a file. Raises InputError naming `where`."""
+        """Make a scenario from a file's contents. Raises InputError naming `where`."""
         if not isinstance(document, Mapping) or not isinstance(document.get("scenario"), Mapping):
             raise InputError(f"{where}: the key scenario is missing: give title and load below it")
         header = read(ScenarioHeader, document["scenario"], f"{where}: scenario")
@@ -97,7 +96,7 @@ class Scenario:
 
     @property
     def title(self) -> str:
-        """`4 equal replicas, 93 % load`: the header's title, and the load that is run."""
+        """`4 equal replicas, 93 % load`: the header's title and the load of this run."""
         return f"{self.header.title}, {self._load_text}"
 
     @property
@@ -105,17 +104,17 @@ class Scenario:
         return f"{100 * self.header.load:g} % load" if self.qps is None else f"{self.qps:g} requests/s"
 
     def at(self, load: float) -> Scenario:
-        """The same at another load."""
+        """Return the scenario at another load."""
         return dataclasses.replace(self, header=dataclasses.replace(self.header, load=load), qps=None)
 
     def scaled(self, num_replicas: int) -> Scenario:
-        """The same on so many replicas; groups grow in proportion. Raises InputError where they cannot."""
+        """Return the scenario on `num_replicas`; groups grow in proportion. Raises InputError if they cannot."""
         cluster = self.config.cluster_config
         groups = []
         for group in cluster.replica_groups:
             count, rest = divmod(group.num_replicas * num_replicas, cluster.num_replicas)
             if rest or not count:
-                sizes = " and ".join(str(one.num_replicas) for one in cluster.replica_groups)
+                sizes = " and ".join(str(item.num_replicas) for item in cluster.replica_groups)
                 raise InputError(
                     f"--replicas {num_replicas}: scenario {self.name} has groups of {sizes} replicas, "
                     "which do not grow to that number in proportion"
@@ -126,30 +125,30 @@ class Scenario:
         return dataclasses.replace(self, config=config)._checked(f"--replicas {num_replicas}: scenario {self.name}")
 
     def num_requests(self, requests: int) -> int:
-        """Of a simulation, where `requests` are those of a cluster of up to four replicas."""
+        """Return the requests of a simulation, given those of a cluster of up to four replicas."""
         return max(requests, round(requests * self.num_replicas / REPLICAS_OF_REQUESTS))
 
     @cached_property
     def capacity(self) -> float:
-        """Requests per second that the cluster keeps up with: see vidur.compare.capacity."""
+        """The capacity in requests per second (vidur.compare.capacity)."""
         return Capacities().of(self.config)
 
     @property
     def rate(self) -> float:
-        """Requests per second."""
+        """The arrival rate in requests per second."""
         return self.header.load * self.capacity if self.qps is None else self.qps
 
     @property
     def load(self) -> float:
-        """The rate over the capacity."""
+        """The arrival rate over the capacity."""
         return self.header.load if self.qps is None else self.qps / self.capacity
 
     def requests(self, seed: int, requests: int) -> RequestTable:
-        """The arrivals and lengths of a seed: every router gets these."""
+        """Generate the arrivals and lengths of a seed, the same for every router."""
         return generate_requests(self._workload(seed, requests))
 
     def configure(self, seed: int, requests: int, router: BaseGlobalSchedulerConfig | None = None) -> SimulationConfig:
-        """The simulation of a seed under a router; requests: as of `num_requests`."""
+        """Return the configuration of a seed and router. requests: as for `num_requests`."""
         workload = self._workload(seed, requests)
         cluster = self.config.cluster_config
         if router is not None:
@@ -184,12 +183,12 @@ class Scenario:
 
 
 def read_scenario_document(name: str) -> tuple[Path, Any]:
-    """The file, and what is in it, of a name in data/scenarios or of a YAML file. Raises InputError."""
+    """Return path and contents of a name in data/scenarios, or of a YAML file. Raises InputError."""
     return named_document("scenario", "scenarios", name)
 
 
 def scenario_names() -> list[str]:
-    """Of the shipped scenarios: by the length of what is before the first number, then as in a dictionary."""
+    """Return the built-in scenarios in alphabetical order, with numbers in numerical order."""
     names = [file.stem for file in data_path("scenarios").glob("*.yaml") if _is_scenario(file)]
     return sorted(names, key=lambda name: [part.zfill(4) for part in re.split(r"(\d+)", name)])
 

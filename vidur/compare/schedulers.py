@@ -1,4 +1,4 @@
-"""The schedulers that a sweep compares, by name: `lor`, `ppo:beta=40`, `router.py:MyRouter`."""
+"""Parse the names of the schedulers that a sweep compares: `lor`, `ppo:beta=40`, `router.py:MyRouter`."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _LIST = "+"
 
 
 def every_scheduler() -> list[str]:
-    """Those of the simulator that can be run as they are; lookahead, which simulates every choice, is apart."""
-    apart = (CustomGlobalSchedulerConfig.type_name, LookaheadGlobalSchedulerConfig.type_name)
-    return [name for name in BaseGlobalSchedulerConfig.type_names() if name not in apart]
+    """Return the built-in schedulers except lookahead, which is slow."""
+    excluded = (CustomGlobalSchedulerConfig.type_name, LookaheadGlobalSchedulerConfig.type_name)
+    return [name for name in BaseGlobalSchedulerConfig.type_names() if name not in excluded]
 
 
 def parse_schedulers(text: str) -> dict[str, BaseGlobalSchedulerConfig]:
-    """Configurations by the names that were given, in their order.
+    """Return configurations by name, in the given order.
 
-    Names are separated by commas; `all` is every_scheduler. Settings follow a colon, `ppo:beta=40,checkpoint=FILE`, and
-    lists have plus signs, `size_split:thresholds=900+3000`. `FILE.py:Class` is a scheduler of the user's. Raises
-    InputError with the nearest valid names.
+    Names are separated by commas; `all` means every_scheduler. Settings follow a colon, `ppo:beta=40,checkpoint=FILE`;
+    list elements are joined by plus signs, `size_split:thresholds=900+3000`. `FILE.py:Class` is a user's scheduler.
+    Raises InputError with the nearest valid names.
     """
-    found: dict[str, BaseGlobalSchedulerConfig] = {}
-    for name in _split(text):
-        for one in every_scheduler() if name == ALL else [name]:
-            found.setdefault(one, parse_scheduler(one))
-    if not found:
+    configs: dict[str, BaseGlobalSchedulerConfig] = {}
+    for word in _split(text):
+        for name in every_scheduler() if word == ALL else [word]:
+            configs.setdefault(name, parse_scheduler(name))
+    if not configs:
         raise InputError(f"--schedulers names nothing: give one name or more, with commas between them, or {ALL}")
-    return found
+    return configs
 
 
 def parse_scheduler(text: str) -> BaseGlobalSchedulerConfig:
-    """Of one name, with its settings if it has any."""
+    """Parse one name with its settings, if any."""
     name, settings = _take_apart(text)
     if ":" not in name and name not in BaseGlobalSchedulerConfig.type_names():
         raise unknown_name("scheduler", name, [*BaseGlobalSchedulerConfig.type_names(), ALL])
@@ -69,7 +69,7 @@ def parse_scheduler(text: str) -> BaseGlobalSchedulerConfig:
 
 
 def _split(text: str) -> list[str]:
-    """The schedulers of a list: a word `key=value` goes on with the settings of the one before."""
+    """Split a list of schedulers; a word `key=value` belongs to the scheduler before it."""
     names: list[str] = []
     for word in filter(None, (word.strip() for word in text.split(","))):
         if names and _is_setting(word):
@@ -92,7 +92,6 @@ def _take_apart(text: str) -> tuple[str, Sequence[str]]:
 
 
 def _at_setting(word: str) -> tuple[str, str, str]:
-    """`a.py:Class:key=value` at the last colon before the equals sign."""
-    before = word.partition("=")[0]
-    place = before.rfind(":")
-    return (word[:place], ":", word[place + 1 :]) if place >= 0 else ("", "", word)
+    """Split `a.py:Class:key=value` at the last colon before the equals sign."""
+    colon = word.partition("=")[0].rfind(":")
+    return (word[:colon], ":", word[colon + 1 :]) if colon >= 0 else ("", "", word)

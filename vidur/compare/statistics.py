@@ -1,4 +1,4 @@
-"""Means with their intervals, and paired differences of two routers on the same requests."""
+"""Means with confidence intervals, and paired differences of two routers on the same requests."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from vidur.metrics.text import NOTHING
 from vidur.observation import Floats
 
 WIN, TIE, LOSS = "win", "tie", "loss"
-# Fewer seeds than this cannot be resampled: too many of their resamples are one seed over and over.
+# With fewer seeds, too many bootstrap resamples repeat a single seed.
 BOOTSTRAP_SEEDS = 4
-# A part of the values that is nothing: times of a long simulation are rounded by as much.
+# Relative differences below this are rounding error.
 _ROUNDING = 1e-10
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds, and half the width of its interval."""
+    """A mean over seeds, and half the width of its confidence interval."""
 
     mean: float
     half: float
@@ -37,10 +37,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PairedDifference(Estimate):
-    """How far a router's mean is from a baseline's, in percent of the latter, with its interval over seeds.
+    """The difference of a router's mean from a baseline's, in percent of the latter, with its interval over seeds.
 
-    relative: False where the baseline's mean is 0: then the figures are in the metric's unit. verdict: `win` or `loss`
-    where the interval leaves out 0, else `tie`. p_value: two-sided; below 0.05 where the interval leaves out 0.
+    relative: False if the baseline's mean is 0; then figures are in the metric's unit. verdict: `win` or `loss` if the
+    interval excludes 0, else `tie`. p_value: two-sided; below 0.05 if the interval excludes 0.
     """
 
     verdict: str
@@ -48,8 +48,7 @@ class PairedDifference(Estimate):
     p_value: float = math.nan
 
     def __str__(self) -> str:
-        """`-6.1 ± 0.9 %`; a dash where there is nothing to measure. An interval without end is that of a baseline that
-        has 0 in a resample."""
+        """Return `-6.1 ± 0.9 %`, or a dash if undefined; unbounded if the baseline is 0 in a resample."""
         if math.isnan(self.mean):
             return NOTHING
         if math.isinf(self.half):
@@ -58,7 +57,7 @@ class PairedDifference(Estimate):
 
 
 def estimate(values: Floats) -> Estimate:
-    """The mean of two values or more and its Student t interval: mean ± t s / sqrt(n), n - 1 degrees of freedom."""
+    """Return the mean of at least two values and its Student t interval, mean ± t s / sqrt(n), n - 1 degrees."""
     count = len(values)
     half = t_quantile(0.5 + CONFIDENCE / 2.0, count - 1) * float(values.std(ddof=1)) / math.sqrt(count)
     return Estimate(float(values.mean()), half)
@@ -67,13 +66,13 @@ def estimate(values: Floats) -> Estimate:
 def paired_difference(
     ours: Floats, theirs: Floats, higher_is_better: bool = False, bootstrap: bool = False
 ) -> PairedDifference:
-    """ours, theirs: one value of a metric, at least 0, for each of two seeds or more, in the same order.
+    """Compare a metric, at least 0, of two routers; ours[i] and theirs[i] are of the same seed, at least two seeds.
 
-    The ratio r of the means, and its interval from the residuals ours - r theirs: the ratio estimator (Cochran,
-    Sampling Techniques, chapter 6). What scales with the baseline, as delays do with a seed's load, leaves no residual.
-    The standard error is multiplied by Student's t; with `bootstrap`, and BOOTSTRAP_SEEDS or more, by the quantile of
-    |t| over resamples of the seeds (the symmetric bootstrap-t: Hall, The Bootstrap and Edgeworth Expansion, 3.5), which
-    also holds where the values are skewed. The p-value is Student's, of t made smaller in the same proportion.
+    Estimates the ratio r of the means from the residuals ours - r theirs (ratio estimator: Cochran, Sampling
+    Techniques, chapter 6): values that scale with the baseline, as delays do with a seed's load, leave no residual.
+    The standard error is multiplied by Student's t, or with `bootstrap` and at least BOOTSTRAP_SEEDS by the quantile of
+    |t| over resamples of the seeds (symmetric bootstrap-t: Hall, The Bootstrap and Edgeworth Expansion, 3.5), which
+    tolerates skewed values. The p-value is Student's, of t reduced in the same proportion.
     """
     count, base = len(ours), float(theirs.mean())
     relative = base > 0.0
@@ -87,7 +86,7 @@ def paired_difference(
     student = factor = t_quantile(0.5 + CONFIDENCE / 2.0, count - 1)
     if bootstrap and count >= BOOTSTRAP_SEEDS:
         factor = _bootstrap_quantile(ours, theirs, relative)
-    # No bound where too many resamples have no spread, or a baseline of 0: unless nothing differs.
+    # Unbounded if too many resamples have no spread or a baseline of 0, unless nothing differs.
     bounded = math.isfinite(factor) or mean == 0.0 == error
     half = factor * error if math.isfinite(factor) else 0.0 if bounded else math.inf
     better = mean if higher_is_better else -mean
@@ -102,18 +101,18 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected for being many (Holm, 1979): rejecting those below a level, the chance of one false
-    rejection or more is at most that level, however they depend on each other."""
+    """Correct p-values for multiple comparisons (Holm, 1979): rejecting those below a level makes any false rejection
+    at most that likely, whatever their dependence."""
     adjusted, reached = [1.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = reached
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = reached
     return adjusted
 
 
 def _bootstrap_quantile(ours: Floats, theirs: Floats, relative: bool) -> float:
-    """The CONFIDENCE quantile of |t| over resamples: the ratio's (else the difference's) deviation from the sample's
-    over the resample's own standard error. A resample without spread has infinite t."""
+    """Return the CONFIDENCE quantile of |t| over resamples, with t the deviation of the ratio (else the difference)
+    over the resample's standard error; infinite for a resample without spread."""
     rows = resampled_rows(len(ours))
     x, y = ours[rows], theirs[rows]
     base = y.mean(axis=1) if relative else np.ones(len(rows))
@@ -133,7 +132,7 @@ def _bootstrap_quantile(ours: Floats, theirs: Floats, relative: bool) -> float:
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """A quantile above the median of Student's t distribution with whole degrees of freedom, by bisection."""
+    """Return a quantile above the median of Student's t with integer degrees of freedom, by bisection."""
     if not 0.5 < probability < 1.0 or degrees < 1:
         raise ValueError(f"no quantile at {probability} of {degrees} degrees of freedom above the median")
     low, high = 0.0, 1.0
@@ -149,7 +148,7 @@ def t_quantile(probability: float, degrees: int) -> float:
 
 
 def _within(t: float, degrees: int) -> float:
-    """P(|T| < t): Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    """Return P(|T| < t): Abramowitz and Stegun, 26.7.3 and 26.7.4."""
     angle = math.atan(t / math.sqrt(degrees))
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = degrees % 2

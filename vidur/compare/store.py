@@ -1,4 +1,4 @@
-"""Finished cells on disk, so that a sweep goes on where it was stopped."""
+"""Store finished cells on disk, so that a stopped sweep can be resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Outcome = CellRecord | Failure
 
 
 class CellStore:
-    """A folder of finished cells, one file each, whole or not there."""
+    """A folder of finished cells, one complete file each."""
 
     def __init__(self, folder: Path, executor: Executor) -> None:
         self._folder = folder
@@ -27,7 +27,7 @@ class CellStore:
         return self._folder / f"{cell.key}.json"
 
     def load(self, cell: Cell) -> CellRecord | None:
-        """The record of a cell that has been finished before; None where there is no whole file of it."""
+        """Return the stored record of a cell, or None."""
         try:
             record = CellRecord.from_document(json.loads(self.path(cell).read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -39,27 +39,27 @@ class CellStore:
         write_text(self.path(cell), json.dumps({**names, **record.to_document()}, allow_nan=False) + "\n")
 
     def run(self, cells: Sequence[Cell], on_finished: Callable[[int], None]) -> list[Outcome]:
-        """The record of each cell, simulated where it is not on disk, or why there is none.
+        """Return each cell's record, simulating those not on disk, or its failure.
 
-        `on_finished(count)` counts the different ones up, those on disk at once. A cell that failed is tried again.
+        `on_finished(count)` reports progress over distinct cells, stored ones first. Failed cells are tried again.
         """
         unique = {cell.key: cell for cell in cells}
-        found: dict[str, Outcome] = {key: kept for key, cell in unique.items() if (kept := self.load(cell)) is not None}
-        on_finished(len(found))
-        # The longest first, so that no worker is left alone with one at the end.
+        done: dict[str, Outcome] = {key: kept for key, cell in unique.items() if (kept := self.load(cell)) is not None}
+        on_finished(len(done))
+        # Longest first, so that no worker finishes long after the others.
         missing = sorted(
-            (cell for key, cell in unique.items() if key not in found), key=lambda cell: cell.effort, reverse=True
+            (cell for key, cell in unique.items() if key not in done), key=lambda cell: cell.effort, reverse=True
         )
-        for place, outcome in self._executor.run(simulate_cell, missing):
+        for index, outcome in self._executor.run(simulate_cell, missing):
             if isinstance(outcome, CellRecord):
-                self.save(missing[place], outcome)
-            found[missing[place].key] = outcome
+                self.save(missing[index], outcome)
+            done[missing[index].key] = outcome
             on_finished(1)
-        return [found[cell.key] for cell in cells]
+        return [done[cell.key] for cell in cells]
 
 
 def figures_of_all(cells: Sequence[Cell], outcomes: Sequence[Outcome]) -> list[Figures]:
-    """Of each cell. Raises InputError, with the command, for one that failed."""
+    """Return the figures of each cell. Raises InputError, with the command, if one failed."""
     figures = []
     for cell, outcome in zip(cells, outcomes, strict=True):
         if isinstance(outcome, Failure):

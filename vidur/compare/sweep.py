@@ -27,12 +27,12 @@ from vidur.config.base import settings_of
 from vidur.errors import InputError, unknown_name
 from vidur.progress import Progress
 
-# Of --seeds auto: seeds to begin with, and the width of the interval, in percentage points, at which it ends.
+# --seeds auto: initial seeds, and the interval width in percentage points at which it stops.
 AUTO_SEEDS, AUTO_WIDTH = 5, 2.0
 
 
 def make_executor(config: CompareConfig) -> Executor:
-    """The one that --executor names. Raises InputError."""
+    """Make the executor that --executor names. Raises InputError."""
     if config.executor == "ray":
         from vidur.compare.ray_executor import RayExecutor
 
@@ -41,9 +41,9 @@ def make_executor(config: CompareConfig) -> Executor:
 
 
 class Sweep:
-    """A sweep that is known to be good, and the folder where its finished simulations are kept.
+    """A validated sweep, and the folder of its finished simulations.
 
-    thresholds: those of size_split by the label of a point, once they are tuned.
+    thresholds: tuned thresholds of size_split, by the label of a point.
     """
 
     def __init__(
@@ -54,8 +54,11 @@ class Sweep:
         schedulers: Mapping[str, BaseGlobalSchedulerConfig] | None = None,
         tune: bool = False,
     ) -> None:
-        """file, source: the sweep file, if there is one, and how it was named. schedulers: by name, in place of
-        --schedulers. tune: whether size_split gets thresholds tuned for each point. Raises InputError."""
+        """Validate a sweep. Raises InputError.
+
+        file, source: the sweep file, if any, and its name on the command line. schedulers: by name, in place of
+        --schedulers. tune: whether to tune size_split's thresholds at each point.
+        """
         self._config = config
         self._folder = Path(config.output)
         self._source = source
@@ -81,10 +84,10 @@ class Sweep:
         labels = [point.label for point in self._points]
         for label in labels:
             if labels.count(label) > 1:
-                raise InputError(f"{label} is there twice: give one of the two another name")
+                raise InputError(f"{label} occurs twice: give one of the two another name")
 
     def run(self, executor: Executor) -> Results:
-        """Simulate what is not on disk. Raises InputError for rates beyond what makes sense of a cluster."""
+        """Run the simulations that are not on disk. Raises InputError for rates far above a cluster's capacity."""
         with Progress("capacities measured", len(self._points)) as progress:
             executor.on_wait = progress.tick
             Capacities().measure({point.label: point.config for point in self._points}, executor, progress.advance)
@@ -94,7 +97,7 @@ class Sweep:
             if self._tune:
                 progress.stage(f"simulations to tune {SIZE_SPLIT}", most_simulations(len(self._points)))
                 tuned = tune_size_split(self._points, self._config.requests, store, progress.advance)
-                self.thresholds = {point.label: its for point, its in zip(self._points, tuned, strict=True)}
+                self.thresholds = {point.label: best for point, best in zip(self._points, tuned, strict=True)}
             count = self._config.num_seeds or AUTO_SEEDS
             cells = [cell for point in self._points for cell in self._cells(point, range(count))]
             progress.stage("simulations", len(cells))
@@ -108,7 +111,7 @@ class Sweep:
         return results
 
     def _cells(self, point: Scenario, numbers: Sequence[int]) -> list[Cell]:
-        """Every scheduler on the seeds of these numbers, on the same requests."""
+        """Return the cells of every scheduler at a point for these seeds, counted from the first."""
         cells = []
         for seed in (self._config.first_seed + number for number in numbers):
             config = point.configure(seed, self._config.requests)
@@ -121,32 +124,32 @@ class Sweep:
         return cells
 
     def _schedulers_at(self, point: Scenario) -> dict[str, BaseGlobalSchedulerConfig]:
-        here = {name: its for name, its in self._schedulers.items() if name not in self._without[point.label]}
+        routers = {name: item for name, item in self._schedulers.items() if name not in self._without[point.label]}
         if point.label in self.thresholds:
-            here[SIZE_SPLIT] = SizeSplitGlobalSchedulerConfig(thresholds=self.thresholds[point.label])
-        return here
+            routers[SIZE_SPLIT] = SizeSplitGlobalSchedulerConfig(thresholds=self.thresholds[point.label])
+        return routers
 
     def _more_seeds(self, results: Results) -> list[Cell]:
-        """Cells of the points whose intervals are too wide and that may have more seeds."""
+        """Return cells of further seeds for points whose intervals are too wide."""
         cells = []
-        for its in results.points:
-            count, width = len(its.seeds), results.width(its)
-            if width > AUTO_WIDTH and count < self._config.max_seeds and its.complete:
-                # Widths shrink with the root of the number of seeds; never more than twice as many at once.
+        for point in results.points:
+            count, width = len(point.seeds), results.width(point)
+            if width > AUTO_WIDTH and count < self._config.max_seeds and point.complete:
+                # Widths shrink with the root of the number of seeds; at most double it at once.
                 wanted = count * min(2.0, (width / AUTO_WIDTH) ** 2)
                 until = min(self._config.max_seeds, max(count + 1, math.ceil(wanted)))
-                cells += self._cells(its.scenario, range(count, until))
+                cells += self._cells(point.scenario, range(count, until))
         return cells
 
     def _results(self, cells: Sequence[Cell], outcomes: Sequence[CellRecord | Failure]) -> Results:
-        found: dict[str, dict[str, dict[int, CellRecord]]] = {}
+        records: dict[str, dict[str, dict[int, CellRecord]]] = {}
         commands: dict[str, dict[str, dict[int, str]]] = {}
         failures = []
         for cell, outcome in zip(cells, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 failures.append(CellFailure(cell.point, cell.router, cell.seed, cell.command, outcome.error))
             else:
-                found.setdefault(cell.point, {}).setdefault(cell.router, {})[cell.seed] = outcome
+                records.setdefault(cell.point, {}).setdefault(cell.router, {})[cell.seed] = outcome
                 commands.setdefault(cell.point, {}).setdefault(cell.router, {})[cell.seed] = cell.command
         seeds = {
             point.label: sorted({cell.seed for cell in cells if cell.point == point.label}) for point in self._points
@@ -156,7 +159,7 @@ class Sweep:
             points=[
                 PointResults(
                     point,
-                    {name: found.get(point.label, {}).get(name, {}) for name in self._schedulers_at(point)},
+                    {name: records.get(point.label, {}).get(name, {}) for name in self._schedulers_at(point)},
                     {name: commands.get(point.label, {}).get(name, {}) for name in self._schedulers_at(point)},
                     seeds[point.label],
                 )
@@ -175,32 +178,33 @@ class Sweep:
         )
 
     def _command(self) -> str:
-        """What gives the same figures: the flags that differ from their defaults and matter to them."""
+        """Return the command that reproduces the figures, with flags that affect them and differ from defaults."""
         words = ["python", "-m", "vidur.compare", *([self._source] if self._source is not None else [])]
         return shlex.join([*words, *self._flags()])
 
     def _flags(self) -> list[str]:
         defaults = CompareConfig(**self._given)
-        found = []
-        for name in (item.name for item in settings_of(CompareConfig) if item.name not in _OF_NO_FIGURE):
+        words = []
+        for name in (item.name for item in settings_of(CompareConfig) if item.name not in _WITHOUT_EFFECT):
             value = getattr(self._config, name)
             if value != getattr(defaults, name):
                 flag = f"--{name}"
-                found += [flag if value else f"--no-{name}"] if isinstance(value, bool) else [flag, str(value)]
-        return found
+                words += [flag if value else f"--no-{name}"] if isinstance(value, bool) else [flag, str(value)]
+        return words
 
 
-_OF_NO_FIGURE = ("executor", "ray_address", "workers", "output", "markdown", "json")
+# Flags that do not affect figures.
+_WITHOUT_EFFECT = ("executor", "ray_address", "workers", "output", "markdown", "json")
 
 
 def _schedulers(config: CompareConfig) -> dict[str, BaseGlobalSchedulerConfig]:
-    """The baseline first, if it is not among the others."""
-    found = parse_schedulers(config.schedulers)
+    """Return the schedulers by name; the baseline goes first if it is not among them."""
+    routers = parse_schedulers(config.schedulers)
     if config.lookahead:
-        found |= parse_schedulers("lookahead")
-    if config.baseline not in found:
-        found = {config.baseline: parse_scheduler(config.baseline), **found}
-    return found
+        routers |= parse_schedulers("lookahead")
+    if config.baseline not in routers:
+        routers = {config.baseline: parse_scheduler(config.baseline), **routers}
+    return routers
 
 
 def _entries(config: CompareConfig, file: SweepFile | None) -> Sequence[Entry]:
@@ -211,15 +215,15 @@ def _entries(config: CompareConfig, file: SweepFile | None) -> Sequence[Entry]:
         return [Entry(Scenario.read(name)) for name in chosen]
     if config.scenario in (None, "all"):
         return file.entries
-    its = [entry.scenario.name for entry in file.entries]
+    known = [entry.scenario.name for entry in file.entries]
     for name in names(config.scenario or "", "--scenario"):
-        if name not in its:
-            raise unknown_name("scenario of the sweep", name, its)
+        if name not in known:
+            raise unknown_name("scenario of the sweep", name, known)
     return [entry for entry in file.entries if entry.scenario.name in names(config.scenario or "", "--scenario")]
 
 
 def points_of(entry: Entry, config: CompareConfig) -> list[Scenario]:
-    """The entry at each of its loads, on each of its numbers of replicas; flags go before what the entry says."""
+    """Expand an entry over its loads and numbers of replicas; flags override the entry."""
     loads: Sequence[float | None] = config.loads or entry.loads or (None,)
     rates = config.rates or (entry.rates if config.loads is None else None)
     points = []
@@ -235,7 +239,7 @@ def points_of(entry: Entry, config: CompareConfig) -> list[Scenario]:
     return points
 
 
-_BEYOND = f"cannot be reached: above {GREATEST_LOAD:g} times its capacity a cluster has nothing but queues"
+_BEYOND = f"is too high: above {GREATEST_LOAD:g} times its capacity a cluster only builds up queues"
 
 
 def _check_reachable(point: Scenario) -> None:

@@ -1,8 +1,8 @@
-"""A whole sweep in one YAML file: the flags of python -m vidur.compare as keys, and `scenarios`, a list of entries.
+"""Read a sweep from a YAML file: flags of python -m vidur.compare as keys, and `scenarios`, a list of entries.
 
-An entry is the name of a scenario, or a mapping: `scenario` (a name, a file, or a whole one's header), `name`, `title`,
-`load`, `qps`, `replicas`, `without` (names of schedulers that are left out), and keys of a configuration of vidur.main
-that go over the scenario's.
+An entry is the name of a scenario, or a mapping: `scenario` (a name, a file, or a header), `name`, `title`, `load`,
+`qps`, `replicas`, `without` (schedulers to leave out), and keys of a vidur.main configuration that override the
+scenario's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vidur.documents import load_document
 from vidur.errors import InputError
 from vidur.metrics.describe import describe_cluster
 
-# Where things run and are written is not the sweep's.
+# Flags that a sweep file may not set: where simulations run and results are written.
 _NOT_OF_SWEEPS = ("scenario", "executor", "ray_address", "workers", "output", "markdown", "json")
 _GRID = ("load", "qps", "replicas")
 T = TypeVar("T")
@@ -31,8 +31,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """A scenario of a sweep, with the loads (or rates) and numbers of replicas that the file gives; None: its own.
-    without: names of schedulers that are left out here."""
+    """A scenario of a sweep with its loads (or rates) and numbers of replicas; None: the scenario's own. without:
+    schedulers to leave out."""
 
     scenario: Scenario
     loads: tuple[float, ...] | None = None
@@ -43,7 +43,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class SweepFile:
-    """flags: values, as text, of those of CompareConfig that the file gives."""
+    """The contents of a sweep file. flags: values of CompareConfig that it gives."""
 
     title: str
     flags: Mapping[str, Any]
@@ -76,7 +76,7 @@ class SweepFile:
 
     @classmethod
     def of(cls, config: SimulationConfig) -> SweepFile:
-        """Of one scenario: a configuration at its own rate, unless flags say otherwise. Raises InputError."""
+        """Make a sweep of one configuration, at its own rate unless flags change it. Raises InputError."""
         require_rate(config)
         workload = config.request_generator_config
         assert isinstance(workload, SyntheticRequestGeneratorConfig)
@@ -89,34 +89,34 @@ class SweepFile:
 
 @dataclass(frozen=True)
 class EntryKeys(Config):
-    """The keys of an entry, beside those of a configuration of vidur.main."""
+    """The keys of an entry, besides those of a vidur.main configuration."""
 
-    scenario: object = setting(MISSING, help="a name in data/scenarios, a file, or the header of a whole scenario")
-    name: str | None = setting(None, help="what the scenario is called; the file's name if none")
+    scenario: object = setting(MISSING, help="a name in data/scenarios, a file, or a scenario's header")
+    name: str | None = setting(None, help="the scenario's name; the file's name if none")
     title: object = setting(None, help="in a few words")
     load: tuple[float, ...] | None = setting(None, help="arrival rates over the capacity", above=0, single=True)
     qps: tuple[float, ...] | None = setting(None, help="arrival rates in requests/s", above=0, single=True)
     replicas: tuple[int, ...] | None = setting(None, help="numbers of replicas", above=0, single=True)
-    without: tuple[str, ...] = setting((), help="schedulers that are left out", single=True)
+    without: tuple[str, ...] = setting((), help="schedulers to leave out", single=True)
 
 
 def _entry(value: Any, shared: Mapping[str, Any], where: str) -> Entry:
     given = {"scenario": value} if isinstance(value, str) else value
     check_keys(given, where, [*(item.name for item in settings_of(EntryKeys)), *TOP_LEVEL])
     changes = {key: item for key, item in given.items() if key in TOP_LEVEL}
-    own = {key: item for key, item in given.items() if key not in TOP_LEVEL}
-    if "load" in own or "qps" in own:
+    keys = {key: item for key, item in given.items() if key not in TOP_LEVEL}
+    if "load" in keys or "qps" in keys:
         shared = {key: item for key, item in shared.items() if key == "replicas"}
-    entry = read(EntryKeys, {**shared, **own}, where)
+    entry = read(EntryKeys, {**shared, **keys}, where)
     if entry.load and entry.qps:
-        raise InputError(f"{where}: load and qps are two ways to say one thing: give one of them")
+        raise InputError(f"{where}: load and qps both set the arrival rate: give one of them")
     document: Any = {"scenario": entry.scenario}
     name = entry.name
     if isinstance(entry.scenario, str):
         path, document = read_scenario_document(entry.scenario)
         name = name or path.stem
     if name is None or not isinstance(document, Mapping):
-        raise InputError(f"{where}: name is missing: give what the scenario is called")
+        raise InputError(f"{where}: name is missing: name the scenario")
     document = _merged(document, changes)
     if entry.title is not None and isinstance(document.get("scenario"), Mapping):
         document = {**document, "scenario": {**document["scenario"], "title": str(entry.title)}}
@@ -129,7 +129,7 @@ def _once(values: tuple[T, ...] | None) -> tuple[T, ...] | None:
 
 
 def _merged(document: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`changes` over `document`, mapping by mapping; a mapping with another `type` replaces the one that was."""
+    """Merge `changes` into `document`, recursively; a mapping with another `type` replaces the old one."""
     merged = dict(document)
     for key, value in changes.items():
         old = merged.get(key)

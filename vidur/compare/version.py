@@ -1,4 +1,4 @@
-"""The version of the code: a hash of the sources that a simulation's figures depend on."""
+"""Compute the code version: a hash of the sources that a simulation's figures depend on."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SIMULATOR = (
     "engine", "scheduler", "execution_time_predictor", "request_generator", "config", "metrics", "memory_planner.py",
     "observation.py", "plans.py", "simulator.py", "compare/figures.py", "compare/record.py",
 )  # fmt: skip
-# Of the learned router, in the package rl.
+# Sources of the learned router, in the package rl.
 _LEARNED = ("router",)
 
 
 def code_version(router: BaseGlobalSchedulerConfig) -> str:
-    """Of the simulator with a router: of the learned one the code on top, of a user's own its file.
+    """Return the version of the simulator with a router: including rl for the learned one, the file for a user's.
 
-    Raises InputError where the file is not there.
+    Raises InputError if the file does not exist.
     """
     version = _version(isinstance(router, PPOGlobalSchedulerConfig))
     if isinstance(router, CustomGlobalSchedulerConfig):
@@ -46,10 +46,10 @@ def _version(learned: bool) -> str:
 
 
 def _folder(package: str) -> Path:
-    """Where a package lies, without importing it."""
-    found = importlib.util.find_spec(package)
-    assert found is not None and found.origin is not None
-    return Path(found.origin).parent
+    """Return a package's folder without importing it."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def _custom_source(router: CustomGlobalSchedulerConfig) -> Path:
@@ -58,10 +58,10 @@ def _custom_source(router: CustomGlobalSchedulerConfig) -> Path:
         path = Path(where)
     else:
         try:
-            found = importlib.util.find_spec(where)
+            spec = importlib.util.find_spec(where)
         except ModuleNotFoundError:
-            found = None
-        path = Path(found.origin if found is not None and found.origin is not None else where)
+            spec = None
+        path = Path(spec.origin if spec is not None and spec.origin is not None else where)
     if not path.is_file():
         raise InputError(f"scheduler {router.scheduler}: there is no {where}")
     return path

@@ -1,4 +1,4 @@
-"""The files of a sweep's results."""
+"""Write the result files of a sweep."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vidur.compare.results import Results
 
 
 def write_sweep(results: Results, folder: str | Path, copies: Mapping[str, str | None] | None = None) -> None:
-    """Write results.json, summary.md, results.parquet and report.html. copies: further paths, by one of these names.
+    """Write results.json, summary.md, results.parquet and report.html. copies: further paths by these names.
 
-    Raises OutputError, of all that could not be written, after the others are.
+    Raises OutputError, naming the files that could not be written, after writing the others.
     """
     text = json.dumps({"command": results.command, "date": results.date, "machine": results.machine,
                        "policies": results.policies, "rows": results.rows(),
