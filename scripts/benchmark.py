@@ -27,7 +27,7 @@ REQUESTS_PER_SECOND = 2.5
 
 
 def time_run(config: SimulationConfig, repeats: int = REPEATS) -> tuple[float, int, int]:
-    """Seconds of the fastest of `repeats` runs, batches, requests."""
+    """Return seconds of the fastest of `repeats` runs, batches, requests."""
     best = float("inf")
     for _ in range(repeats):
         simulator = Simulator(config)

@@ -110,7 +110,7 @@ def run_loop(task: Any) -> Any:
 
 
 def load(port: int, requests: int, concurrent: int = 1, stream: bool = False, tokens: int = TOKENS) -> dict[str, float]:
-    """The figures of a load generator in a process of its own."""
+    """Return the figures of a load generator in a process of its own."""
     job = json.dumps([port, requests, concurrent, stream, tokens])
     done = subprocess.run([sys.executable, __file__, "--generate", job], capture_output=True, text=True)
     if done.returncode != 0:
@@ -210,7 +210,7 @@ def wait_until_ready(port: int, path: str) -> None:
 
 
 def fallback_share(router: Child) -> float:
-    """The part of decisions that the scheduler did not make."""
+    """Return the part of decisions that the scheduler did not make."""
     text = fetch(router.port, "/metrics")[1]
 
     def total(name: str) -> float:

@@ -40,7 +40,7 @@ def skewed_ratio(rng: np.random.Generator, count: int) -> Pair:
 
 
 def percentile_and_bca(ours: Floats, theirs: Floats, rng: np.random.Generator) -> Iterator[Floats]:
-    """The two intervals of the difference in percent: float64[2] each."""
+    """Yield the two intervals of the difference in percent: float64[2] each."""
     count = len(ours)
     rows = rng.integers(0, count, (RESAMPLES, count))
     ratios = ours[rows].mean(axis=1) / theirs[rows].mean(axis=1)

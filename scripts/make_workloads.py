@@ -90,7 +90,7 @@ def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def describe(source: Source, trace: Trace) -> dict[str, Any]:
-    """The table of a trace. Times in seconds, gaps between successive arrivals."""
+    """Return the table of a trace. Times in seconds, gaps between successive arrivals."""
     table: dict[str, Any] = {
         "name": source.name,
         "source": source.dataset,

@@ -142,7 +142,7 @@ class Process:
         return f"http://127.0.0.1:{self.port}"
 
     def get(self, path: str, timeout: float = 5.0) -> str:
-        """The body that a GET brings. Raises OSError."""
+        """Return the body that a GET brings. Raises OSError."""
         with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
             text: str = answer.read().decode()
         return text

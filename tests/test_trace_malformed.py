@@ -57,7 +57,7 @@ def refusal(path: Path, content: str | bytes | None, **settings: Any) -> str:
         ),
         (
             "a,b,c\n1,2,3\n",
-            "t, row 1: not the header of a trace; the forms and their columns: "
+            "t, row 1: not the header of a trace; formats and their columns: "
             "vidur: arrived_at, num_prefill_tokens, num_decode_tokens; "
             "azure: TIMESTAMP, ContextTokens, GeneratedTokens; "
             "burstgpt: Timestamp, Request tokens, Response tokens",

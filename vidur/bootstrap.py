@@ -29,7 +29,7 @@ def resampled_counts(count: int, rng: np.random.Generator) -> Floats:
 
 
 def percentile_interval(resampled: Floats) -> tuple[float, float]:
-    """The middle CONFIDENCE of a statistic's values over the resamples."""
+    """Return the middle CONFIDENCE of a statistic's values over the resamples."""
     tail = (100.0 - 100.0 * CONFIDENCE) / 2.0
     low, high = np.percentile(resampled, (tail, 100.0 - tail))
     return float(low), float(high)

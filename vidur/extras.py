@@ -23,7 +23,7 @@ EXTRAS = {
 
 
 def missing_package(package: str, needed_by: str = "") -> InputError:
-    """The error for a package of EXTRAS that is not installed; `needed_by` in place of what the table says."""
+    """Return the error for a package of EXTRAS that is not installed; `needed_by` in place of what the table says."""
     extra, usual = EXTRAS[package]
     return InputError(f"{needed_by or usual} needs {package}: {install_command(extra)}")
 

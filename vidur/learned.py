@@ -11,7 +11,7 @@ from vidur.scheduler.routers import GlobalScheduler, RouterContext
 
 
 def make_learned_router(config: PPOGlobalSchedulerConfig, context: RouterContext) -> GlobalScheduler:
-    """The router that `config` describes, or the one that learns while a simulation runs.
+    """Return the router that `config` describes, or the one that learns while a simulation runs.
 
     Raises InputError for a checkpoint that cannot be used, and for learning without torch.
     """
@@ -41,7 +41,7 @@ def beta_warning(config: PPOGlobalSchedulerConfig) -> str | None:
 
 
 def checkpoint_path(checkpoint: str | None) -> Path:
-    """The file of the policy that --ppo_global_scheduler_config_checkpoint names.
+    """Return the file of the policy that --ppo_global_scheduler_config_checkpoint names.
 
     Raises InputError where there is none that can be used.
     """

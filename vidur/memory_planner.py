@@ -110,7 +110,7 @@ def _kv_bytes_per_token_and_layer(replica_config: ReplicaConfig) -> int:
 
 
 def _requests_in_memory(replica_config: ReplicaConfig, max_tokens: int, max_tokens_flag: str) -> int:
-    """Requests of `max_tokens` that fit beside the weights, one at least. Raises InputError."""
+    """Return requests of `max_tokens` that fit beside the weights, one at least. Raises InputError."""
     total = replica_config.device_sku.total_memory_gb * GIB
     available = total * (1 - replica_config.memory_margin_fraction)
     weights = BYTES_PER_VALUE * parameters_per_device(replica_config)

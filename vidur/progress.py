@@ -61,7 +61,7 @@ class Progress:
         self._stage_begun = time.monotonic()
 
     def over(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, each of which is done when the next one is asked for."""
+        """Yield the items, each of which is done when the next one is asked for."""
         with self:
             for item in items:
                 yield item

@@ -18,7 +18,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator that registers under `name`. Raises ValueError if the name is taken."""
+        """Return a decorator that registers under `name`. Raises ValueError if the name is taken."""
 
         def add(entry: T) -> T:
             if name in self._entries:
@@ -29,7 +29,7 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> T:
-        """The entry of that name. Raises InputError with the nearest valid names if there is none."""
+        """Return the entry of that name. Raises InputError with the nearest valid names if there is none."""
         known = known_name(name, self._entries)
         if known is None:
             raise unknown_name(self.kind, name, self._entries)

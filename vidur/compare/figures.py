@@ -51,7 +51,7 @@ def metric_unit(metric: str) -> str:
 
 
 def value_text(metric: str, value: float) -> str:
-    """A metric's value, with its unit if it is a time."""
+    """Return a metric's value, with its unit if it is a time."""
     if math.isnan(value):
         return NOTHING
     if metric == "imbalance":

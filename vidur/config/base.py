@@ -133,7 +133,7 @@ def snake_case(name: str) -> str:
 
 
 def settings_of(cls: type[Any]) -> tuple[Setting, ...]:
-    """The fields of a configuration class, in order."""
+    """Return the fields of a configuration class, in order."""
     if cls not in _SETTINGS:
         hints = get_type_hints(cls)
         _SETTINGS[cls] = tuple(_setting_of(field, hints[field.name]) for field in dataclasses.fields(cls))

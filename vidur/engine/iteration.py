@@ -77,7 +77,7 @@ def table_miss(s: State, replica: int, table: int, asked: int, largest: int) -> 
 
 @kernel
 def decode_time(s: State, replica: int, slot: int) -> float:
-    """Seconds of decode attention in one stage."""
+    """Return seconds of decode attention in one stage."""
     batch, hardware = s.batches[replica, slot], s.tables.hardware[s.replicas[replica].hardware]
     decodes, step = batch.decode_size, hardware.kv_step
     column = (batch.decode_kv // decodes + step - 1) // step
@@ -90,7 +90,7 @@ def decode_time(s: State, replica: int, slot: int) -> float:
 
 @kernel
 def prefill_time(s: State, replica: int, slot: int) -> float:
-    """Seconds of prefill attention in one stage."""
+    """Return seconds of prefill attention in one stage."""
     batch, hardware = s.batches[replica, slot], s.tables.hardware[s.replicas[replica].hardware]
     step, chunk_step = hardware.kv_step, hardware.chunk_step
     row = batch.prefill_kv // step

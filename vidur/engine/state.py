@@ -287,13 +287,13 @@ _FORMATS = {"int": "i8", "float": "f8", "Int32": "i4"}
 
 
 def record_dtype(fields: type) -> np.dtype[Any]:
-    """The NumPy type of a class of fields."""
+    """Return the NumPy type of a class of fields."""
     assert not [name for name in fields.__annotations__ if hasattr(np.record, name)], "NumPy's own names hide fields"
     return np.dtype([(name, _FORMATS[kind]) for name, kind in fields.__annotations__.items()])
 
 
 def records(fields: type[R], *shape: int) -> Records[R]:
-    """An array of records, all zero."""
+    """Return an array of records, all zero."""
     return cast("Records[R]", np.zeros(shape, record_dtype(fields)).view(np.recarray))
 
 

@@ -1,4 +1,4 @@
-"""How long an iteration takes: predictors, and the tables they produce."""
+"""Predict the time of an iteration: predictors and the tables they produce."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The `aiconfigurator` predictor: NVIDIA's measured tables (aiconfigurator-core, an optional package).
 
-An iteration is composed as that package composes one of a Llama model: see vidur.execution_time_predictor.roofline,
-whose operations are the same ones.
+An iteration has the operations that the package counts for a Llama model, as in
+vidur.execution_time_predictor.roofline.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from vidur.extras import missing_package
 PACKAGE = "aiconfigurator_core"
 SYSTEMS = {"a100": "a100_sxm", "h100": "h100_sxm", "h200": "h200_sxm", "l40s": "l40s", "b200": "b200_sxm"}
 BACKEND = "vllm"
-# The newest version of the backend that the package has whole tables of: 0.24.0, on A100 0.14.0, in release 0.12.0.
+# The newest backend version with complete tables in the package's release 0.12.0: 0.24.0, on A100 0.14.0.
 BACKEND_VERSION = "current"
-# The package's fraction of the memory bandwidth that element-wise operations and embeddings reach.
+# The fraction of memory bandwidth that element-wise operations and embeddings reach, by the package.
 ELEMENTWISE_SCALE, EMBEDDING_SCALE = 0.8, 0.3
 
 
 @dataclass(frozen=True)
 class Database:
-    """The package's tables of one system, and an engine that interpolates in them."""
+    """The package's tables of one system, and its interpolation engine."""
 
     operations: Any
     common: Any
@@ -47,7 +47,7 @@ class Database:
 
     @staticmethod
     def of(device: str) -> Database:
-        """Raises InputError if the package is missing, or has no such device."""
+        """Load the tables of a device. Raises InputError if the package or the device is missing."""
         if device not in SYSTEMS:
             raise InputError(
                 f"--replica_config_device {device}: aiconfigurator has no tables of it; valid: {', '.join(SYSTEMS)}"
@@ -62,7 +62,7 @@ class Database:
         return Database(operations, common, engine, tables, engine.EngineHandle.for_database(tables))
 
     def serialize(self, operation: Any) -> str:
-        """The engine's form of an operation, with the measured kernels in the order that the framework prefers."""
+        """Serialize an operation for the engine, with measured kernels in the framework's order of preference."""
         specifications = json.loads(self.engine.build_ops_json([operation]))
         lane_tables = {
             "ContextAttention": "_context_attention_data",
@@ -75,7 +75,7 @@ class Database:
         return json.dumps(specifications)
 
     def by_tokens(self, axis: FloatArray, operation: Any) -> FloatArray:
-        """Milliseconds by number of tokens, or of rows; 0 at 0."""
+        """Return milliseconds by number of tokens (or rows); 0 at 0."""
         form = self.serialize(operation)
 
         def evaluate(tokens: int) -> float:
@@ -84,7 +84,7 @@ class Database:
         return fill_curve(axis, evaluate)
 
     def prefill(self, grid: TableGrid, operation: Any) -> FloatArray:
-        """Milliseconds [KV length, chunk]; 0 at chunk 0."""
+        """Return milliseconds [KV length, chunk]; 0 at chunk 0."""
         form = self.serialize(operation)
 
         def evaluate(kv: int, chunk: int) -> float:
@@ -93,7 +93,7 @@ class Database:
         return fill_surface(grid.kv_of_prefill, grid.chunks, evaluate)
 
     def decode(self, grid: TableGrid, operation: Any) -> FloatArray:
-        """Milliseconds [batch size, KV length]; 0 at batch size 0."""
+        """Return milliseconds [batch size, KV length]; 0 at batch size 0."""
         form = self.serialize(operation)
 
         def evaluate(batch: int, kv: int) -> float:
@@ -113,14 +113,14 @@ def build_aiconfigurator(
     cache_dir: Path | None,
     block_size: int | None,
 ) -> ExecutionTimeTables:
-    """Raises InputError if the package is missing, or measured nothing like the model, the device or the TP size."""
+    """Build tables. Raises InputError if the package, or its data for the model, device or TP size, is missing."""
     grid = TableGrid.of(bounds, config.kv_cache_prediction_granularity)
     with _only_errors_logged():
         database = Database.of(replica.device)
         try:
             return _build(database, replica, grid)
         except (RuntimeError, ValueError, KeyError) as error:
-            # The package's message names what is missing, then where on this machine it looked.
+            # The package's message continues with paths of this machine.
             reason = str(error).splitlines()[0].split(" at /")[0]
             raise InputError(
                 f"aiconfigurator has no times for {replica.model_name} at tensor parallel size"
@@ -160,13 +160,13 @@ def _build(database: Database, replica: ReplicaConfig, grid: TableGrid) -> Execu
 def _linear(
     database: Database, replica: ReplicaConfig, shape: DeviceShape, tokens: FloatArray
 ) -> dict[str, FloatArray]:
-    """Milliseconds per layer, by tokens. The embedding, once per iteration, is spread over the layers."""
+    """Return milliseconds per layer by tokens, with the iteration's embedding spread over the layers."""
     operations, dim, mlp, up = database.operations, shape.embedding_dim, shape.mlp_hidden_dim, shape.mlp_up_width
 
     def elementwise(read: int, written: int) -> FloatArray:
         return database.by_tokens(tokens, operations.ElementWise("elementwise", 1, read, written, ELEMENTWISE_SCALE))
 
-    # Fused with the residual addition, a norm reads and writes both.
+    # A norm fused with the residual addition reads and writes both.
     norm = elementwise(2 * dim, 2 * dim)
     embedding = database.by_tokens(tokens, operations.Embedding("embedding", 1, shape.vocab_size, dim, EMBEDDING_SCALE))
     nothing = np.zeros_like(tokens)
@@ -199,7 +199,7 @@ def _gemm(database: Database, columns: int, inner: int) -> Any:
 
 @contextmanager
 def _only_errors_logged() -> Iterator[None]:
-    """The package warns of tables that none of these operations read."""
+    """Silence the package's warnings about tables that are not used here."""
     logger = logging.getLogger(PACKAGE)
     level = logger.level
     logger.setLevel(logging.ERROR)

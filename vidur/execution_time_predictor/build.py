@@ -1,4 +1,4 @@
-"""From a predictor's configuration to the tables that the engine reads."""
+"""Build the execution-time tables of a predictor's configuration."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Imported for the predictors that they register.
+# Importing these registers their predictors.
 import vidur.execution_time_predictor.aiconfigurator
 import vidur.execution_time_predictor.roofline
 import vidur.execution_time_predictor.saved
@@ -26,11 +26,11 @@ def build_tables(
     cache_dir: Path | None = None,
     block_size: int | None = None,
 ) -> ExecutionTimeTables:
-    """The tables of one kind of replica, written to `save_tables_file` too where that is set.
+    """Build the tables of one kind of replica, and save them if `save_tables_file` is set.
 
-    cache_dir: where predictors that are slow to build keep their results; None keeps none.
-    block_size: of the KV cache; the trained predictors read profiles taken at it, where there are such.
-    Raises InputError if the predictor cannot serve that replica, or lacks a file or a package.
+    cache_dir: the folder in which slow predictors cache their results, or None. block_size: of the KV-cache; trained
+    predictors prefer profiles taken at it. Raises InputError if the predictor does not support the replica, or a file
+    or package is missing.
     """
     tables = predictors.get(config.get_type())(config, replica, bounds, cache_dir, block_size)
     tables = _with_cpu_overhead(tables, config, bounds).for_replica(replica)
@@ -42,7 +42,7 @@ def build_tables(
 def _with_cpu_overhead(
     tables: ExecutionTimeTables, config: BaseExecutionTimePredictorConfig, bounds: TableBounds
 ) -> ExecutionTimeTables:
-    """Measured overheads are kept or dropped as `skip_cpu_overhead_modeling` says; that of the flags is added."""
+    """Apply `skip_cpu_overhead_modeling` to measured CPU overheads, and add the configured ones."""
     cpu = dict(tables.cpu)
     if config.skip_cpu_overhead_modeling:
         cpu = {op: times for op, times in cpu.items() if op not in UPSTREAM_CPU_OPS}

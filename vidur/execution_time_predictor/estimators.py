@@ -1,4 +1,4 @@
-"""scikit-learn's side of the trained predictors. It is imported when first needed: it is slow, and optional."""
+"""Fit the trained predictors with scikit-learn, which is optional and slow to import."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Model:
-    """A trained estimator, the parameters that were found best, and its error on its own training rows, in percent."""
+    """A trained estimator, its best parameters, and its error on the training rows in percent."""
 
     regressor: Any
     settings: dict[str, Any]
@@ -29,10 +29,10 @@ class Model:
     is_forest: bool
 
     def predict(self, *axes: FloatArray) -> FloatArray:
-        """Times over the product of the axes, one dimension for each."""
+        """Predict times over the product of the axes, a dimension for each."""
         if not self.is_forest:
             return self._predict_product(axes)
-        # A forest is constant between its thresholds: one prediction for each cell of them serves all points inside.
+        # A forest is constant between its thresholds: predict once per cell.
         firsts, cells = [], []
         for feature, axis in enumerate(axes):
             first, cell = self._cells(feature, axis)
@@ -41,10 +41,10 @@ class Model:
         return self._predict_product(tuple(firsts))[np.ix_(*cells)]
 
     def _cells(self, feature: int, axis: FloatArray) -> tuple[Any, Any]:
-        """For each cell that points of the axis fall in, the first such point; and for each point, its cell."""
+        """Return the first axis point of each occupied cell, and the cell of each point."""
         trees = [estimator.tree_ for estimator in self.regressor.estimators_]
         thresholds = np.unique(np.concatenate([tree.threshold[tree.feature == feature] for tree in trees]))
-        # Trees compare features in single precision: a point at a threshold goes below it.
+        # Trees compare features in single precision; a point at a threshold belongs to the lower cell.
         cell = np.searchsorted(thresholds, axis.astype(np.float32).astype(np.float64), side="left")
         _, first, inverse = np.unique(cell, return_index=True, return_inverse=True)
         return first, inverse
@@ -57,13 +57,13 @@ class Model:
 
 @dataclass(frozen=True)
 class Estimator:
-    """What is fitted, and the grid of parameters that cross-validation picks from."""
+    """An estimator, and the grid of parameters from which cross-validation selects."""
 
     config: BaseProfiledExecutionTimePredictorConfig
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that a fit depends on besides its data."""
+        """Return everything a fit depends on besides its data."""
         return {
             "estimator": self.config.type_name,
             "parameters": _regressor(self.config)[1],
@@ -73,7 +73,7 @@ class Estimator:
         }
 
     def fit(self, data: TrainingData) -> Model:
-        """The estimator of least cross-validated mean absolute percentage error, fitted on all rows."""
+        """Fit the parameters with the least cross-validated mean absolute percentage error on all rows."""
         from sklearn.metrics import make_scorer
         from sklearn.model_selection import GridSearchCV
 
@@ -94,7 +94,7 @@ class Estimator:
 
 
 def estimator_of(config: BaseProfiledExecutionTimePredictorConfig) -> Estimator:
-    """Raises InputError if scikit-learn is not installed."""
+    """Return the estimator of a configuration. Raises InputError if scikit-learn is not installed."""
     library_version()
     return Estimator(config)
 
@@ -130,7 +130,7 @@ def _regressor(config: BaseProfiledExecutionTimePredictorConfig) -> tuple[Any, d
 
 
 def mean_absolute_percentage_error(measured: FloatArray, predicted: FloatArray) -> float:
-    """In percent; where 0 was measured, 0 if 0 is predicted and 100 if not, as upstream."""
+    """Return the error in percent; for a measured 0, 0 if 0 is predicted, else 100, as upstream."""
     measured, predicted = np.asarray(measured, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
     is_zero = measured == 0.0
     errors = np.where(predicted == 0.0, 0.0, 100.0)

@@ -1,4 +1,4 @@
-"""How far a predictor is from reference iterations: `python -m vidur.execution_time_predictor.fidelity FILE`.
+"""Compare a predictor with reference iterations: `python -m vidur.execution_time_predictor.fidelity FILE`.
 
 FILE is JSON: `{"<system>/tp<n>": {"<iteration>": milliseconds}}` for Llama-3.1-8B, where the iteration is "prefill C",
 "prefill C @ past P", "decode b=B kv=K" (K counts the new token) or "mixed Bdec@K + C chunk". In place of a file,
@@ -38,7 +38,7 @@ PREDICTORS: dict[str, type[BaseExecutionTimePredictorConfig]] = {
     config.type_name: config
     for config in (RooflineExecutionTimePredictorConfig, AiconfiguratorExecutionTimePredictorConfig)
 }
-# By the names of aiconfigurator: device and node.
+# Device and node by aiconfigurator's names.
 SYSTEMS = {
     "a100_sxm": ("a100", "a100_dgx"),
     "h100_sxm": ("h100", "h100_dgx"),
@@ -70,7 +70,7 @@ class PredictorComparison:
 
     @property
     def error(self) -> float:
-        """Relative, signed."""
+        """The signed relative error."""
         return self.predicted / self.reference - 1.0
 
 
@@ -78,7 +78,7 @@ Points = dict[str, dict[str, float]]
 
 
 def read_points(path: Path) -> Points:
-    """Raises InputError if the file is missing or malformed."""
+    """Read reference times. Raises InputError if the file is missing or malformed."""
     try:
         points = json.loads(path.read_text(encoding="utf-8"))
         return {system: {name: float(ms) for name, ms in times.items()} for system, times in points.items()}
@@ -87,7 +87,7 @@ def read_points(path: Path) -> Points:
 
 
 def measured_points(systems: list[str]) -> Points:
-    """The iterations of `ITERATIONS` by the predictor `aiconfigurator`. Raises InputError if its package is missing."""
+    """Predict `ITERATIONS` with `aiconfigurator`. Raises InputError if its package is missing."""
     config = AiconfiguratorExecutionTimePredictorConfig()
     tables = {system: build_tables(config, replica_of(system), BOUNDS) for system in systems}
     return {
@@ -96,7 +96,7 @@ def measured_points(systems: list[str]) -> Points:
 
 
 def compare(points: Points, config: BaseExecutionTimePredictorConfig) -> list[PredictorComparison]:
-    """Every point, predicted with tables of the configuration."""
+    """Predict every point with tables of the configuration."""
     comparisons = []
     for system, iterations in points.items():
         replica = replica_of(system)
@@ -107,7 +107,7 @@ def compare(points: Points, config: BaseExecutionTimePredictorConfig) -> list[Pr
 
 
 def summary(comparisons: list[PredictorComparison]) -> dict[str, float]:
-    """Absolute relative errors: median, 95th percentile, largest; and the median signed one."""
+    """Return median, 95th percentile and maximum of absolute relative errors, and the median signed error."""
     errors = np.array([comparison.error for comparison in comparisons])
     return {
         "median": float(np.median(np.abs(errors))),
@@ -118,7 +118,7 @@ def summary(comparisons: list[PredictorComparison]) -> dict[str, float]:
 
 
 def replica_of(system: str) -> ReplicaConfig:
-    """Of "<system>/tp<n>"."""
+    """Return the replica of "<system>/tp<n>"."""
     name, _, size = system.partition("/tp")
     if name not in SYSTEMS or not size.isdecimal():
         raise InputError(f"'{system}': expected <system>/tp<n>, the system being one of {', '.join(SYSTEMS)}")
@@ -127,24 +127,24 @@ def replica_of(system: str) -> ReplicaConfig:
 
 
 def predict(tables: ExecutionTimeTables, replica: ReplicaConfig, iteration: str) -> float:
-    """Milliseconds of the iteration of that name."""
+    """Return the milliseconds of an iteration, given by name."""
     for pattern in PATTERNS:
         if matched := pattern.match(iteration):
             values = {name: int(value) for name, value in matched.groupdict().items() if value}
             prefills = [(values.get("past", 0), values["chunk"])] if "chunk" in values else []
             return iteration_ms(tables, replica, [values.get("kv", 0)] * values.get("batch", 0), prefills)
-    raise InputError(f"'{iteration}': not an iteration of a form that {__name__} knows")
+    raise InputError(f"'{iteration}': not an iteration of a form that {__name__} supports")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare as the flags say. Returns the exit status of `run_tool`."""
+    """Run the command. Returns the exit status of `run_tool`."""
     return run_tool("vidur.execution_time_predictor.fidelity", _parse, _report, arguments)
 
 
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace]:
     parser = FlagParser(prog="python -m vidur.execution_time_predictor.fidelity", description=__doc__)
     parser.add_argument("points", type=Path, nargs="?", help="the JSON file of reference times")
-    parser.add_argument("--systems", nargs="+", help="in place of a file: h200_sxm/tp1 l40s/tp2 ...")
+    parser.add_argument("--systems", nargs="+", help="systems, instead of a file: h200_sxm/tp1 l40s/tp2 ...")
     parser.add_argument("--predictor", choices=sorted(PREDICTORS), default="roofline", help="what is compared")
     options = parser.parse_args(arguments)
     if (options.points is None) == (options.systems is None):
@@ -155,10 +155,10 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace]:
 def _report(options: argparse.Namespace) -> None:
     points = read_points(options.points) if options.points else measured_points(options.systems)
     comparisons = compare(points, PREDICTORS[options.predictor]())
-    for one in comparisons:
-        print(f"{one.system:14} {one.iteration:30} {one.reference:9.3f} {one.predicted:9.3f} {one.error:+7.1%}")
-    for system in ("", *dict.fromkeys(one.system for one in comparisons)):
-        figures = summary([one for one in comparisons if one.system.startswith(system)])
+    for item in comparisons:
+        print(f"{item.system:14} {item.iteration:30} {item.reference:9.3f} {item.predicted:9.3f} {item.error:+7.1%}")
+    for system in ("", *dict.fromkeys(comparison.system for comparison in comparisons)):
+        figures = summary([comparison for comparison in comparisons if comparison.system.startswith(system)])
         print(f"{system or 'all':14} " + "  ".join(f"{name} {value:.2%}" for name, value in figures.items()))
 
 

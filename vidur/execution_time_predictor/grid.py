@@ -8,7 +8,7 @@ import numpy as np
 
 from vidur.execution_time_predictor.tables import TOKEN_ROUNDING, FloatArray, TableBounds
 
-# Prefill attention is the one table that two long axes span: beyond this its chunks are spaced wider.
+# The prefill table has two long axes: beyond this many entries its chunks are spaced wider.
 MAX_PREFILL_ENTRIES = 4_000_000
 
 
@@ -26,12 +26,12 @@ class TableGrid:
 
     @property
     def note(self) -> str:
-        """What a user should know about the grid; empty if nothing."""
+        """A note for the user about the grid, or an empty string."""
         return coarse_chunks(self.chunk_granularity) if self.chunk_granularity > 1 else ""
 
     @staticmethod
     def of(bounds: TableBounds, kv_granularity: int, max_prefill_entries: int = MAX_PREFILL_ENTRIES) -> TableGrid:
-        """The smallest grid that covers `bounds`, with as few more as the roundings of a lookup ask for."""
+        """Return the smallest grid that covers `bounds` after the rounding of lookups."""
         rounded_tokens = -(-max(bounds.max_batch_tokens, 1) // TOKEN_ROUNDING) * TOKEN_ROUNDING
         kv_rows = -(-bounds.max_prefill_kv // kv_granularity) + 1
         chunk_granularity = 1

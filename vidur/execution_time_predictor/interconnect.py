@@ -1,4 +1,4 @@
-"""Communication between devices: the roofline's all-reduce and its transfer between pipeline stages."""
+"""The roofline's communication times: all-reduce, and transfer between pipeline stages."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from vidur.execution_time_predictor.roofline_constants import (
 )
 from vidur.execution_time_predictor.tables import FloatArray
 
-# Nodes where no all-reduce was measured, and whose they take, scaled by bandwidth: those with the same kind of link.
+# Unmeasured nodes take the all-reduce of a node with the same kind of link, scaled by bandwidth.
 ALL_REDUCE_REFERENCES = {
     "a40_pairwise_nvlink": "a100_pairwise_nvlink",
     "h200_pairwise_nvlink": "h100_pairwise_nvlink",
 }
-# Where no transfer was measured, a link reaches the fraction of its peak that NVLink reaches here, and two nodes are
-# joined by the network that joins these.
+# An unmeasured transfer reaches the fraction of its link's peak that NVLink reaches here, and takes this node's network
+# between nodes.
 SEND_RECV_REFERENCE = "h100_dgx"
 
 
 @dataclass(frozen=True)
 class Interconnect:
-    """Microseconds for messages of a number of bytes, on one replica's network. note: what was not measured."""
+    """Communication times on a replica's network, in microseconds by message bytes. note: what was not measured."""
 
     size: int
     small: AllReduce | None
@@ -40,7 +40,7 @@ class Interconnect:
 
     @staticmethod
     def of(replica: ReplicaConfig) -> Interconnect:
-        """Raises InputError if tensor parallelism spans nodes: nothing was measured there."""
+        """Make it for a replica. Raises InputError if tensor parallelism spans nodes, which was not measured."""
         small, large, transfer, notes = None, None, None, []
         if replica.tensor_parallel_size > 1:
             small, large, note = _all_reduce_of(replica)
@@ -51,7 +51,7 @@ class Interconnect:
         return Interconnect(replica.tensor_parallel_size, small, large, transfer, ", ".join(filter(None, notes)))
 
     def all_reduce(self, num_bytes: FloatArray) -> FloatArray:
-        """Never falls with the size: a larger message is not faster where the kernels change."""
+        """Return the time of an all-reduce, kept nondecreasing in size where the kernel changes."""
         assert self.small is not None and self.large is not None
         limit = np.float64(CUSTOM_ALL_REDUCE_MAX_BYTES)
         small = _all_reduce(self.small, self.size, np.minimum(num_bytes, limit))
@@ -69,7 +69,7 @@ def _all_reduce(constants: AllReduce, size: int, num_bytes: FloatArray) -> Float
 
 
 def _all_reduce_of(replica: ReplicaConfig) -> tuple[AllReduce, AllReduce, str]:
-    """Constants for small and for larger messages; and what is not measured about them."""
+    """Return constants for small and for larger messages, and a note on what was not measured."""
     node, size = replica.node_sku, replica.tensor_parallel_size
     if size > node.num_devices_per_node:
         raise InputError(
@@ -87,19 +87,19 @@ def _all_reduce_of(replica: ReplicaConfig) -> tuple[AllReduce, AllReduce, str]:
         notes.append(f"all-reduce scaled from {reference.name} by bandwidth")
     if nearest != size:
         notes.append(f"all-reduce among {size} devices by the constants for {nearest}")
-    small, large = (replace(one, bandwidth_gbps=one.bandwidth_gbps * scale) for one in known[nearest])
+    small, large = (replace(constants, bandwidth_gbps=constants.bandwidth_gbps * scale) for constants in known[nearest])
     return small, large, ", ".join(notes)
 
 
 def _bandwidth(node: NodeSKU, size: int) -> float:
-    """Of the slowest link among `size` devices."""
+    """Return the bandwidth of the slowest link among `size` devices."""
     if node.interconnect == "pairwise_nvlink" and size > 2:
         return DEVICES[node.device].pcie_bandwidth
     return node.link_bandwidth
 
 
 def _send_recv_of(replica: ReplicaConfig) -> tuple[SendRecv, str]:
-    """Constants of a transfer to the next stage; and what is not measured about them."""
+    """Return constants of a transfer to the next stage, and a note on what was not measured."""
     node = replica.node_sku
     spans_nodes = replica.world_size > node.num_devices_per_node
     measured, reference = NETWORK_CONSTANTS.get(node.name), NETWORK_CONSTANTS[SEND_RECV_REFERENCE]

@@ -1,4 +1,4 @@
-"""The time of one iteration read from tables, in NumPy: what the engine's kernels must agree with."""
+"""Compute the time of one iteration from tables in NumPy, as an oracle for the engine's kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def iteration_ms(
     decode_kv: Sequence[int] = (),
     prefills: Sequence[tuple[int, int]] = (),
 ) -> float:
-    """Milliseconds of one iteration through all pipeline stages, without the overheads that flags add.
+    """Return the milliseconds of one iteration through all pipeline stages, without configured overheads.
 
     decode_kv: the KV length of each request that decodes; prefills: (earlier KV length, chunk) of each prompt.
     Source of the roundings: microsoft/vidur, execution_time_predictor/sklearn_execution_time_predictor.py.

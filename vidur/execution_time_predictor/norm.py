@@ -6,14 +6,14 @@ import numpy as np
 
 from vidur.execution_time_predictor.tables import FloatArray
 
-# Stands for 0, whose logarithm is none. Terms are microseconds; to the 20th power it is still a normal number.
+# Replaces 0, whose logarithm is undefined; its 20th power is still a normal number.
 SMALLEST_TERM = 1e-9
 
 
 def p_norm(q: float, *terms: FloatArray) -> FloatArray:
-    """(a^q + b^q + ...)^(1/q) of non-negative terms that broadcast; the larger q <= 20, the nearer to the largest.
+    """Return (a^q + b^q + ...)^(1/q) of broadcast non-negative terms, q <= 20; a larger q is nearer to the maximum.
 
-    By logarithms: NumPy's exp and log take a fraction of the time of its power.
+    Uses logarithms, because NumPy's exp and log are much faster than its power.
     """
     assert 1.0 <= q <= 20.0
     total = _power(terms[0], q)

@@ -1,4 +1,4 @@
-"""The operations of an iteration whose time depends on the number of tokens alone."""
+"""Operations of an iteration whose time depends only on the number of tokens."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Op(NamedTuple):
-    """How an operation counts. Source: microsoft/vidur, entities/execution_time.py and batch.py.
+    """How an operation contributes to an iteration. Source: microsoft/vidur, entities/execution_time.py and batch.py.
 
-    times_per_layer: how often a layer runs it. rounded: it is looked up at the tokens rounded up (to 8, by upstream's
-    predictors), else at the exact number. per: "layer", or "transfer": once, from one pipeline stage to the next.
-    is_collective: each call takes the launch overhead of a collective.
+    times_per_layer: calls per layer. rounded: look it up at the tokens rounded up (to 8 in upstream's predictors), else
+    at the exact number. per: "layer", or "transfer": once between pipeline stages. is_collective: each call has a
+    collective's launch overhead.
     """
 
     name: str
@@ -31,5 +31,5 @@ _SPECIAL = {
 
 
 def operation(name: str) -> Op:
-    """The operation of this name; one that is not listed runs once a layer, at the tokens rounded up."""
+    """Return the operation of this name; unlisted ones run once per layer at rounded tokens."""
     return _SPECIAL.get(name, Op(name))

@@ -1,4 +1,4 @@
-"""Profiles in upstream's CSV schema: which rows are for a replica, and what each operation is trained on.
+"""Read profiles in upstream's CSV schema: select a replica's rows and each operation's training data.
 
 Features, targets and filters are microsoft/vidur's (execution_time_predictor/sklearn_execution_time_predictor.py).
 """
@@ -34,13 +34,13 @@ COMPUTE_OPS = (
     POST_NORM_OP,
     "add",
 )
-# Profiles may lack these, or have gaps in them: the operation was not run, and takes no time.
+# These may be missing or have gaps: the operation was not run and takes no time.
 OPTIONAL_OPS = ("input_layernorm", POST_NORM_OP, "add", "attn_kv_cache_save")
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What one operation is trained on: features float64[n, k], times float64[n] (ms), and the file they are from."""
+    """The training data of one operation: features float64[n, k], times float64[n] (ms), and their file."""
 
     op: str
     features: FloatArray
@@ -50,7 +50,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Profile:
-    """Rows of one CSV file. Every method raises InputError with one line that names the file."""
+    """Rows of one CSV file. Every method raises InputError naming the file."""
 
     path: str
     frame: pd.DataFrame
@@ -75,7 +75,7 @@ class Profile:
         return self.frame[name]
 
     def where(self, **wanted: object) -> Profile:
-        """The rows whose columns have the values wanted."""
+        """Return the rows whose columns have these values."""
         profile = self
         for name, value in wanted.items():
             chosen = profile.column(name) == value
@@ -85,7 +85,7 @@ class Profile:
         return profile
 
     def numbers(self, name: str, optional: bool = False) -> FloatArray:
-        """A column as finite, non-negative numbers; where it is `optional`, gaps are 0."""
+        """Return a column as finite, non-negative numbers; gaps are 0 if it is `optional`."""
         import pandas as pd
 
         if optional and name not in self.frame.columns:
@@ -96,9 +96,9 @@ class Profile:
             values = np.where(column.isna(), 0.0, values)
         bad = ~((values >= 0.0) & (values < np.inf))
         if bad.any():
-            at = int(np.argmax(bad))
+            index = int(np.argmax(bad))
             raise InputError(
-                f"{self.path}, row {self.frame.index[at] + 2}: {name} is '{self.column(name).iloc[at]}';"
+                f"{self.path}, row {self.frame.index[index] + 2}: {name} is '{self.column(name).iloc[index]}';"
                 " expected a finite number, not negative"
             )
         return values
@@ -108,7 +108,7 @@ class Profile:
 
 
 class ProfileReader:
-    """Reads what a predictor's configuration names, for one replica. Methods raise InputError."""
+    """Reads the profiles that a predictor's configuration names for one replica. Methods raise InputError."""
 
     def __init__(
         self, config: BaseProfiledExecutionTimePredictorConfig, replica: ReplicaConfig, block_size: int
@@ -119,7 +119,7 @@ class ProfileReader:
         self.notes: list[str] = []
 
     def all(self) -> list[TrainingData]:
-        """Every operation that the replica runs, linear ones first, then CPU, prefill and decode attention."""
+        """Return the data of every operation of the replica: linear ones, CPU, prefill and decode attention."""
         data = [*self._compute(), *self._attention()]
         if self._replica.tensor_parallel_size > 1:
             data.append(self._all_reduce())
@@ -172,7 +172,7 @@ class ProfileReader:
         ]
 
     def _at_block_size(self, profile: Profile) -> Profile:
-        """The rows taken at the KV block size, or, if there are none, all of them: that is noted."""
+        """Return the rows taken at the KV block size, or all rows with a note if there are none."""
         sizes = profile.column("block_size")
         if (sizes == self._block_size).any():
             return profile.where(block_size=self._block_size)
@@ -196,7 +196,7 @@ class ProfileReader:
         return profile.train("send_recv", self._message_tokens(profile))
 
     def _message_tokens(self, profile: Profile) -> FloatArray:
-        """The tokens whose hidden state, at two bytes a value, makes a message of that size."""
+        """Return the tokens whose hidden state, at two bytes per value, makes a message of that size."""
         return profile.numbers("size")[:, None] / self._replica.model.embedding_dim / 2.0
 
     def _cpu_overhead(self) -> list[TrainingData]:

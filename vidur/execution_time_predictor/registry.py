@@ -1,4 +1,4 @@
-"""Predictors by the name of their type. Each builds tables from its configuration."""
+"""The registry of predictors by type name; each builds tables from its configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ predictors: Registry[Builder] = Registry("--execution_time_predictor_config_type
 
 
 def fill_placeholders(path: str, replica: ReplicaConfig) -> str:
-    """`path` with {DEVICE}, {MODEL} and {NETWORK_DEVICE} replaced, as upstream."""
+    """Replace {DEVICE}, {MODEL} and {NETWORK_DEVICE} in `path`, as upstream."""
     return (
         path.replace("{DEVICE}", replica.device)
         .replace("{MODEL}", replica.model_name)

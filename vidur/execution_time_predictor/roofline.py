@@ -1,9 +1,9 @@
 """The `roofline` predictor: closed forms of each operation, with constants fitted on A100 and H100.
 
-Its iterations contain what aiconfigurator-core 0.12.0 counts for a Llama model: matrix products, attention, two norms
-with the residual addition fused in, the activation, all-reduces, and once per iteration the embedding (by tokens) and
-the head (by requests: only the last token of each needs logits). Rotary embedding and the KV-cache write are not
-counted apart from attention there, so they are 0 here; docs/fidelity.md has what counting them does to the error.
+An iteration has the operations that aiconfigurator-core 0.12.0 counts for a Llama model: matrix products, attention,
+two norms fused with the residual addition, the activation, all-reduces, and once per iteration the embedding (by
+tokens) and the head (by requests: only each last token needs logits). Rotary embedding and the KV-cache write are part
+of attention there, so they are 0 here; docs/fidelity.md quantifies the effect.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from vidur.execution_time_predictor.roofline_constants import (
 from vidur.execution_time_predictor.shape import BYTES_PER_VALUE, DeviceShape
 from vidur.execution_time_predictor.tables import POST_NORM_OP, ExecutionTimeTables, FloatArray, TableBounds
 
-# Devices without constants of their own, and whose they take: the nearest architecture's.
+# Devices without constants take those of the nearest architecture.
 DEVICE_REFERENCES = {"a40": "a100", "l40s": "a100", "h200": "h100", "b200": "h100"}
 TILE_TOKENS = 128
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Times in microseconds on one device. Its peaks are its own; what fraction of them is reached, the reference's."""
+    """Times in microseconds on one device: its own peaks, and the reference device's fractions of peak."""
 
     device: DeviceSKU
     constants: DeviceConstants
@@ -54,7 +54,7 @@ class Roofline:
         return self.device.memory_bandwidth * 1e-6
 
     def gemm(self, rows: FloatArray, inner: int, columns: int) -> FloatArray:
-        """A product of [rows, inner] and [inner, columns]."""
+        """Return the time of a product of [rows, inner] and [inner, columns]."""
         c = self.constants.gemm
         flop = 2.0 * rows * inner * columns
         num_bytes = BYTES_PER_VALUE * (rows * inner + float(inner * columns) + rows * columns)
@@ -63,7 +63,7 @@ class Roofline:
         )
 
     def prefill(self, kv: FloatArray, chunk: FloatArray, shape: DeviceShape) -> FloatArray:
-        """Attention of `chunk` new tokens on themselves and on `kv` earlier ones."""
+        """Return the time of attention of `chunk` new tokens on themselves and on `kv` earlier ones."""
         c = self.constants.prefill
         heads, kv_heads, dim = shape.num_q_heads, shape.num_kv_heads, shape.head_dim
         flop = 4.0 * heads * dim * (chunk * kv + chunk * (chunk + 1.0) / 2.0)
@@ -77,7 +77,7 @@ class Roofline:
         )
 
     def decode(self, batch: FloatArray, kv: FloatArray, shape: DeviceShape) -> FloatArray:
-        """Attention of one new token for each of `batch` requests of mean KV length `kv`."""
+        """Return the time of attention of one new token for each of `batch` requests of mean KV length `kv`."""
         c = self.constants.decode if shape.is_grouped_query else self.constants.decode_mha
         kv_heads, dim = shape.num_kv_heads, shape.head_dim
         num_bytes = batch * BYTES_PER_VALUE * dim * (2.0 * kv * kv_heads + 2.0 * shape.num_q_heads)
@@ -126,9 +126,9 @@ def build_roofline(
 def _linear(
     roofline: Roofline, shape: DeviceShape, network: Interconnect, replica: ReplicaConfig, tokens: FloatArray
 ) -> dict[str, FloatArray]:
-    """Microseconds per layer, by tokens. The embedding, once per iteration, is spread over the layers."""
+    """Return microseconds per layer by tokens, with the iteration's embedding spread over the layers."""
     dim, mlp, up = shape.embedding_dim, shape.mlp_hidden_dim, shape.mlp_up_width
-    # Fused with the residual addition, a norm reads and writes both.
+    # A norm fused with the residual addition reads and writes both.
     norm = roofline.elementwise(BYTES_PER_VALUE * 4.0 * dim * tokens)
     embedding = roofline.embedding(BYTES_PER_VALUE * 2.0 * dim * tokens)
     message = BYTES_PER_VALUE * dim * tokens

@@ -78,7 +78,7 @@ class SendRecv:
 
 @dataclass(frozen=True)
 class DeviceConstants:
-    """What was fitted on one device. `decode_mha`: for models with as many KV heads as query heads."""
+    """The constants fitted on one device. decode_mha: for models with as many KV heads as query heads."""
 
     gemm: Gemm
     prefill: Prefill
@@ -89,7 +89,7 @@ class DeviceConstants:
 
 @dataclass(frozen=True)
 class NetworkConstants:
-    """`all_reduce[n]`: of small messages, and of larger ones, among n devices of one node. None: never measured."""
+    """all_reduce[n]: for small and for larger messages among n devices of one node. None: not measured."""
 
     all_reduce: dict[int, tuple[AllReduce, AllReduce]]
     send_recv_in_node: SendRecv | None = None

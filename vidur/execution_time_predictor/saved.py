@@ -1,4 +1,4 @@
-"""The `tables` predictor: times read from a file."""
+"""The `tables` predictor, which reads times from a file."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ def load_saved(
     cache_dir: Path | None,
     block_size: int | None,
 ) -> ExecutionTimeTables:
-    """Raises InputError if the file is missing or malformed. Tables smaller than `bounds` are no error here."""
+    """Load tables. Raises InputError if the file is missing or malformed; tables below `bounds` are accepted here."""
     return ExecutionTimeTables.load(fill_placeholders(config.file, replica))

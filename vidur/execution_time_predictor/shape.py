@@ -1,4 +1,4 @@
-"""The shape of a model's share on one device."""
+"""The shape of a model on one device under tensor parallelism."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BYTES_PER_VALUE = 2
 
 @dataclass(frozen=True)
 class DeviceShape:
-    """Widths on one device under tensor parallelism; what does not divide evenly is rounded up (KV heads replicate)."""
+    """Widths on one device under tensor parallelism, rounded up (KV heads are replicated)."""
 
     embedding_dim: int
     num_q_heads: int

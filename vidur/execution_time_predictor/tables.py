@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-# The operations of one layer whose time depends on the number of tokens alone.
+# The operations of a layer whose time depends only on the number of tokens.
 LAYER_OPS = (
     "attn_pre_proj",
     "attn_post_proj",
@@ -40,19 +40,19 @@ LAYER_OPS = (
     "add",
 )
 POST_NORM_OP = "post_attention_layernorm"
-# Once per iteration, by batch size: upstream's five; what the flags add; the model's head (its last projection).
+# Operations per iteration, by batch size: upstream's five, the configured overhead, and the model's head.
 UPSTREAM_CPU_OPS = ("schedule", "sampler_e2e", "prepare_inputs_e2e", "process_model_outputs", "ray_comm_time")
 CPU_OPS = (*UPSTREAM_CPU_OPS, "cpu_overhead", "head")
 DEFAULT_KV_GRANULARITY = 64
-# Upstream looks linear operations up at the number of tokens rounded up to this.
+# Upstream rounds tokens up to a multiple of this before looking linear operations up.
 TOKEN_ROUNDING = 8
-# Those of a million tokens and a thousand requests in a batch take about half of it.
+# Tables for a million tokens and a thousand requests per batch take about half of this.
 _MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class TableBounds:
-    """The largest arguments a simulation can ever look up."""
+    """The largest arguments that a simulation can look up."""
 
     max_batch_tokens: int
     max_batch_size: int
@@ -81,26 +81,26 @@ class ExecutionTimeTables:
     token_rounding: int = TOKEN_ROUNDING
 
     def layer_operations(self) -> list[tuple[Op, FloatArray]]:
-        """What a layer runs by the number of tokens, and its milliseconds."""
+        """Return a layer's operations that depend on the number of tokens, and their milliseconds."""
         return [(op, times) for name, times in self.linear.items() if (op := operation(name)).per == "layer"]
 
     @property
     def transfer(self) -> FloatArray | None:
-        """Milliseconds, by tokens, from one pipeline stage to the next; None if there is no other stage."""
+        """Milliseconds by tokens of a transfer between pipeline stages; None if there is only one stage."""
         return self.linear.get("send_recv")
 
     @property
     def max_tokens(self) -> int:
-        """The largest number of tokens that every linear operation holds."""
+        """The largest number of tokens of every linear operation."""
         return min(len(times) for times in self.linear.values()) - 1
 
     @property
     def max_batch_size(self) -> int:
-        """The largest batch size that attention decode and every CPU operation hold."""
+        """The largest batch size of decode attention and every CPU operation."""
         return min([len(self.attn_decode), *(len(times) for times in self.cpu.values())]) - 1
 
     def require(self, replica_config: ReplicaConfig) -> None:
-        """Raise InputError if an operation that such a replica runs is missing."""
+        """Raise InputError if an operation of such a replica is missing."""
         missing = sorted(_ops_of(replica_config) - set(self.linear))
         if missing:
             raise InputError(
@@ -110,13 +110,13 @@ class ExecutionTimeTables:
             )
 
     def for_replica(self, replica_config: ReplicaConfig) -> ExecutionTimeTables:
-        """The same tables less the operations that such a replica does not run. Raises InputError as `require`."""
+        """Return the tables without operations that such a replica does not run. Raises InputError as `require`."""
         self.require(replica_config)
         unused = {"all_reduce", "send_recv", POST_NORM_OP} - _ops_of(replica_config)
         return replace(self, linear={op: times for op, times in self.linear.items() if op not in unused})
 
     def covers(self, bounds: TableBounds) -> str | None:
-        """None if every lookup within `bounds` is in the tables, else one line that says what is beyond them."""
+        """Return None if the tables cover `bounds`, else one line that says what exceeds them."""
         rounded_tokens = -(-bounds.max_batch_tokens // TOKEN_ROUNDING) * TOKEN_ROUNDING
         kv = self.kv_granularity
         checks = (
@@ -126,7 +126,7 @@ class ExecutionTimeTables:
             ("tokens in a prefill chunk", bounds.max_prefill_chunk, self.max_chunk),
             ("tokens of prefill KV", bounds.max_prefill_kv, (self.attn_prefill.shape[0] - 1) * kv),
         )
-        beyond = [f"{needed} {what} (held: {held})" for what, needed, held in checks if needed > held]
+        beyond = [f"{needed} {kind} (held: {available})" for kind, needed, available in checks if needed > available]
         return f"a run may need {', '.join(beyond)}" if beyond else None
 
     @property
@@ -134,7 +134,7 @@ class ExecutionTimeTables:
         return int(self.attn_prefill.shape[1] - 1) * self.chunk_granularity
 
     def save(self, path: str | Path) -> None:
-        """Write the `.npz`, whole or not at all. Equal tables give equal bytes."""
+        """Write the `.npz` atomically. Equal tables give equal bytes."""
         members: dict[str, npt.NDArray[np.generic]] = {}
         for op, times in {**self.linear, **self.cpu}.items():
             members[f"{op}.keys"] = np.arange(1, len(times), dtype=np.int64)[:, None]
@@ -209,14 +209,14 @@ def _read_members(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         raise InputError(f"{path}: not a readable .npz file of execution-time tables ({error})") from error
 
 
-# Of the last two, zipfile raises RuntimeError for an encrypted file, NotImplementedError for an unknown compression.
+# zipfile raises RuntimeError for an encrypted file and NotImplementedError for an unknown compression.
 _UNREADABLE = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError)
 
 
 def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
-    """Raise InputError for arrays that would fill the memory, before any of them is unpacked.
+    """Raise InputError for arrays that would exhaust memory, before unpacking any.
 
-    Reading stops at the size that the archive states for a member, and NumPy takes memory for the shape in its header.
+    Unpacking stops at a member's stated size, but NumPy allocates the shape in its header, so both are checked.
     """
     members = archive.infolist()
     if (size := sum(member.file_size for member in members)) > _MAX_BYTES:
@@ -234,7 +234,7 @@ def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns the pairs of a file into dense arrays. Every method raises InputError naming the file and the operation."""
+    """Converts the pairs of a file to dense arrays. Methods raise InputError naming the file and the operation."""
 
     path: str
     members: dict[str, npt.NDArray[np.generic]]
@@ -248,25 +248,25 @@ class _Reader:
             column, values = column[order], values[order]
         expected = np.arange(1, len(column) + 1)
         if not (column == expected).all():
-            at = int(np.argmax(column != expected))
+            index = int(np.argmax(column != expected))
             raise InputError(
-                f"{self.path}: {op} has key {column[at]} where {expected[at]} should be: keys are 1, 2, ..."
+                f"{self.path}: {op} has key {column[index]} where {expected[index]} should be: keys are 1, 2, ..."
             )
         return np.concatenate(([0.0], values))
 
     def prefill(self) -> tuple[FloatArray, int, int]:
-        """The dense array, its KV granularity (0 if it has one KV length only) and its chunk granularity."""
+        """Return the dense array, its KV granularity (0 for a single KV length) and its chunk granularity."""
         kv, squared, values = self._grid("attn_prefill")
         chunk = np.rint(np.sqrt(squared)).astype(np.int64)
         if not (chunk * chunk == squared).all():
-            at = int(np.argmax(chunk * chunk != squared))
-            raise InputError(f"{self.path}: attn_prefill has the key {squared[at]}, which is no square of a chunk size")
+            index = int(np.argmax(chunk * chunk != squared))
+            raise InputError(f"{self.path}: attn_prefill has the key {squared[index]}, not the square of a chunk size")
         kv_step = self._step("attn_prefill", "KV length", kv, first=0)
         chunk_step = self._step("attn_prefill", "chunk", chunk, first=None)
         return np.hstack((np.zeros((len(kv), 1)), values)), kv_step, chunk_step
 
     def decode(self) -> tuple[FloatArray, int]:
-        """The dense array and its KV granularity (0 if it has one KV length only)."""
+        """Return the dense array and its KV granularity (0 for a single KV length)."""
         batch, kv, values = self._grid("attn_decode")
         if self._step("attn_decode", "batch size", batch, first=None) != 1:
             raise InputError(f"{self.path}: attn_decode has batch size {batch[0]} first: batch sizes are 1, 2, ...")
@@ -274,7 +274,7 @@ class _Reader:
         return np.vstack((np.zeros((1, len(kv))), values)), step
 
     def granularity(self, index: int) -> int:
-        """What the file itself says, 0 if nothing."""
+        """Return the granularity that the file states, or 0."""
         stored = self.members.get("granularity")
         if stored is None or stored.shape != (3,) or stored.dtype.kind != "i":
             return 0
@@ -295,13 +295,13 @@ class _Reader:
         # A NaN fails the comparison, so both are caught at once.
         bad = ~((times >= 0.0) & (times < np.inf))
         if bad.any():
-            at = int(np.argmax(bad))
-            key = ", ".join(str(part) for part in keys[at])
-            raise InputError(f"{self.path}: {op} at ({key}) is {times[at]} ms; times are finite and not negative")
+            index = int(np.argmax(bad))
+            key = ", ".join(str(part) for part in keys[index])
+            raise InputError(f"{self.path}: {op} at ({key}) is {times[index]} ms; times are finite and not negative")
         return keys.astype(np.int64, copy=False), times
 
     def _grid(self, op: str) -> tuple[IntArray, IntArray, FloatArray]:
-        """The two axes and float64[len(first), len(second)] of keys that are a full product of two axes."""
+        """Return the two axes and float64[len(first), len(second)] of keys that form a full grid."""
         keys, values = self._pair(op, 2)
         width = _width(keys)
         if width == 0:
@@ -314,23 +314,23 @@ class _Reader:
         return cube[:, 0, 0], cube[0, :, 1], values.reshape(-1, width)
 
     def _step(self, op: str, axis: str, points: IntArray, first: int | None) -> int:
-        """The spacing of `points`, which start at `first` (None: at the spacing itself). 0 if there is but one at 0."""
+        """Return the spacing of `points`, which start at `first` (None: at the spacing); 0 for a single point at 0."""
         if first == 0 and len(points) == 1 and points[0] == 0:
             return 0
         step = int(points[0] if first is None else points[1] - points[0] if len(points) > 1 else 0)
         start = step if first is None else first
         expected = start + step * np.arange(len(points))
         if step <= 0 or not (points == expected).all():
-            at = int(np.argmax(points != expected))
+            index = int(np.argmax(points != expected))
             raise InputError(
-                f"{self.path}: {op} has {axis} {points[at]} where {expected[at]} should be: they are equally spaced"
-                f" from {'its first' if first is None else first}"
+                f"{self.path}: {op} has {axis} {points[index]} where {expected[index]} should be: they are equally"
+                f" spaced from {'its first' if first is None else first}"
             )
         return step
 
 
 def _width(keys: IntArray) -> int:
-    """The length of the second axis if `keys` are a full product in ascending row-major order, else 0."""
+    """Return the length of the second axis if `keys` form a full grid in ascending row-major order, else 0."""
     first = keys[:, 0]
     width = int(np.argmax(first != first[0])) or len(first)
     if len(first) % width:
@@ -346,6 +346,6 @@ def _hole(keys: IntArray) -> str:
     rows, row_of = np.unique(keys[:, 0], return_inverse=True)
     columns, column_of = np.unique(keys[:, 1], return_inverse=True)
     counts = np.bincount(row_of * len(columns) + column_of, minlength=len(rows) * len(columns))
-    at = int(np.argmax(counts != 1))
-    what = "lacks" if counts[at] == 0 else "repeats"
-    return f"{what} the key ({rows[at // len(columns)]}, {columns[at % len(columns)]})"
+    index = int(np.argmax(counts != 1))
+    kind = "lacks" if counts[index] == 0 else "repeats"
+    return f"{kind} the key ({rows[index // len(columns)]}, {columns[index % len(columns)]})"

@@ -1,4 +1,4 @@
-"""The predictors trained on profiles: `random_forrest` and `linear_regression`, with scikit-learn.
+"""The predictors trained on profiles with scikit-learn: `random_forrest` and `linear_regression`.
 
 Estimators, parameter grids and scoring are microsoft/vidur's. Seeds are fixed: equal profiles give equal tables.
 """
@@ -32,7 +32,7 @@ from vidur.progress import Progress
 
 logger = logging.getLogger(__name__)
 
-# Every upstream batching policy's default.
+# The default of every upstream batcher.
 DEFAULT_BLOCK_SIZE = 16
 
 
@@ -45,7 +45,7 @@ def build_trained(
     cache_dir: Path | None,
     block_size: int | None,
 ) -> ExecutionTimeTables:
-    """Raises InputError if scikit-learn or a profile is missing, or a profile has no rows for the replica."""
+    """Build tables. Raises InputError if scikit-learn, a profile or its rows for the replica are missing."""
     estimator = estimator_of(config)
     reader = ProfileReader(config, replica, block_size or DEFAULT_BLOCK_SIZE)
     data = reader.all()
@@ -65,7 +65,7 @@ def build_trained(
 
 
 def _predicted_bounds(config: BaseProfiledExecutionTimePredictorConfig, bounds: TableBounds) -> TableBounds:
-    """The ranges of the flags, as upstream, or `bounds` where those go further."""
+    """Return the larger of the configured ranges (upstream's) and `bounds`."""
     longest, batch = config.prediction_max_tokens_per_request, config.prediction_max_batch_size
     return TableBounds(
         max_batch_tokens=max(longest, bounds.max_batch_tokens),
@@ -77,7 +77,7 @@ def _predicted_bounds(config: BaseProfiledExecutionTimePredictorConfig, bounds: 
 
 
 def _union(bounds: TableBounds, tables: ExecutionTimeTables) -> TableBounds:
-    """So that a cache that was too small grows, and runs that alternate do not train in turn."""
+    """Return bounds that also cover cached tables, so that alternating runs do not train again each time."""
     kv = tables.kv_granularity
     return TableBounds(
         max_batch_tokens=max(bounds.max_batch_tokens, tables.max_tokens),
@@ -89,26 +89,30 @@ def _union(bounds: TableBounds, tables: ExecutionTimeTables) -> TableBounds:
 
 
 def _train_all(estimator: Estimator, data: list[TrainingData], grid: TableGrid) -> ExecutionTimeTables:
-    """Times are predicted over the grid; a prediction below 0 (a polynomial may give one) becomes 0."""
+    """Fit each operation and predict over the grid; negative predictions, which polynomials may give, become 0."""
     curves: dict[str, FloatArray] = {}
     surfaces: dict[str, FloatArray] = {}
     axes = {
         "attn_prefill": (grid.kv_of_prefill, grid.chunks**2),
         "attn_decode": (grid.batch_sizes, grid.kv_of_decode),
     }
-    for one in Progress("execution times trained", len(data)).over(data):
-        if len(one.times) < 2:
-            raise InputError(f"{one.path}: {len(one.times)} row for {one.op}; training needs 2 at least")
-        model = estimator.fit(one)
+    for item in Progress("execution times trained", len(data)).over(data):
+        if len(item.times) < 2:
+            raise InputError(f"{item.path}: {len(item.times)} row for {item.op}; training needs 2 at least")
+        model = estimator.fit(item)
         logger.debug(
-            "Trained %s on %d rows: %s, mean absolute error %.2f%%", one.op, len(one.times), model.settings, model.error
+            "Trained %s on %d rows: %s, mean absolute error %.2f%%",
+            item.op,
+            len(item.times),
+            model.settings,
+            model.error,
         )
-        if one.op in axes:
-            surfaces[one.op] = np.maximum(model.predict(*axes[one.op]), 0.0)
+        if item.op in axes:
+            surfaces[item.op] = np.maximum(model.predict(*axes[item.op]), 0.0)
         else:
-            axis = grid.batch_sizes if one.op in UPSTREAM_CPU_OPS else grid.tokens
-            curves[one.op] = np.maximum(model.predict(axis), 0.0)
-            curves[one.op][0] = 0.0
+            axis = grid.batch_sizes if item.op in UPSTREAM_CPU_OPS else grid.tokens
+            curves[item.op] = np.maximum(model.predict(axis), 0.0)
+            curves[item.op][0] = 0.0
     surfaces["attn_prefill"][:, 0] = 0.0
     surfaces["attn_decode"][0] = 0.0
     return ExecutionTimeTables(
@@ -122,19 +126,19 @@ def _train_all(estimator: Estimator, data: list[TrainingData], grid: TableGrid) 
 
 
 def _content_hash(estimator: Estimator, kv_granularity: int, data: list[TrainingData]) -> str:
-    """Of all that the predictions depend on: the rows, the settings, the versions. Not of file names or the grid."""
+    """Hash everything the predictions depend on: rows, settings and versions, but not file names or the grid."""
     settings = {**estimator.settings, "kv_granularity": kv_granularity, "vidur": vidur.__version__}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for one in data:
-        digest.update(f"{one.op} {one.features.shape}".encode())
-        digest.update(np.ascontiguousarray(one.features).tobytes())
-        digest.update(one.times.tobytes())
+    for item in data:
+        digest.update(f"{item.op} {item.features.shape}".encode())
+        digest.update(np.ascontiguousarray(item.features).tobytes())
+        digest.update(item.times.tobytes())
     return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class _Cache:
-    """One file of tables in the cache folder, if there is such a folder."""
+    """A file of tables in the cache folder, if there is one."""
 
     folder: Path | None
     content: str
@@ -144,7 +148,7 @@ class _Cache:
         return self.folder / f"execution_times_{self.content}.npz" if self.folder else None
 
     def load(self) -> ExecutionTimeTables | None:
-        """None if there is nothing, or a file that cannot be read: it will be written anew."""
+        """Return the cached tables; None if there are none or they are unreadable."""
         try:
             if self.path is None or not self.path.is_file():
                 return None

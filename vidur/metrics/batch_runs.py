@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 
 
 def whole_batches(recording: Recording) -> Columns:
-    """The rows of the first stage: each a run of `count` batches. Columns of `Recording.batches`, and
+    """Return the rows of the first stage: each a run of `count` batches. Columns of `Recording.batches`, and
 
     execution_time: seconds from the scheduling of a batch to the end of its last stage, its own for each batch;
     held_until: the end of the time for which the row's KV-cache blocks and queue lengths stand for the replica's.
@@ -33,7 +33,7 @@ def whole_batches(recording: Recording) -> Columns:
 
 
 def only_batches(runs: Columns, first: int | None, last: int | None) -> Columns:
-    """The batches numbered `first` to `last`, both included; None is no limit. Runs are cut where need be."""
+    """Return the batches numbered `first` to `last`, both included; None is no limit. Runs are cut where need be."""
     if first is None and last is None:
         return runs
     number, count = runs["batch_id"], runs["count"]
@@ -53,7 +53,7 @@ def only_batches(runs: Columns, first: int | None, last: int | None) -> Columns:
 
 
 def counted_requests(recording: Recording, runs: Columns, first: int | None, last: int | None) -> NDArray[np.bool_]:
-    """Which requests finished, and in a batch numbered `first` to `last` (upstream measures no others).
+    """Return which requests finished, and in a batch numbered `first` to `last` (upstream measures no others).
 
     All that finished where no batch was recorded.
     """
@@ -68,13 +68,13 @@ def counted_requests(recording: Recording, runs: Columns, first: int | None, las
 
 
 def final_batch(recording: Recording, runs: Columns, ids: NDArray[np.intp]) -> NDArray[np.int64]:
-    """The number of the batch in which each of the finished requests `ids` finished."""
+    """Return the number of the batch in which each of the finished requests `ids` finished."""
     requests = recording.requests
     return _last_number(runs, rows_ending_at(runs, requests["replica"][ids], requests["completed_at"][ids]))
 
 
 def run_ends(runs: Columns) -> Floats:
-    """When the last batch of each run ended."""
+    """Return when the last batch of each run ended."""
     ends: Floats = runs["scheduled_at"] + runs["execution_time"] + (runs["count"] - 1) * runs["iteration_time"]
     return ends
 
@@ -97,7 +97,7 @@ def _last_number(runs: Columns, rows: NDArray[np.intp]) -> NDArray[np.int64]:
 
 
 def _nearest(points: Floats, values: Floats) -> NDArray[np.intp]:
-    """Index of the point nearest to each value. `points` ascend and are not empty."""
+    """Return index of the point nearest to each value. `points` ascend and are not empty."""
     middles = (points[1:] + points[:-1]) / 2
     return np.searchsorted(middles, values)
 

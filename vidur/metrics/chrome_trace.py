@@ -51,7 +51,7 @@ def _events(recording: Recording, num_rows: int, num_batches: int) -> Iterator[s
 
 
 def _members(recording: Recording, row: int, num_tokens: int) -> tuple[str, str]:
-    """The requests of a row and the tokens of each, as lists in JSON."""
+    """Return the requests of a row and the tokens of each, as lists in JSON."""
     assert recording.members is not None
     offsets, requests = recording.members
     own = slice(int(offsets[row]), int(offsets[row + 1]))

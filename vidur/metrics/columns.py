@@ -13,13 +13,13 @@ STATUS_NAMES = {UNFINISHED: b"unfinished", FINISHED: b"finished", REFUSED: b"ref
 
 
 def duration(recording: Recording) -> float:
-    """Seconds from the first arrival to the last event; 0 if nothing arrived before the run ended."""
+    """Return seconds from the first arrival to the last event; 0 if nothing arrived before the run ended."""
     arrived_at = recording.requests["arrived_at"]
     return max(0.0, recording.end_time - float(arrived_at.min())) if len(arrived_at) else 0.0
 
 
 def num_batches(recording: Recording, runs: Columns) -> int | None:
-    """How many batches ran; None if neither they nor their number were recorded though some requests ran."""
+    """Return how many batches ran; None if neither they nor their number were recorded though some requests ran."""
     if len(runs["count"]) == 0 and "num_batches" in recording.replicas:
         return int(recording.replicas["num_batches"].sum())
     if len(runs["count"]) == 0 and (recording.requests["execution_time"] > 0).any():
@@ -80,7 +80,7 @@ def request_columns(recording: Recording, counted: NDArray[np.bool_] | None = No
 
 
 def time_per_output_token(recording: Recording) -> NDArray[np.float64]:
-    """Seconds per output token after the first; nan where there is only one, or the request has not finished."""
+    """Return seconds per output token after the first; nan where there is only one, or the request has not finished."""
     requests = recording.requests
     gaps = requests["num_decode_tokens"] - 1.0
     gaps[gaps == 0] = np.nan

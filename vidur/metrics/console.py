@@ -125,7 +125,7 @@ def _print_facts(console: Console, figures: Section) -> None:
 
 
 def _table(console: Console, names: list[str], num_texts: int) -> Table:
-    """A table whose first `num_texts` columns are texts, the others numbers."""
+    """Return a table whose first `num_texts` columns are texts, the others numbers."""
     from rich import box
     from rich.table import Table
 

@@ -42,7 +42,7 @@ def header_line(names: dict[str, NDArray[Any]] | Sequence[str]) -> bytes:
 
 
 def format_rows(columns: Sequence[NDArray[Any]]) -> bytes:
-    """The lines of a CSV file for equally long columns. Floats are rounded to DECIMALS places."""
+    """Return the lines of a CSV file for equally long columns. Floats are rounded to DECIMALS places."""
     num_rows = len(columns[0])
     parts: list[Characters] = []
     for column in columns:
@@ -110,7 +110,7 @@ def _decimal_digits(values: NDArray[np.int64]) -> Characters:
 
 
 def _grouped_digits(values: NDArray[np.int64], num_groups: int) -> tuple[Characters, list[NDArray[np.int64]]]:
-    """The last 4 * num_groups decimal digits, and each group of four as a number, the last group first."""
+    """Return the last 4 * num_groups decimal digits, and each group of four as a number, the last group first."""
     digits = np.empty((len(values), num_groups), np.uint32)
     groups: list[NDArray[np.int64]] = []
     rest = values

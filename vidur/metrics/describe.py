@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def describe_cluster(cluster: ClusterConfig) -> str:
-    """The replicas, group by group."""
+    """Return the replicas, group by group."""
     groups = cluster.groups
     if len(groups) == 1:
         return describe_group(groups[0])
@@ -41,5 +41,5 @@ def describe_predictor(result: SimulationResult) -> str:
 
 
 def unique(texts: Iterable[str]) -> list[str]:
-    """Each text that is not empty once, in order."""
+    """Return each text that is not empty once, in order."""
     return [text for text in dict.fromkeys(texts) if text]

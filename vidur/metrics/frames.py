@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def request_frame(recording: Recording) -> pd.DataFrame:
-    """A row for each request, the columns of request_metrics.csv."""
+    """Return a row for each request, the columns of request_metrics.csv."""
     import pandas as pd
 
     columns = request_columns(recording)
@@ -31,7 +31,7 @@ def batch_frame(recording: Recording) -> pd.DataFrame:
 
 
 def replica_frame(recording: Recording) -> pd.DataFrame:
-    """A row for each replica."""
+    """Return a row for each replica."""
     import pandas as pd
 
     frame: pd.DataFrame = pd.DataFrame(replica_columns(recording, whole_batches(recording)))

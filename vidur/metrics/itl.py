@@ -52,7 +52,7 @@ class _Chains(NamedTuple):
 
 
 def token_latencies(recording: Recording, runs: Columns, counted: NDArray[np.bool_]) -> TokenLatencies:
-    """The latencies of the `counted` requests, which have finished. None if no batch was recorded.
+    """Return the latencies of the `counted` requests, which have finished. None if no batch was recorded.
 
     runs: of `vidur.metrics.batch_runs.whole_batches`.
     """
@@ -133,7 +133,7 @@ def _num_stages(recording: Recording) -> Ints:
 
 
 def _pipeline_chains(runs: Columns, end: Floats, rows: NDArray[np.intp]) -> Ints:
-    """A number for each row, equal where one was formed at the end of the one before. Rows of pipelines only."""
+    """Return a number for each row, equal where one was formed at the end of the one before. Rows of pipelines only."""
     replica, formed = runs["replica"][rows], runs["scheduled_at"][rows]
     order = np.lexsort((runs["batch_id"][rows], formed, replica))
     before = np.arange(len(rows))

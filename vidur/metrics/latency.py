@@ -12,7 +12,7 @@ LATENCY_NAMES = ("ttft", "tpot", "e2e", "scheduling_delay", "e2e_normalized")
 
 
 def latencies(recording: Recording, counted: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-    """Seconds for each of the `counted` requests, which have finished, by the names of LATENCY_NAMES.
+    """Return seconds for each of the `counted` requests, which have finished, by the names of LATENCY_NAMES.
 
     ttft: arrival to first token; tpot: per output token after the first (nan if there is one only); e2e: arrival to
     completion; scheduling_delay: arrival to first batch; e2e_normalized: e2e per output token.
@@ -31,7 +31,7 @@ def latencies(recording: Recording, counted: NDArray[np.bool_]) -> dict[str, NDA
 def meets_objectives(
     times: dict[str, NDArray[np.float64]], ttft: float | None, tpot: float | None
 ) -> NDArray[np.bool_]:
-    """Which of the requests of `latencies` met the objectives (seconds; None is none).
+    """Return which of the requests of `latencies` met the objectives (seconds; None is none).
 
     A request of one output token meets any TPOT.
     """

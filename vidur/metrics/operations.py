@@ -69,7 +69,7 @@ def _rounded_tokens(plan: HardwarePlan, rows: Columns) -> NDArray[np.int64]:
 
 
 def operation_totals(result: SimulationResult) -> dict[str, float]:
-    """Seconds of each operation over all replicas, stages and batches. They add up to the busy time.
+    """Return seconds of each operation over all replicas, stages and batches. They add up to the busy time.
 
     A replica that runs slowed down spends more on every operation alike.
     """
@@ -109,7 +109,7 @@ def write_operation_metrics(result: SimulationResult, runs: Columns, folder: Pat
 
 
 def _further_names(ops: Iterable[str]) -> list[str]:
-    """The operations that upstream does not know, each once."""
+    """Return the operations that upstream does not know, each once."""
     known = {*LAYER_OPERATIONS, *OTHER_OPERATIONS, *CPU_OPERATIONS, "all_reduce", "send_recv"}
     return [name for name in unique(UPSTREAM_NAMES.get(op, op) for op in ops) if name not in known]
 

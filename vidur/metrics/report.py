@@ -25,7 +25,7 @@ def write_report(path: Path, result: SimulationResult, others: Mapping[str, Simu
 
 
 def report_page(result: SimulationResult, others: Mapping[str, SimulationResult] | None = None) -> Page:
-    """The report of a run as a page."""
+    """Return the report of a run as a page."""
     figures, others = result.summary, others or {}
     metrics = result.config.metrics_config
     shown = [(label, text) for label, text in facts(figures) if label not in ("Cluster", "Throughput")]

@@ -104,7 +104,7 @@ def latency_charts(result: SimulationResult, others: Mapping[str, SimulationResu
 
 
 def token_latency_chart(result: SimulationResult) -> Chart:
-    """The cumulative distribution of the latencies between tokens."""
+    """Return the cumulative distribution of the latencies between tokens."""
     values, weights, exact = result.token_latencies
     figures = weighted_statistics(values, weights)
     unit = time_unit([figures["p99"]])
@@ -123,7 +123,7 @@ def token_latency_chart(result: SimulationResult) -> Chart:
 
 
 def outstanding_chart(results: Mapping[str, SimulationResult]) -> Chart:
-    """Requests in the cluster over time under each router."""
+    """Return requests in the cluster over time under each router."""
     end = max(result.recording.end_time for result in results.values())
     times = np.linspace(0.0, end, TIME_BINS)
     traces = []
@@ -208,7 +208,7 @@ def request_charts(result: SimulationResult) -> list[Chart]:
 
 
 def operation_chart(result: SimulationResult) -> Chart:
-    """Where the batches' time went."""
+    """Return where the batches' time went."""
     totals = sorted(result.summary["operation_seconds"].items(), key=lambda item: item[1])
     everything = sum(seconds for _, seconds in totals) or 1.0
     shares = short([100 * seconds / everything for _, seconds in totals])
@@ -358,7 +358,7 @@ def _heat_maps(lines: Timeline) -> list[Chart]:
 
 
 def _mean_of_groups(values: Floats, size: int, direction: int) -> Floats:
-    """Means of each `size` successive rows (direction 0) or columns (1); of fewer at the end."""
+    """Return means of each `size` successive rows (direction 0) or columns (1); of fewer at the end."""
     count = values.shape[direction]
     first = np.arange(0, count, size)
     sizes = np.diff(np.append(first, count))

@@ -102,7 +102,7 @@ class SimulationResult:
         write_results(self, folder)
 
     def plot(self) -> Figure:
-        """A plotly figure of the cumulative distributions of TTFT, TPOT, ITL and E2E."""
+        """Return a plotly figure of the cumulative distributions of TTFT, TPOT, ITL and E2E."""
         from vidur.metrics.plot import latency_figure
 
         return latency_figure(self)
@@ -114,7 +114,7 @@ class SimulationResult:
         return f"SimulationResult({shown['Requests']}; {shown['Throughput']}; {shown['Cluster']})"
 
     def _repr_html_(self) -> str:
-        """The summary as a notebook shows it."""
+        """Return the summary as a notebook shows it."""
         from vidur.metrics.notebook import summary_html
 
         return summary_html(self)

@@ -25,7 +25,7 @@ def statistics(values: NDArray[Any]) -> Statistics:
 
 
 def weighted_statistics(values: NDArray[Any], counts: NDArray[Any]) -> Statistics:
-    """The same of `values`, each repeated `counts` times (whole numbers, at least 1)."""
+    """Return the same of `values`, each repeated `counts` times (whole numbers, at least 1)."""
     if len(values) == 0:
         return _statistics(None)
     if values.dtype.kind == "i" and values.min() >= 0 and values.max() < len(values):

@@ -27,7 +27,7 @@ Section = dict[str, Any]
 def summary(
     result: SimulationResult, ttft_objective: float | None = None, tpot_objective: float | None = None
 ) -> Section:
-    """Plain JSON values, None where there is nothing to measure. Seconds, counts and fractions; docs/output.md.
+    """Return plain JSON values, None where there is nothing to measure. Seconds, counts and fractions; docs/output.md.
 
     With an objective (seconds), also the goodput: finished requests per second that met those given. Where none is
     given, the SLOs of the configuration are the objectives.

@@ -20,7 +20,7 @@ MILLISECONDS = Unit("ms", 1e3)
 
 
 def time_unit(seconds: Iterable[float | None]) -> Unit:
-    """The unit in which the largest of some times is at least 1, or milliseconds."""
+    """Return the unit in which the largest of some times is at least 1, or milliseconds."""
     largest = max((abs(value) for value in seconds if value is not None), default=0.0)
     return SECONDS if largest >= 1.0 else MILLISECONDS
 
@@ -39,7 +39,7 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def in_seconds(value: float | None) -> str:
-    """A time with its unit."""
+    """Return a time with its unit."""
     if value is None:
         return NOTHING
     unit = time_unit([value])

@@ -56,14 +56,14 @@ def time_edges(recording: Recording, num_bins: int) -> Floats:
 
 
 def rows_of_replicas(replica: NDArray[np.int32], num_replicas: int) -> list[Rows]:
-    """The rows of each replica, in recorded order."""
+    """Return the rows of each replica, in recorded order."""
     order = np.argsort(replica, kind="stable")
     first = np.searchsorted(replica[order], np.arange(num_replicas + 1))
     return [order[first[number] : first[number + 1]] for number in range(num_replicas)]
 
 
 def binned_mean(start: Floats, end: Floats, values: NDArray[np.number], edges: Floats) -> Floats:
-    """Mean over each bin of what is `values[i]` during [start[i], end[i]) and 0 elsewhere.
+    """Return mean over each bin of what is `values[i]` during [start[i], end[i]) and 0 elsewhere.
 
     The intervals are in order and do not overlap. The integral is piecewise linear, so its values at the edges suffice.
     """

@@ -12,7 +12,7 @@ DEFAULT_POINTS = 1000
 
 
 def token_completions(recording: Recording, runs: Columns, num_points: int | None) -> Columns:
-    """Running totals at equally spaced times, under upstream's names of the two series.
+    """Return running totals at equally spaced times, under upstream's names of the two series.
 
     A prompt counts when its first token comes; an output token when its batch ends, the first of a request excepted.
     """

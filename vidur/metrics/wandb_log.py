@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def require_wandb() -> Any:
-    """The wandb module. Raises InputError if it is not installed."""
+    """Return the wandb module. Raises InputError if it is not installed."""
     try:
         import wandb
     except ImportError:

@@ -45,7 +45,7 @@ class Chart:
         return any(trace["x"] for trace in self.data)
 
     def figure(self, plot_id: str) -> Markup:
-        """The HTML in which the page's script draws the chart; without data, a line that says so."""
+        """Return the HTML in which the page's script draws the chart; without data, a line that says so."""
         size, label = f"height:{self.height}px", markup(self.title)
         inside = f"<div class='plot' id='{plot_id}' style='{size}' role='img' aria-label='{label}'></div>"
         if not self.has_data:
@@ -54,23 +54,23 @@ class Chart:
 
 
 def figure(title: str, note: str, inside: str, classes: str = "", attributes: str = "") -> Markup:
-    """A framed figure below its title and note."""
+    """Return a framed figure below its title and note."""
     caption = f"<figcaption><span><b>{markup(title)}</b> {markup(note)}</span></figcaption>"
     return Markup(f"<figure class='chart {classes}'{attributes}>{caption}{inside}</figure>")
 
 
 def axis(title: str | None = None, **more: Any) -> dict[str, Any]:
-    """A plotly axis; `title` with the unit, as `TTFT (ms)`."""
+    """Return a plotly axis; `title` with the unit, as `TTFT (ms)`."""
     return {**({"title": {"text": title, "standoff": 8}} if title else {}), **more}
 
 
 def layout(x_title: str, y_title: str, **more: Any) -> dict[str, Any]:
-    """A plotly layout whose vertical axis starts at 0."""
+    """Return a plotly layout whose vertical axis starts at 0."""
     return {"xaxis": axis(x_title), "yaxis": axis(y_title, rangemode="tozero"), **more}
 
 
 def short(values: NDArray[Any] | Sequence[float], digits: int = 4) -> list[float | None]:
-    """Numbers of a few significant digits, for a short file; nan becomes None."""
+    """Return numbers of a few significant digits, for a short file; nan becomes None."""
     return [float(f"{value:.{digits}g}") if value == value else None for value in np.asarray(values, float).tolist()]
 
 
@@ -96,7 +96,7 @@ def cumulative(values: Floats, num_points: int, weights: NDArray[np.int64] | Non
 
 
 def weighted_histogram(values: NDArray[Any], counts: NDArray[Any], edges: Floats) -> Floats:
-    """Percent of all `counts` in each bin; what lies beyond the edges is in the first or the last."""
+    """Return percent of all `counts` in each bin; what lies beyond the edges is in the first or the last."""
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     sums = np.bincount(bins, counts, len(edges) - 1)
     return 100 * sums / max(sums.sum(), 1)  # type: ignore[no-any-return]
@@ -120,7 +120,7 @@ def line(x: list[Any], y: list[Any], name: str, color: str, **more: Any) -> Trac
 
 
 def dots(x: NDArray[Any], y: Floats, **more: Any) -> Trace:
-    """A scatter of points."""
+    """Return a scatter of points."""
     marker = {"color": ACCENT, "size": 5, "opacity": 0.45}
     hover = "%{x}, %{y}<extra></extra>"
     return {
@@ -135,7 +135,7 @@ def dots(x: NDArray[Any], y: Floats, **more: Any) -> Trace:
 
 
 def range_band(x: list[Any], low: Floats, mean: Floats, high: Floats, axes: dict[str, str]) -> list[Trace]:
-    """The mean of several series in a band from the least to the greatest of them."""
+    """Return the mean of several series in a band from the least to the greatest of them."""
     edge = {"line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **axes}
     return [
         line(x, short(high), "most", ACCENT, **edge),

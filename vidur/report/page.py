@@ -74,7 +74,7 @@ class Page:
         return part.figure(f"chart{len(self._charts) - 1}")
 
     def html(self) -> str:
-        """The whole page."""
+        """Return the whole page."""
         charts = [{"data": chart.data, "layout": chart.layout} for chart in self._charts]
         data = {"plotly": _plotly(), **self._data}
         packed = "".join(
@@ -96,7 +96,7 @@ class Page:
         write_text(path, self.html())
 
     def _repr_html_(self) -> str:
-        """The page within a notebook's cell."""
+        """Return the page within a notebook's cell."""
         return f"<iframe srcdoc='{html.escape(self.html())}' style='width:100%;height:800px;border:0'></iframe>"
 
 
@@ -107,7 +107,7 @@ def page_path(output: str) -> Path:
 
 
 def command(name: str, text: str) -> Markup:
-    """A command line with a button that copies it. name: the id of its element."""
+    """Return a command line with a button that copies it. name: the id of its element."""
     button = f"<button class='button' type='button' data-of='{name}'>copy</button>"
     return Markup(f"<div class='command'>{button}<pre id='{name}'>{html.escape(text)}</pre></div>")
 
@@ -123,7 +123,7 @@ def _pack(text: str) -> str:
 
 
 def shared(*names: str) -> str:
-    """The texts of the kit's style sheets or scripts: theme.css, page.css, theme.js, page.js."""
+    """Return the texts of the kit's style sheets or scripts: theme.css, page.css, theme.js, page.js."""
     return "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
 
 

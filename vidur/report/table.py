@@ -23,7 +23,7 @@ class Table:
     sortable: bool = True
 
     def html(self) -> Markup:
-        """The table as HTML; a page's script adds the sorting and the download."""
+        """Return the table as HTML; a page's script adds the sorting and the download."""
         attributes = (f' data-title="{markup(self.title)}"' if self.title else "") + " data-fixed" * (not self.sortable)
         head, *lines = (
             "<tr>" + "".join(self._cell(tag, column, text) for column, text in enumerate(row)) + "</tr>"

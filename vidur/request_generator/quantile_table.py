@@ -1,4 +1,4 @@
-"""A distribution of prompt and output lengths as quantiles and their rank correlation: `data/workloads/*.json`."""
+"""Length distributions of `data/workloads/*.json`: quantiles of prompt and output tokens and their rank correlation."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class QuantileTable:
     rank_correlation: float  # in [-1, 1]
 
     def sample(self, count: int, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
-        """`count` pairs of lengths: a Gaussian copula through the inverse of each distribution.
+        """Draw `count` pairs of lengths from a Gaussian copula through each distribution's inverse.
 
-        Two normal variables of correlation 2 sin(pi * rho / 6) have the rank correlation rho (Pearson, 1907). Between
-        its points the inverse is linear, and lengths are rounded. The first pairs do not depend on `count`.
+        Normal variables of correlation 2 sin(pi * rho / 6) have the rank correlation rho (Pearson, 1907). The inverse
+        is interpolated linearly, and lengths are rounded. The first pairs do not depend on `count`.
         """
         normal = generator.standard_normal((count, 2))
         correlation = 2.0 * math.sin(math.pi * self.rank_correlation / 6.0)
@@ -42,9 +42,9 @@ class QuantileTable:
 
 
 def load_quantile_table(distribution: str, flag: str) -> QuantileTable:
-    """The table of a name in data/workloads, or of a file (a text with a slash or the ending .json).
+    """Return the table of a name in data/workloads, or of a file (with a slash or the ending .json).
 
-    Raises InputError, naming `flag`, where there is none; naming the file where it is malformed.
+    Raises InputError naming `flag` if there is none, or the file if it is malformed.
     """
     if "/" in distribution or "\\" in distribution or distribution.endswith(".json"):
         path = Path(distribution)
@@ -63,7 +63,7 @@ def load_quantile_table(distribution: str, flag: str) -> QuantileTable:
 
 
 def parse_quantile_table(document: object, path: str) -> QuantileTable:
-    """The table of a JSON document. Raises InputError, naming the file and the entry."""
+    """Return the table of a JSON document. Raises InputError, naming the file and the entry."""
     if not isinstance(document, Mapping):
         raise InputError(f"{path}: expected an object with probabilities, prefill_tokens and decode_tokens")
     probabilities = _ascending(document.get("probabilities"), f"{path}: probabilities")

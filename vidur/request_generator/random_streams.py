@@ -1,4 +1,4 @@
-"""Upstream's random streams, in whole arrays and without global state."""
+"""Reproduce upstream's random streams as arrays and without global state."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def python_random(seed: int) -> np.random.RandomState:
-    """A generator whose `random_sample` gives the successive values of Python's `random.Random(seed).random()`.
+    """Return a generator whose `random_sample` gives the values of Python's `random.Random(seed).random()`.
 
-    Both are the Mersenne Twister and make doubles of its words alike; only the seeding differs, so the state is copied.
+    Both use the Mersenne Twister and differ only in seeding, so the state is copied.
     """
     *key, position = random.Random(seed).getstate()[1]
     state = np.random.RandomState(0)
@@ -19,5 +19,5 @@ def python_random(seed: int) -> np.random.RandomState:
 
 
 def numpy_random(seed: int) -> np.random.RandomState:
-    """What upstream draws from after `numpy.random.seed(seed)`."""
+    """Return the generator that upstream uses after `numpy.random.seed(seed)`."""
     return np.random.RandomState(seed)

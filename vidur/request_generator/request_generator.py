@@ -1,4 +1,4 @@
-"""From the configuration of a request generator to its requests."""
+"""Generate the requests that a configuration describes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from vidur.request_generator.trace_replay_request_generator import replay_trace
 
 
 def generate_requests(config: BaseRequestGeneratorConfig) -> RequestTable:
-    """The requests that `config` describes: the same configuration always gives the same ones.
+    """Generate the requests that `config` describes; equal configurations give equal requests.
 
-    Raises InputError where a file is missing or malformed, or where the configuration gives no request.
+    Raises InputError if a file is missing or malformed, or no request results.
     """
     if isinstance(config, SyntheticRequestGeneratorConfig):
         return synthesize_requests(config)

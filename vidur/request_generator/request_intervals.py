@@ -1,4 +1,4 @@
-"""Arrivals of synthetic requests: one function for each interval generator."""
+"""Draw the arrivals of synthetic requests; one function for each interval generator."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from vidur.request_generator.trace_file import read_csv_columns
 
 NANOSECONDS = 1_000_000_000
 LEAST_RATE = 1e-12  # requests per second
-LEAST_CV = 1e-6  # its inverse is the greatest: beyond, the shape of the gamma distribution leaves the doubles
+LEAST_CV = 1e-6  # and 1 / LEAST_CV at most, so that the gamma distribution's shape stays in range
 
 
 @singledispatch
 def draw_intervals(
     config: BaseRequestIntervalGeneratorConfig, count: int, uniform: FloatArray, seed: int
 ) -> FloatArray:
-    """Seconds before each of `count` requests since the one before (fewer requests, where a trace ends).
+    """Return the seconds between successive arrivals of `count` requests, or of fewer if a trace ends.
 
-    `uniform` is in [0, 1): the draws, one for each request, that poisson and swing turn into intervals. `seed` is
-    the request generator's: upstream seeds every stream with it and never reads the interval generator's own.
+    uniform: draws in [0, 1), one per request, for poisson and swing. seed: the request generator's; upstream seeds
+    every stream with it and ignores the interval generator's own seed.
     """
     raise AssertionError(type(config))
 
@@ -46,7 +46,7 @@ def _static(config: StaticRequestIntervalGeneratorConfig, count: int, uniform: F
 @draw_intervals.register
 def _poisson(config: PoissonRequestIntervalGeneratorConfig, count: int, uniform: FloatArray, seed: int) -> FloatArray:
     _check_rate(config)
-    # math.log, not numpy.log: they differ in the last bit for one value in 300, and upstream takes the former.
+    # Upstream uses math.log, which differs from numpy.log in the last bit for one value in 300.
     logarithms = np.fromiter(map(math.log, (1.0 - uniform).tolist()), np.float64, count)
     return np.minimum(-logarithms / config.qps, 1.0 / config.qps * 3.0)
 
@@ -63,7 +63,7 @@ def _gamma(config: GammaRequestIntervalGeneratorConfig, count: int, uniform: Flo
 
 @draw_intervals.register
 def _swing(config: SwingRequestIntervalGeneratorConfig, count: int, uniform: FloatArray, seed: int) -> FloatArray:
-    """A Poisson process of rate 1, whose times are those of the cumulative rate (Cinlar, 1975): no interval is cut.
+    """Map a Poisson process of rate 1 through the inverse of the cumulative rate (Cinlar, 1975).
 
     The requests expected before t are qps (t - b (cos(t / b + a) - cos(a)) amplitude) with b = period / (2 pi) and
     a = 2 pi phase. In the angle t / b + a + pi / 2 that is Kepler's equation.
@@ -75,26 +75,25 @@ def _swing(config: SwingRequestIntervalGeneratorConfig, count: int, uniform: Flo
     mean = expected * (turn / (config.qps * config.period))
     offset = begin + math.pi / 2.0
     angle = solve_kepler(mean + (offset - config.amplitude * math.cos(begin)), config.amplitude)
-    # Rounding may turn two requests at nearly one instant around.
+    # Rounding may swap two nearly simultaneous requests.
     times = np.maximum.accumulate(np.maximum((angle - offset) * (config.period / turn), 0.0))
     return np.diff(times, prepend=0.0)
 
 
 def solve_kepler(mean: FloatArray, eccentricity: float) -> FloatArray:
-    """The x with x - eccentricity sin(x) = mean, for an eccentricity in [0, 1).
+    """Solve x - eccentricity sin(x) = mean for x, with an eccentricity in [0, 1).
 
-    Newton's method within one turn; from pi it comes to every solution (Charles and Tatum, Celestial Mechanics 69,
-    1998).
+    Newton's method within one turn, which always converges from pi (Charles and Tatum, Celestial Mechanics 69, 1998).
     """
     turns = np.floor(mean / (2.0 * math.pi)) * (2.0 * math.pi)
     rest = mean - turns
     x = np.full(len(mean), math.pi)
-    # Each by itself, so that a value does not depend on what it is solved with.
+    # Stop each value separately, so that it does not depend on the others.
     left = np.arange(len(mean))
     for _ in range(64):
-        at = x[left]
-        step = (at - eccentricity * np.sin(at) - rest[left]) / (1.0 - eccentricity * np.cos(at))
-        x[left] = at - step
+        guess = x[left]
+        step = (guess - eccentricity * np.sin(guess) - rest[left]) / (1.0 - eccentricity * np.cos(guess))
+        x[left] = guess - step
         left = left[np.abs(step) > 1e-14]
         if not len(left):
             break

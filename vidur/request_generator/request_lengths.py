@@ -1,4 +1,4 @@
-"""Lengths of synthetic requests: one function for each length generator."""
+"""Draw the lengths of synthetic requests; one function for each length generator."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ from vidur.request_generator.trace import read_trace
 from vidur.request_generator.zipf_lengths import draw_zipf, scramble
 
 WIDEST_ZIPF = 100_000_000  # the distribution takes one double for each length
-STEEPEST_ZIPF = 10.0  # beyond it, powers of lengths overflow and every request has the least length anyway
+STEEPEST_ZIPF = 10.0  # beyond, powers of lengths overflow, and nearly every request has the least length
 
 
 @singledispatch
 def draw_lengths(config: BaseRequestLengthGeneratorConfig, count: int, uniform: FloatArray) -> Lengths:
-    """Lengths of `count` requests. `uniform` is in [0, 1): the draws, one for each request, of the request generator's
-    own stream; only the uniform generator uses them, for upstream draws its lengths and the Poisson intervals in turns.
-    """
+    """Draw the lengths of `count` requests. uniform: draws in [0, 1), one per request, for the uniform generator only,
+    because upstream draws its lengths and the Poisson intervals alternately from one stream."""
     raise AssertionError(type(config))
 
 
@@ -86,7 +85,7 @@ def _mixture(config: MixtureRequestLengthGeneratorConfig, count: int, uniform: F
     check_max_tokens(config.max_tokens, config.flag("max_tokens"))
     tables = [load_quantile_table(name, config.flag("distributions")) for name in config.distributions]
     weights = np.array(config.weights or [1.0] * len(tables))
-    # A generator for each table, so that the first lengths do not depend on how many are drawn.
+    # Each table has its own generator, so that the first lengths do not depend on `count`.
     chooser, *generators = (np.random.default_rng([config.seed, number]) for number in range(len(tables) + 1))
     chosen = chooser.choice(len(tables), count, p=weights / weights.sum())
     drawn = [table.sample(count, generator) for table, generator in zip(tables, generators, strict=True)]
@@ -95,7 +94,7 @@ def _mixture(config: MixtureRequestLengthGeneratorConfig, count: int, uniform: F
 
 
 def describe_lengths(config: BaseRequestLengthGeneratorConfig) -> str:
-    """The generator in a few words, with its file if it has one."""
+    """Describe the generator in a few words, with its file if it has one."""
     if isinstance(config, TraceRequestLengthGeneratorConfig):
         return f"lengths of {config.trace_file}"
     if isinstance(config, QuantileRequestLengthGeneratorConfig):

@@ -14,15 +14,15 @@ HashIds = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class RequestTable:
-    """N requests in the order of their arrival; a request's number is its index. Nobody writes to the arrays."""
+    """N requests in order of arrival; a request's number is its index. Do not write to the arrays."""
 
     arrived_at: FloatArray  # [N] seconds, not descending
     num_prefill_tokens: IntArray  # [N] at least 1
     num_decode_tokens: IntArray  # [N] at least 1: the first one comes with the end of the prefill
-    session_id: IntArray  # [N] -1 where a request belongs to none
+    session_id: IntArray  # [N] -1: none
     priority: IntArray  # [N]
-    hash_ids: HashIds | None  # per request, the prompt's blocks by content (Mooncake), or None
-    source: str  # where the requests come from, and what was done to them, in one line
+    hash_ids: HashIds | None  # per request, content hashes of the prompt's blocks (Mooncake), or None
+    source: str  # where the requests come from and how they were changed, in one line
 
     @classmethod
     def of(
@@ -35,7 +35,7 @@ class RequestTable:
         priority: IntArray | None = None,
         hash_ids: HashIds | None = None,
     ) -> RequestTable:
-        """A valid table, its rows sorted by arrival; requests that arrive together keep their order."""
+        """Make a valid table, stably sorted by arrival."""
         count = len(arrived_at)
         session_id = np.full(count, -1, np.int64) if session_id is None else session_id
         priority = np.zeros(count, np.int64) if priority is None else priority
@@ -60,7 +60,7 @@ class RequestTable:
         return len(self.arrived_at)
 
     def validate(self) -> None:
-        """Assert what the fields promise."""
+        """Assert the properties of the fields."""
         assert self.arrived_at.dtype == np.float64
         for column in (self.num_prefill_tokens, self.num_decode_tokens, self.session_id, self.priority):
             assert column.dtype == np.int64 and column.shape == self.arrived_at.shape == (len(self),)

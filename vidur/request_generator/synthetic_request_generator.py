@@ -1,4 +1,4 @@
-"""Requests whose arrivals and lengths come from generators of their own."""
+"""Generate synthetic requests from an interval generator and a length generator."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from vidur.request_generator.request_intervals import draw_intervals
 from vidur.request_generator.request_lengths import describe_lengths, draw_lengths
 from vidur.request_generator.request_table import FloatArray, RequestTable
 
-MOST_REQUESTS = 100_000_000  # what arrays in the memory of one machine can hold
-LATEST_ARRIVAL = 1e12  # seconds; later, a double does not resolve the time of an iteration
+MOST_REQUESTS = 100_000_000  # more do not fit in memory
+LATEST_ARRIVAL = 1e12  # seconds; beyond, a double cannot resolve the time of an iteration
 
 _RATED = (
     PoissonRequestIntervalGeneratorConfig,
@@ -28,10 +28,10 @@ _RATED = (
 
 
 def synthesize_requests(config: SyntheticRequestGeneratorConfig) -> RequestTable:
-    """As many requests as `num_requests` says, or those that arrive before `duration`, or all of an arrival trace.
+    """Generate `num_requests` requests, those that arrive before `duration`, or all of an arrival trace.
 
-    The arrivals, and the lengths of every generator that upstream has, are upstream's for the same seed. Raises
-    InputError where no request arrives, where too many do, or where an arrival trace ends too soon.
+    With the same seed, arrivals and lengths equal upstream's. Raises InputError if no or too many requests arrive, or
+    an arrival trace ends too soon.
     """
     if config.duration is not None:
         arrived_at = _arrivals_before(config, config.duration)
@@ -46,7 +46,7 @@ def synthesize_requests(config: SyntheticRequestGeneratorConfig) -> RequestTable
 
 
 def _arrivals(config: SyntheticRequestGeneratorConfig, count: int) -> FloatArray:
-    """Arrival times of `count` requests; of fewer only from a trace, and only where the number is left open."""
+    """Return the arrival times of `count` requests, or of fewer from a trace if no number is configured."""
     if count > MOST_REQUESTS:
         raise InputError(f"{config.flag('num_requests')} must be at most {MOST_REQUESTS}, not {count}")
     arrived_at = _times(config, count)
@@ -59,7 +59,7 @@ def _arrivals(config: SyntheticRequestGeneratorConfig, count: int) -> FloatArray
 
 
 def _arrivals_before(config: SyntheticRequestGeneratorConfig, duration: float) -> FloatArray:
-    """Arrival times below `duration`: more are drawn, from the start of the streams, until one is past it."""
+    """Return the arrival times below `duration`, drawing ever more from the start until one exceeds it."""
     intervals = config.interval_generator_config
     attempt = float(MOST_REQUESTS)
     if isinstance(intervals, _RATED):
@@ -87,9 +87,9 @@ def _times(config: SyntheticRequestGeneratorConfig, count: int) -> FloatArray:
 
 
 def _uniform_draws(config: SyntheticRequestGeneratorConfig, count: int) -> tuple[FloatArray, FloatArray]:
-    """The draws of Poisson or swing intervals and of uniform lengths: one stream, in turns where both take part.
+    """Return the draws of Poisson or swing intervals and of uniform lengths, alternating if both need any.
 
-    Empty for a generator that takes no part.
+    Empty for a generator that uses none.
     """
     intervals = isinstance(
         config.interval_generator_config, (PoissonRequestIntervalGeneratorConfig, SwingRequestIntervalGeneratorConfig)

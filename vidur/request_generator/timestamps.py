@@ -1,4 +1,4 @@
-"""Instants written like 2023-11-16 18:15:46.6805900 or 2024-05-10T00:00:00.009930+00:00, to the nanosecond."""
+"""Parse timestamps like 2023-11-16 18:15:46.6805900 or 2024-05-10T00:00:00.009930+00:00, to the nanosecond."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UTC = (None, "Z", "UTC", "+00:00", "+0000")
 
 
 def parse_instants(texts: Sequence[str]) -> IntArray:
-    """Nanoseconds since 1970 of each text. Raises ValueError if one is no instant."""
+    """Return nanoseconds since 1970 for each text. Raises ValueError if one is not a timestamp."""
     instants, offsets = [], []
     for text in texts:
         match = INSTANT.fullmatch(text)

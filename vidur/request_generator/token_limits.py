@@ -1,4 +1,4 @@
-"""Requests made to fit: whole tokens, at least one prompt and one output token, at most max_tokens together."""
+"""Fit requests to their limits: at least one prompt and one output token, at most max_tokens together."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from vidur.errors import InputError
 from vidur.request_generator.request_table import FloatArray, IntArray
 
-MOST_TOKENS = 2.0**53  # the largest whole numbers that a double holds exactly
+MOST_TOKENS = 2.0**53  # beyond, a double does not hold every integer
 
 
 class Lengths(NamedTuple):
-    """Prompt and output tokens of each request, and what was done to them ('' if nothing)."""
+    """Prompt and output tokens of each request, and a note on how they were changed ('' if not)."""
 
     num_prefill_tokens: IntArray
     num_decode_tokens: IntArray
@@ -21,22 +21,22 @@ class Lengths(NamedTuple):
 
 
 def whole_tokens(values: FloatArray, factor: float = 1.0) -> IntArray:
-    """`values * factor`, cut to integers."""
+    """Return `values * factor`, truncated to integers."""
     with np.errstate(over="ignore"):
         return np.asarray(np.minimum(values * factor, MOST_TOKENS).astype(np.int64))
 
 
 def cut_prompts(prefill: IntArray, decode: IntArray, max_tokens: int) -> Lengths:
-    """Shorten the prompt of a request longer than `max_tokens`; its output only where one prompt token is too many."""
+    """Shorten the prompts of requests longer than `max_tokens`, and the output only if one prompt token is too many."""
     prefill, decode = np.maximum(prefill, 1), np.maximum(decode, 1)
     excess = np.maximum(prefill + decode - max_tokens, 0)
     return fitted(prefill - excess, decode, max_tokens)._replace(note=_note(excess, max_tokens))
 
 
 def cut_in_proportion(prefill: IntArray, decode: IntArray, max_tokens: int) -> Lengths:
-    """Shorten prompt and output of a request longer than `max_tokens` by their shares, each rounded up.
+    """Shorten prompt and output of requests longer than `max_tokens` in proportion, each rounded up.
 
-    Upstream's rule for the lengths of a trace, so a request may end up one token below the limit.
+    This is upstream's rule for traces; a request may end up one token below the limit.
     """
     total = prefill + decode
     excess = np.maximum(total - max_tokens, 0)
@@ -47,7 +47,7 @@ def cut_in_proportion(prefill: IntArray, decode: IntArray, max_tokens: int) -> L
 
 
 def fitted(prefill: IntArray, decode: IntArray, max_tokens: int) -> Lengths:
-    """At least one prompt and one output token; where there was none, the other part makes room for it."""
+    """Ensure at least one prompt and one output token, taking a missing one from the other part."""
     prefill = np.maximum(np.minimum(prefill, max_tokens - 1), 1)
     return Lengths(prefill, np.maximum(np.minimum(decode, max_tokens - prefill), 1))
 

@@ -1,4 +1,4 @@
-"""A trace of requests as its file has it: not scaled, not cut, in the order of the file."""
+"""Read a trace of requests as it is in its file: unscaled, uncut, in file order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Trace:
     """N requests of a file."""
 
     format: str
-    arrived_at: FloatArray  # [N] seconds, at least 0; zeros where arrivals were not asked for
+    arrived_at: FloatArray  # [N] seconds, at least 0; zeros if arrivals were not read
     prefill_tokens: FloatArray  # [N] at least 1
     decode_tokens: FloatArray  # [N] at least 1
     session_id: IntArray  # [N] -1 for none
@@ -32,10 +32,9 @@ class Trace:
 def read_trace(
     path: str, flag: str, format_name: str = "auto", limit: int | None = None, arrivals: bool = True
 ) -> Trace:
-    """The first `limit` requests of a trace file in one of FORMATS (`auto`: recognised by its first line).
+    """Read the first `limit` requests of a trace file in one of FORMATS (`auto`: detected by its first line).
 
-    Without `arrivals` the file need not have any. Raises InputError, naming the file and row, or `flag`, the flag that
-    says which file.
+    Without `arrivals` the file need not have any. Raises InputError naming the file and row, or `flag`.
     """
     with open_trace(path, flag) as file:
         form = recognise_format(path, file, arrivals) if format_name == "auto" else FORMATS[format_name]
@@ -66,7 +65,7 @@ def _read_rows(path: str, file: TraceLines, form: TraceFormat, limit: int | None
 
 
 def _arrivals(rows: TraceRows, form: TraceFormat) -> FloatArray:
-    """Seconds, of instants since the first of them."""
+    """Return arrivals in seconds; timestamps count from the first."""
     if not form.instants:
         return rows.numbers(form.arrival, 0) * form.seconds
     nanoseconds = rows.instants(form.arrival)
@@ -74,7 +73,7 @@ def _arrivals(rows: TraceRows, form: TraceFormat) -> FloatArray:
 
 
 def _sessions(rows: TraceRows, form: TraceFormat) -> IntArray:
-    """Numbers as they are, if all are integers from 0; otherwise names, numbered as they first appear. -1: none."""
+    """Return session numbers if all are integers from 0, else names numbered by first appearance; -1: none."""
     columns = (rows.columns[name] for name in form.sessions if name in rows.columns)
     column = next((column for column in columns if any(value not in (None, "") for value in column)), None)
     if column is None:
@@ -96,7 +95,7 @@ def _hash_ids(rows: TraceRows, form: TraceFormat) -> HashIds | None:
 
 
 def _without_failed(trace: Trace, path: str, limit: int | None) -> Trace:
-    """The first `limit` requests that have both prompt and output tokens."""
+    """Return the first `limit` requests that have both prompt and output tokens."""
     kept = np.flatnonzero((trace.prefill_tokens > 0) & (trace.decode_tokens > 0))
     failed = len(trace) - len(kept)
     if not len(kept):

@@ -1,4 +1,4 @@
-"""The rows of a trace file, CSV or JSON lines, with the line that each comes from."""
+"""Read the rows of a trace file, CSV or JSON lines, keeping their line numbers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from vidur.errors import InputError
 from vidur.request_generator.request_table import FloatArray, IntArray
 from vidur.request_generator.timestamps import parse_instant, parse_instants
 
-MOST = 1e12  # of a time in seconds or a number of tokens; more is a wrong unit
-REFUSED = (ValueError, TypeError, OverflowError)  # what a conversion raises
+MOST = 1e12  # the largest time in seconds or number of tokens; more suggests a wrong unit
+REFUSED = (ValueError, TypeError, OverflowError)  # errors of a conversion
 
 
 @dataclass(frozen=True)
 class TraceRows:
-    """Columns by name: texts from CSV, whatever JSON holds from JSON lines (None where an entry is missing)."""
+    """Columns by name: text from CSV, any JSON values from JSON lines (None if missing)."""
 
     path: str
     lines: list[int]  # of each row, from 1
@@ -37,13 +37,13 @@ class TraceRows:
         return len(self.lines)
 
     def refusal(self, row: int, column: str, why: str) -> InputError:
-        """The error for a value, `row` counting from 0."""
+        """Return the error for a value; `row` counts from 0."""
         value = self.columns[column][row]
         shown = "nothing" if value is None or value == "" else repr(value)[:60]
         return InputError(f"{self.path}, row {self.lines[row]}, column {column}: {shown} is not {why}")
 
     def numbers(self, column: str, minimum: float) -> FloatArray:
-        """The column's numbers. Raises InputError for the first that is none, not finite, too small or above MOST."""
+        """Return a column's numbers. Raises InputError for the first that is invalid, too small or above MOST."""
         expected = f"a number of at least {minimum:g}"
         values = self.columns[column]
         try:
@@ -58,7 +58,7 @@ class TraceRows:
         return numbers
 
     def integers(self, column: str, blank: int) -> IntArray:
-        """The column's integers, `blank` where there is nothing. Raises InputError for the first that is none."""
+        """Return a column's integers, `blank` for missing ones. Raises InputError for the first that is invalid."""
         values = [blank if value is None or value == "" else value for value in self.columns[column]]
         try:
             return np.fromiter(map(_integer, values), np.int64, len(values))
@@ -66,7 +66,7 @@ class TraceRows:
             raise self.refusal(_first_refused(_integer, values), column, "an integer") from None
 
     def instants(self, column: str) -> IntArray:
-        """The column's instants in nanoseconds since 1970. Raises InputError for the first that is none."""
+        """Return a column's timestamps in nanoseconds since 1970. Raises InputError for the first that is invalid."""
         values = self.columns[column]
         try:
             return parse_instants(values)
@@ -92,7 +92,7 @@ def _integer(value: Any) -> int:
 
 
 class TraceLines(NamedTuple):
-    """The lines of a file from the first that is not blank."""
+    """The lines of a file from the first nonblank one."""
 
     lines: Iterator[str]  # that first one included
     first: str
@@ -101,9 +101,9 @@ class TraceLines(NamedTuple):
 
 @contextmanager
 def open_trace(path: str, flag: str) -> Iterator[TraceLines]:
-    """Open a text file (.gz: compressed), its lines of any ending, with or without a byte-order mark.
+    """Open a text file (.gz: compressed) with any line endings, with or without a byte-order mark.
 
-    Raises InputError, naming the file or the flag that says which, where it cannot be read or is empty.
+    Raises InputError, naming the file or its flag, if it cannot be read or is empty.
     """
     try:
         with _open(path) as file:
@@ -127,7 +127,7 @@ def _open(path: str) -> IO[str]:
 
 
 def read_csv_columns(path: str, flag: str, names: Sequence[str]) -> TraceRows:
-    """Those columns of a CSV file."""
+    """Return the named columns of a CSV file."""
     with open_trace(path, flag) as file:
         return csv_rows(path, file, names)
 
@@ -135,9 +135,9 @@ def read_csv_columns(path: str, flag: str, names: Sequence[str]) -> TraceRows:
 def csv_rows(
     path: str, file: TraceLines, required: Sequence[str], optional: Sequence[str] = (), limit: int | None = None
 ) -> TraceRows:
-    """The first `limit` rows of a CSV file, its optional columns where it has them; blank lines are left out.
+    """Return the first `limit` rows of a CSV file, with optional columns if present, without blank lines.
 
-    Raises InputError where a column is missing, a row is not as wide as the header, or there are no rows.
+    Raises InputError if a column is missing, a row is not as wide as the header, or there are no rows.
     """
     reader = csv.reader(file.lines, strict=True)
     lines: list[int] = []
@@ -165,9 +165,9 @@ def csv_rows(
 
 
 def json_rows(path: str, file: TraceLines, names: Sequence[str], limit: int | None = None) -> TraceRows:
-    """Those entries of the first `limit` lines of a JSON-lines file, each an object.
+    """Return the named entries of the first `limit` objects of a JSON-lines file.
 
-    Raises InputError for a line that is none.
+    Raises InputError for a line that is not an object.
     """
     lines: list[int] = []
     columns: dict[str, list[Any]] = {name: [] for name in names}
@@ -191,7 +191,7 @@ def json_rows(path: str, file: TraceLines, names: Sequence[str], limit: int | No
 def find_columns(
     path: str, row: int, header: Sequence[str], required: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, int]:
-    """The places of columns in a header, whatever their case. Raises InputError for the first required one missing."""
+    """Return the indices of columns in a header, ignoring case. Raises InputError if a required one is missing."""
     places = {text.strip().lower(): place for place, text in reversed(list(enumerate(header)))}
     for name in required:
         if name.lower() not in places:
@@ -200,7 +200,7 @@ def find_columns(
 
 
 def missing_column(path: str, row: int, header: Sequence[str], name: str, required: Sequence[str]) -> InputError:
-    """The error for a column that a header lacks, with the likest that it has."""
+    """Return the error for a missing column, suggesting the most similar one."""
     texts = [text.strip()[:40] for text in header]
     nearest = max(texts, key=lambda text: likeness(name, text), default="")
     hint = f"is it '{nearest}'? " if likeness(name, nearest) >= 0.6 else ""
@@ -208,5 +208,5 @@ def missing_column(path: str, row: int, header: Sequence[str], name: str, requir
 
 
 def likeness(name: str, other: str) -> float:
-    """How alike two names are, from 0 to 1, whatever their case."""
+    """Return the similarity of two names, from 0 to 1, ignoring case."""
     return difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()

@@ -1,4 +1,4 @@
-"""The forms that a trace may have, and how a file's own is recognised."""
+"""The formats of traces, and their detection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vidur.request_generator.trace_file import TraceLines, likeness, missing_col
 
 @dataclass(frozen=True)
 class TraceFormat:
-    """Names of the columns (CSV) or entries (JSON lines); a file may lack all but the first three."""
+    """Names of columns (CSV) or entries (JSON lines); only the first three are required."""
 
     name: str
     arrival: str
@@ -21,13 +21,13 @@ class TraceFormat:
     priority: str | None = None
     hash_ids: str | None = None
     json_lines: bool = False
-    instants: bool = False  # arrivals are dates with times, not numbers
-    seconds: float = 1.0  # in a unit of the arrivals, where they are numbers
+    instants: bool = False  # arrivals are timestamps, not numbers
+    seconds: float = 1.0  # seconds in the unit of numeric arrivals
     from_zero: bool = True  # arrivals are shifted so that the first is at 0
-    zero_is_failed: bool = False  # a request without prompt or output tokens is one that failed
+    zero_is_failed: bool = False  # requests without prompt or output tokens have failed
 
     def required(self, arrivals: bool) -> tuple[str, ...]:
-        """What a file of this format must have, to be read with or without its arrivals."""
+        """Return the columns that a file of this format must have, with or without arrivals."""
         return (self.arrival, self.prefill, self.decode) if arrivals else (self.prefill, self.decode)
 
 
@@ -62,9 +62,9 @@ FORMATS = {
 
 
 def recognise_format(path: str, file: TraceLines, arrivals: bool) -> TraceFormat:
-    """The format of a file by its first line: an object, or the header of a CSV with or without `arrivals`.
+    """Detect a file's format by its first line: an object, or the header of a CSV.
 
-    Raises InputError, saying what is missing to the nearest format, where the header is of none.
+    Raises InputError, naming what the nearest format lacks, if the header fits none.
     """
     if file.first.lstrip().startswith("{"):
         return FORMATS["mooncake"]
@@ -76,7 +76,7 @@ def recognise_format(path: str, file: TraceLines, arrivals: bool) -> TraceFormat
     lacking = missing[best.name]
     if len(lacking) > 1 and _nearness(best, names) < 2.0:
         columns = "; ".join(f"{form.name}: {', '.join(form.required(arrivals))}" for form in forms)
-        raise InputError(f"{path}, row {file.row}: not the header of a trace; the forms and their columns: {columns}")
+        raise InputError(f"{path}, row {file.row}: not the header of a trace; formats and their columns: {columns}")
     if lacking:
         raise missing_column(path, file.row, header, lacking[0], best.required(arrivals))
     return best

@@ -1,4 +1,4 @@
-"""The requests of a trace file, as they were: arrivals and lengths together."""
+"""Replay a trace file: arrivals and lengths together."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vidur.request_generator.trace_file import MOST
 
 
 def replay_trace(config: TraceRequestGeneratorConfig) -> RequestTable:
-    """The first `num_requests` requests of the file, scaled, and sorted by their arrival.
+    """Return the first `num_requests` requests of the file, scaled and sorted by arrival.
 
-    Raises InputError where the file cannot be read as a trace.
+    Raises InputError if the file cannot be read as a trace.
     """
     check_max_tokens(config.max_tokens, config.flag("max_tokens"))
     trace = read_trace(config.trace_file, config.flag("trace_file"), config.trace_format, config.num_requests)
