@@ -2,6 +2,7 @@
 # Test that the lowest versions that pyproject.toml allows do: of what the simulator and the router need, installed into a
 # virtual environment of their own, they simulate, compiled and uncompiled, write Parquet and route.
 set -euo pipefail
+. "$(dirname "$0")/help.sh"
 cd "$(dirname "$0")/.."
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
