@@ -21,14 +21,34 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-# Simulations that compile the kernels that most tests need.
-WARM_UP = """
-from training import router_flags
+# Programs that compile what most tests need: the loop of simulations, alone and in rollouts, and the learned router.
+WARM_UP = (
+    """
+import tempfile
+from pathlib import Path
+import numpy as np
+from training import router_flags, suite_file
+from rl.router.features import INTERACTIONS
+from rl.simulate.rollout import RunningSimulation
+from rl.train.search import linear_policy
+from rl.train.suite import TrainingSuite
 from vidur import SimulationConfig, simulate
 
-for more in ([], ["--global_scheduler_config_type", "round_robin"]):
-    simulate(SimulationConfig.from_cli([*router_flags(2, 20), *more]))
-"""
+simulate(SimulationConfig.from_cli([*router_flags(2, 20), "--global_scheduler_config_type", "round_robin"]))
+with tempfile.TemporaryDirectory() as folder:
+    episode = TrainingSuite.read(str(suite_file(Path(folder)))).draw(np.random.default_rng(0))
+policy = linear_policy(np.zeros(INTERACTIONS), np.zeros(INTERACTIONS), 2)
+simulation = RunningSimulation.of(episode.plans, episode.requests, 2, episode.beta, episode.events)
+simulation.roll(policy.memory(5.0, True), 20, np.random.default_rng(1))
+""",
+    """
+import rl.router.compiled
+from rl.router.choose import choose_ppo
+from vidur.engine.plug import choose_callback
+
+choose_callback.handle(choose_ppo)
+""",
+)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -39,7 +59,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     if not is_cached():
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-        subprocess.run([sys.executable, "-c", WARM_UP], env=environment, check=True)
+        compilers = [subprocess.Popen([sys.executable, "-c", program], env=environment) for program in WARM_UP]
+        assert [compiler.wait() for compiler in compilers] == [0, 0]
 
 
 @pytest.fixture(autouse=True)
