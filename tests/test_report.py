@@ -116,7 +116,7 @@ def test_empty_run(tmp_path: Path, num_replicas: int) -> None:
 
 def test_partial_run_says_so(tmp_path: Path) -> None:
     page, _ = report(tmp_path, result_of(made_up_recording(100, 2, time_limit=5.0)))
-    assert "the run was cut" in page
+    assert "the run was stopped" in page
 
 
 def test_slos_are_lines_with_the_share_that_meets_them(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the API on demand: a router in front of real replicas needs a part of it only, and no numba."""
+    """Import the API on demand, so that a router in front of real replicas does not import numba."""
     if name not in _HOMES:
         raise AttributeError(f"module 'vidur' has no attribute '{name}'")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files atomically: completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import IO, Any
 
 from vidur.errors import InputError, OutputError
 
-# Of a probe: a disk that is full may still hold a file of no bytes.
+# Bytes of a probe: a full disk may still accept an empty file.
 _PROBE_BYTES = 4096
 
 
 @contextmanager
 def open_atomic(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary file beside `path`; it takes the name when the block ends, and vanishes if the block raises.
+    """Open a temporary file that replaces `path` when the block ends, and is removed if the block raises.
 
-    Raises OutputError where the operating system does not let it be written.
+    Raises OutputError if the operating system refuses to write it.
     """
     target = Path(path)
     try:
@@ -43,7 +43,7 @@ def _open_beside(target: Path, mode: str) -> Iterator[IO[Any]]:
         os.umask(umask)
         Path(name).chmod(0o666 & ~umask)
         Path(name).replace(target)
-    except BaseException:  # Ctrl-C too leaves no partial file behind; whatever it is goes on up.
+    except BaseException:  # Remove the partial file after Ctrl-C too; the exception is raised again.
         Path(name).unlink()
         raise
 
@@ -59,9 +59,9 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def write_files(folder: Path, files: Mapping[str, Callable[[Path], None]]) -> None:
-    """Write each of the files, by name. Raises OutputError, of all that failed, after the others are written.
+    """Write files by name. Raises OutputError, naming those that failed, after writing the others.
 
-    A name may be an absolute path, of a file elsewhere.
+    A name may be an absolute path.
     """
     failed: dict[str, OSError] = {}
     for name, write in files.items():
@@ -70,20 +70,20 @@ def write_files(folder: Path, files: Mapping[str, Callable[[Path], None]]) -> No
         except OSError as error:
             failed[name] = error
     if failed:
-        with suppress(OSError):  # It holds something, or was never made.
+        with suppress(OSError):  # The folder is not empty, or does not exist.
             folder.rmdir()
         reasons = ", ".join(dict.fromkeys(error.strerror or str(error) for error in failed.values()))
         raise OutputError(next(iter(failed.values())).errno, reasons, f"{folder}: {', '.join(failed)}")
 
 
 def os_reason(error: OSError) -> str:
-    """Return what the operating system says, with the file: `/full/file: No space left on device`."""
+    """Return the operating system's message with the file: `/full/file: No space left on device`."""
     reason = error.strerror or str(error) or type(error).__name__
     return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 def probe_folder(folder: Path) -> None:
-    """Make the folder if need be, and write and remove a file in it. Raises OSError where that fails."""
+    """Create the folder if needed, and write and remove a file in it. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(_PROBE_BYTES))
@@ -92,7 +92,7 @@ def probe_folder(folder: Path) -> None:
 
 
 def check_writable(folder: str | Path, flag: str) -> None:
-    """Raise InputError, naming the flag, unless files can be written to the folder; make none that is not there."""
+    """Raise InputError, naming the flag, unless files can be written to the folder, which is not created."""
     folder = Path(folder)
     try:
         missing = [part for part in (folder, *folder.parents) if not part.exists()]
@@ -100,14 +100,14 @@ def check_writable(folder: str | Path, flag: str) -> None:
             probe_folder(folder)
         finally:
             for part in missing:
-                with suppress(OSError):  # Not made above, or another run writes there by now.
+                with suppress(OSError):  # The folder was not created, or another run uses it by now.
                     part.rmdir()
     except OSError as error:
         raise InputError(f"{flag} {folder}: nothing can be written there ({os_reason(error)})") from None
 
 
 def check_writable_file(path: str | Path, flag: str) -> None:
-    """As `check_writable`, for a file."""
+    """Raise InputError, naming the flag, unless the file can be written."""
     if Path(path).is_dir():
         raise InputError(f"{flag} {path}: there is a folder of that name, give a file")
     check_writable(Path(path).absolute().parent, flag)

@@ -1,4 +1,4 @@
-"""Where the shipped data files lie, and where what is made once is kept."""
+"""Locate the package's data files and its cache folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def data_path(name: str) -> Path:
-    """The file or folder `name` of `data/`: beside the package, or in package `vidur_data` where it is installed."""
+    """Return a file or folder of `data/`, beside the package or in the installed package `vidur_data`."""
     root = Path(vidur.__file__).resolve().parent.parent
     for base in (root / "data", root / "vidur_data"):
         if base.is_dir():
@@ -28,9 +28,9 @@ def data_path(name: str) -> Path:
 
 
 def cache_root() -> Path | None:
-    """Return $VIDUR_CACHE_DIR, $XDG_CACHE_HOME/vidur or ~/.cache/vidur, below which lies what is kept between runs.
+    """Return the root of all caches: $VIDUR_CACHE_DIR, $XDG_CACHE_HOME/vidur or ~/.cache/vidur.
 
-    None where none of the two is set and the user has no home.
+    None if neither variable is set and the user has no home folder.
     """
     if base := os.environ.get("VIDUR_CACHE_DIR"):
         return Path(base)
@@ -38,19 +38,19 @@ def cache_root() -> Path | None:
         return Path(base) / "vidur"
     try:
         return Path.home() / ".cache" / "vidur"
-    except RuntimeError:  # No HOME, and the user is in no list of users: as in many containers.
+    except RuntimeError:  # No HOME and no entry in the user database, as in many containers.
         return None
 
 
 @functools.cache
 def warn_once(text: str) -> None:
-    """Log a warning, which goes to stderr, unless this process gave the same one before."""
+    """Log a warning to stderr unless this process has given it before."""
     logger.warning("%s", text)
 
 
 @contextmanager
 def optional(what: str) -> Iterator[None]:
-    """Let the block fail to read or write files of a cache: warn once, in one line, and go on."""
+    """Turn an OSError of the block, which reads or writes a cache, into one warning."""
     try:
         yield
     except OSError as error:
@@ -60,9 +60,9 @@ def optional(what: str) -> Iterator[None]:
 
 
 def cache_folder(name: str, what: str) -> Path | None:
-    """Return the folder `name` of the cache, made if need be; None, with a warning, where nothing can be written there.
+    """Return a folder of the cache, creating it if needed; None, with a warning, if it is not writable.
 
-    what: for the warning, what cannot be kept, as `Compiled kernels`.
+    what: its contents, for the warning, as `Compiled kernels`.
     """
     root = cache_root()
     if root is None:
@@ -78,10 +78,10 @@ def cache_folder(name: str, what: str) -> Path | None:
 
 
 def writable_by_others(folder: Path) -> Path | None:
-    """Return the folder, or the first above it, in which another user could put files; None if there is none.
+    """Return the folder, or the nearest parent, in which another user could put files; None if there is none.
 
-    Root is no other user. A folder with the sticky bit, as /tmp, keeps others from replacing what lies in it, and a
-    group that has no other member is the user alone.
+    Root does not count as another user. Parents with the sticky bit, as /tmp, are safe, and so are groups without other
+    members.
     """
     folder = folder.resolve()
     for part in (folder, *folder.parents):

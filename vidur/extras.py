@@ -9,7 +9,7 @@ from vidur.errors import InputError
 
 DISTRIBUTION = "vidur-router"
 _ROOT = Path(__file__).resolve().parent.parent
-# The extra of the distribution that brings a package, and what needs it.
+# By package: the extra that installs it, and what needs it.
 EXTRAS = {
     "aiconfigurator_core": ("aiconfigurator", "the aiconfigurator predictor"),
     "gymnasium": ("gym", "the Gymnasium environment"),
@@ -23,15 +23,15 @@ EXTRAS = {
 
 
 def missing_package(package: str, needed_by: str = "") -> InputError:
-    """Return the error for a package of EXTRAS that is not installed; `needed_by` in place of what the table says."""
+    """Return the error for a package of EXTRAS that is not installed; `needed_by` overrides the table."""
     extra, usual = EXTRAS[package]
     return InputError(f"{needed_by or usual} needs {package}: {install_command(extra)}")
 
 
 def install_command(extra: str, root: Path = _ROOT) -> str:
-    """Return how to install an extra: from the clone that this package runs from, or beside the installed wheel.
+    """Return the command that installs an extra, from this clone or for the installed wheel.
 
-    root: the folder that holds this package.
+    root: the folder that contains this package.
     """
     clone = (root / "pyproject.toml").is_file()
     requirement = shlex.quote(f"{root if clone else DISTRIBUTION}[{extra}]")

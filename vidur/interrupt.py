@@ -1,4 +1,4 @@
-"""Signals that end a command: Ctrl-C and SIGTERM."""
+"""Handle the signals that end a command: Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-# A second signal within this many seconds is the same one: `timeout` sends it to the process and to its group.
+# A second signal within this many seconds counts as the same: `timeout` signals both the process and its group.
 _ONE_SIGNAL = 0.5
-# Seconds that native code may hold the main thread after a signal before the process ends without it.
+# Seconds that native code may block the main thread after a signal before the process is ended.
 _PATIENCE = 1.0
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -23,13 +23,12 @@ _SHOW_CURSOR = "\x1b[?25h"
 class Interrupts:
     """While active, SIGINT and SIGTERM raise KeyboardInterrupt in the main thread; a second one ends the process.
 
-    A KeyboardInterrupt that a callback of native code swallows is raised again: Numba's compiler has such callbacks,
-    and Python handles a signal that came during a long call of LLVM in the first of them. `status` is 128 plus the
-    number of the signal, or 0 before there is one.
+    Numba's compiler has callbacks from native code that swallow exceptions; a KeyboardInterrupt lost there is raised
+    again. status: 128 plus the number of the signal, or 0.
     """
 
     def __init__(self, line: str) -> None:
-        """line: what stderr says where the process has to end at once."""
+        """line: printed to stderr if the process must end at once."""
         self.status = 0
         self._line = line
         self._came = 0.0
@@ -37,7 +36,7 @@ class Interrupts:
         self._handled = threading.Event()
 
     def __enter__(self) -> Interrupts:
-        # Only the main thread may set handlers; elsewhere signals stay as they are.
+        # Only the main thread may set handlers; other threads leave them unchanged.
         self._before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -53,9 +52,9 @@ class Interrupts:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Within, a signal ends the process even where native code does not let the main thread run, as compiling.
+        """In the block, a signal ends the process even while native code, as a compiler, blocks the main thread.
 
-        A thread waits for the signal, so nothing within may fork. What is not yet on disk is lost.
+        A thread waits for the signal, so the block must not fork. Unsaved results are lost.
         """
         if not self._before:
             yield
@@ -101,7 +100,7 @@ class Interrupts:
                 self._end(self.status or 128 + number)
 
     def _end(self, status: int) -> None:
-        """End the process now, whatever it is at."""
+        """End the process immediately."""
         sys.stderr.write((_SHOW_CURSOR if sys.stderr.isatty() else "") + self._line + "\n")
         sys.stderr.flush()
         os._exit(status)
@@ -111,6 +110,6 @@ _ACTIVE: list[Interrupts] = []
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt if a signal came whose own one was lost; a long loop calls this now and then."""
+    """Raise the KeyboardInterrupt of a signal if it was lost; long loops call this regularly."""
     if any(interrupts.status for interrupts in _ACTIVE):
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The learned router, a package on top of this one: the one place that imports `rl`, and only when it is asked for."""
+"""Load the learned router: the only module that imports the package `rl`, and only on use."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vidur.scheduler.routers import GlobalScheduler, RouterContext
 
 
 def make_learned_router(config: PPOGlobalSchedulerConfig, context: RouterContext) -> GlobalScheduler:
-    """Return the router that `config` describes, or the one that learns while a simulation runs.
+    """Return the router of `config`, which in mode `train` learns during the simulation.
 
-    Raises InputError for a checkpoint that cannot be used, and for learning without torch.
+    Raises InputError for an unusable checkpoint, and for training without torch.
     """
     if config.mode == "train":
         if find_spec("torch") is None:
@@ -21,7 +21,7 @@ def make_learned_router(config: PPOGlobalSchedulerConfig, context: RouterContext
         from rl.train.online import OnlineTrainer
 
         return OnlineTrainer(config, context)
-    # Numba has to know the router's kernels before a simulation compiles them.
+    # Register the router's kernels with Numba before a simulation compiles them.
     import rl.router.compiled  # noqa: F401
     from rl.router.scheduler import ppo_maker
 
@@ -29,7 +29,7 @@ def make_learned_router(config: PPOGlobalSchedulerConfig, context: RouterContext
 
 
 def beta_warning(config: PPOGlobalSchedulerConfig) -> str | None:
-    """What to say of a beta that the policy was not trained on. Raises InputError for an unusable checkpoint."""
+    """Return a warning if the policy was not trained on this beta. Raises InputError for an unusable checkpoint."""
     from rl.router.checkpoint import Checkpoint, policy_path
 
     if config.mode == "train":
@@ -37,13 +37,13 @@ def beta_warning(config: PPOGlobalSchedulerConfig) -> str | None:
     known = Checkpoint.load(policy_path(config.checkpoint)).beta_range
     if known is None or known[0] <= config.beta <= known[1]:
         return None
-    return f"{config.flag('beta')} {config.beta:g} is outside of {known[0]:g} to {known[1]:g}, which the policy knows"
+    return f"{config.flag('beta')} {config.beta:g} is outside {known[0]:g} to {known[1]:g}, which the policy learned"
 
 
 def checkpoint_path(checkpoint: str | None) -> Path:
     """Return the file of the policy that --ppo_global_scheduler_config_checkpoint names.
 
-    Raises InputError where there is none that can be used.
+    Raises InputError if it does not exist or is unusable.
     """
     from rl.router.checkpoint import Checkpoint, policy_path
 

@@ -1,4 +1,4 @@
-"""python -m vidur.main: flags -> a simulation -> a summary on screen and results on disk."""
+"""Run python -m vidur.main: simulate, print a summary and write results."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vidur.tool import run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Simulate what the flags say. Returns 1 where no request was served, else as `run_tool`."""
+    """Run the command. Returns 1 if no request was served, else the status of `run_tool`."""
     return run_tool("vidur", lambda words: (SimulationConfig.from_cli(words),), run, argv)
 
 
 def run(config: SimulationConfig) -> int:
-    """Simulate, print and write. An interrupted run writes what it has, if a request finished, and raises then."""
+    """Simulate, print and write. An interrupted run writes its results if any request finished, and then raises."""
     logging.basicConfig(level=config.log_level.upper(), format="%(message)s", stream=sys.stderr)
-    # These bring in numba: after the flags are known to be good.
+    # These import numba, so wait until the flags are valid.
     from vidur.engine.recording import FINISHED, REFUSED
     from vidur.learned import beta_warning
     from vidur.metrics.console import print_comparison, print_summary
@@ -34,7 +34,7 @@ def run(config: SimulationConfig) -> int:
     router = config.cluster_config.global_scheduler_config
     if isinstance(router, PPOGlobalSchedulerConfig) and (warning := beta_warning(router)):
         print(f"vidur: warning: {warning}", file=sys.stderr)
-    # Bad input shows here, a router that is not there too, and gets one line.
+    # Bad input, also a missing router, is reported here.
     _ = simulator.simulation
     check_writable(config.metrics_config.output_dir, config.metrics_config.flag("output_dir"))
     announce_compilation()
@@ -48,7 +48,7 @@ def run(config: SimulationConfig) -> int:
     statuses = result.recording.requests["status"]
     nothing = not (statuses == FINISHED).any()
     if simulator.interrupted and nothing:
-        raise KeyboardInterrupt("there was nothing to write yet")
+        raise KeyboardInterrupt("there were no results to write")
     others = {} if simulator.interrupted or nothing else simulate_baselines(config, simulator.requests)
     print_summary(result)
     if others:
@@ -65,7 +65,7 @@ def run(config: SimulationConfig) -> int:
     write_results(result, folder, others)
     print(f"Results: {folder}")
     if simulator.interrupted:
-        raise KeyboardInterrupt("what had finished is written")
+        raise KeyboardInterrupt("partial results are written")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""How much KV-cache a replica has: upstream's memory planning."""
+"""Plan a replica's KV-cache memory as upstream does."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """The KV-cache of one replica. Blocks are the replica's (a block holds `block_size` tokens on every device).
+    """The KV-cache of one replica. A block holds `block_size` tokens on every device.
 
-    `max_batch_size`: requests of `max_tokens` that the memory holds, capped by the scheduler's batch size.
-    `memory_slots`: as many requests, uncapped, over all pipeline stages. Bytes are those of one device;
-    `kv_bytes_per_token_per_device` is of the layers of one stage.
+    memory_slots: requests of `max_tokens` that fit in memory, over all pipeline stages. max_batch_size: the same per
+    stage, capped by the scheduler's batch size. Bytes are per device; kv_bytes_per_token_per_device is for the layers
+    of one stage.
     """
 
     num_blocks: int
@@ -31,7 +31,7 @@ class MemoryPlan:
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens that the KV-cache holds."""
+        """The capacity of the KV-cache in tokens."""
         return self.num_blocks * self.block_size
 
 
@@ -43,9 +43,8 @@ def plan_memory(
 ) -> MemoryPlan:
     """Plan a replica's KV-cache for requests of at most `max_tokens` tokens.
 
-    As upstream: the device's memory less the margin and the weights is divided into slots of one request of
-    `max_tokens` over all the model's layers, times the pipeline stages; `num_blocks` given explicitly is taken as it
-    is. Raises InputError if not one such request fits.
+    As upstream, memory without margin and weights is divided into slots of one request of `max_tokens` over all layers,
+    times the pipeline stages. An explicit `num_blocks` is used unchanged. Raises InputError if no such request fits.
     """
     scheduler = replica_scheduler_config
     requests = _requests_in_memory(replica_config, max_tokens, max_tokens_flag)
@@ -55,7 +54,7 @@ def plan_memory(
     if num_blocks < 1:
         raise InputError(
             f"{scheduler.flag('block_size')} {scheduler.block_size} is above the longest request "
-            f"({max_tokens_flag} {max_tokens}): not one block is planned for it; lower it"
+            f"({max_tokens_flag} {max_tokens}), so that no block is planned for it: lower it"
         )
     if isinstance(scheduler, VllmV1SchedulerConfig):
         max_batch_size = scheduler.max_num_seqs
@@ -75,7 +74,7 @@ def plan_memory(
 
 
 def plan_groups(config: SimulationConfig) -> tuple[MemoryPlan, ...]:
-    """The plan of each group of the cluster's replicas. Raises InputError, naming the group where there are several."""
+    """Return the plan of each group of replicas. Raises InputError, naming the group if there are several."""
     requests, groups = config.request_generator_config, config.cluster_config.groups
     plans = []
     for group in groups:
@@ -91,7 +90,7 @@ def plan_groups(config: SimulationConfig) -> tuple[MemoryPlan, ...]:
 
 
 def parameters_per_device(replica_config: ReplicaConfig) -> int:
-    """Weights of the layers on one device: attention's four matrices and the MLP's two or three; no embeddings."""
+    """Return the layers' weights on one device: attention's four matrices and the MLP's two or three, no embeddings."""
     model, size = replica_config.model, replica_config.tensor_parallel_size
     q_heads, kv_heads = model.num_q_heads // size, _kv_heads_per_device(replica_config)
     attention = model.embedding_dim * model.head_dim * (2 * q_heads + 2 * kv_heads)
@@ -110,7 +109,7 @@ def _kv_bytes_per_token_and_layer(replica_config: ReplicaConfig) -> int:
 
 
 def _requests_in_memory(replica_config: ReplicaConfig, max_tokens: int, max_tokens_flag: str) -> int:
-    """Return requests of `max_tokens` that fit beside the weights, one at least. Raises InputError."""
+    """Return how many requests of `max_tokens` fit beside the weights. Raises InputError if none does."""
     total = replica_config.device_sku.total_memory_gb * GIB
     available = total * (1 - replica_config.memory_margin_fraction)
     weights = BYTES_PER_VALUE * parameters_per_device(replica_config)

@@ -1,4 +1,4 @@
-"""How far long work is, on stderr."""
+"""Show the progress of long work on stderr."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Seconds between two lines where stderr is no terminal, and between two pictures of the bar where it is one.
+# Seconds between lines if stderr is not a terminal, and between redraws of the bar if it is.
 LINE_EVERY, _DRAW_EVERY = 15.0, 0.1
-# Work that is shorter shows no bar.
+# Shorter work shows no bar.
 _BAR_AFTER = 1.0
 
 
 class Progress:
-    """A bar on a terminal; elsewhere a line every `every` seconds, the first one after as long.
+    """A progress bar on a terminal; elsewhere a line every `every` seconds.
 
-    No thread draws it: call `update` or `advance` as the work goes on, and `tick` while you wait for it. Work within
-    other work, or right after it, goes on with the same clock, and where the outer work has a bar the inner has none.
+    No thread draws it: call `update` or `advance` on progress, and `tick` while waiting. Nested and successive work
+    shares a clock; work inside other work that has a bar shows none.
     """
 
-    _shown: ClassVar[float] = 0.0  # when the last line or picture came, of any work
+    _shown: ClassVar[float] = 0.0  # time of the last output of any work
     _ticked: ClassVar[float] = 0.0
     _drawn: ClassVar[Progress | None] = None
 
@@ -34,7 +34,7 @@ class Progress:
         self, what: str = "", total: int | None = None, done: int = 0, *,
         file: IO[str] | None = None, every: float = LINE_EVERY,
     ) -> None:  # fmt: skip
-        """what: is counted, as in `requests finished`. done: of the total, before this process began."""
+        """what: the items that are counted, as `requests finished`. done: items of the total done earlier."""
         self._file = sys.stderr if file is None else file
         self._every = every
         self._bar: RichProgress | None = None
@@ -55,13 +55,13 @@ class Progress:
             self._bar = Progress._drawn = None
 
     def stage(self, what: str, total: int | None = None, done: int = 0) -> None:
-        """Begin to count anew, up to `total`."""
+        """Start counting another kind of item, up to `total`."""
         self._what, self._total, self._done, self._begun_with = what, total, done, done
         self._note = ""
         self._stage_begun = time.monotonic()
 
     def over(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items, each of which is done when the next one is asked for."""
+        """Yield the items, counting each as done when the next is requested."""
         with self:
             for item in items:
                 yield item
@@ -71,12 +71,12 @@ class Progress:
         self.update(self._done + count)
 
     def update(self, done: int, note: str = "") -> None:
-        """So much is done; `note` stands behind it until the next one."""
+        """Set the number of items done; `note` is shown behind it."""
         self._done, self._note = done, note or self._note
         self.tick()
 
     def tick(self) -> None:
-        """Show how far it is, if it is time to."""
+        """Show the progress if it is time to."""
         now = Progress._ticked = time.monotonic()
         if self._file.isatty():
             due = _BAR_AFTER if self._bar is None else _DRAW_EVERY
@@ -88,7 +88,7 @@ class Progress:
             print(self.text(), file=self._file, flush=True)
 
     def text(self) -> str:
-        """`12 of 240 simulations, 3 min 20 s left`, and the note."""
+        """Return `12 of 240 simulations, 3 min 20 s left` and the note."""
         of = f" of {self._total:,}" if self._total is not None else ""
         parts = [f"{self._done:,}{of} {self._what}"]
         done, elapsed = self._done - self._begun_with, time.monotonic() - self._stage_begun
@@ -115,7 +115,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """`45 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Format a duration: `45 s`, `3 min 20 s`, `2 h 5 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

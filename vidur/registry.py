@@ -1,4 +1,4 @@
-"""A table from names to implementations."""
+"""A registry of implementations by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Implementations of one kind of thing by name. A name is registered once."""
+    """Implementations of one kind by name. Each name is registered once."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -29,7 +29,7 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> T:
-        """Return the entry of that name. Raises InputError with the nearest valid names if there is none."""
+        """Return the entry of a name. Raises InputError with the nearest valid names if there is none."""
         known = known_name(name, self._entries)
         if known is None:
             raise unknown_name(self.kind, name, self._entries)

@@ -1,1 +1,1 @@
-"""Recorded arrays -> tables, summary, report and traces."""
+"""Turn recorded arrays into tables, a summary, a report and traces."""

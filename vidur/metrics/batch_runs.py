@@ -1,4 +1,4 @@
-"""The recorded rows as whole batches, whatever the number of pipeline stages."""
+"""Combine recorded rows into whole batches for any number of pipeline stages."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Floats = NDArray[np.float64]
 
 
 def whole_batches(recording: Recording) -> Columns:
-    """Return the rows of the first stage: each a run of `count` batches. Columns of `Recording.batches`, and
+    """Return the rows of the first stage, each a run of `count` batches: the columns of `Recording.batches`, and
 
-    execution_time: seconds from the scheduling of a batch to the end of its last stage, its own for each batch;
-    held_until: the end of the time for which the row's KV-cache blocks and queue lengths stand for the replica's.
+    execution_time: seconds from a batch's scheduling to the end of its last stage;
+    held_until: the time until which the row's KV-cache blocks and queue lengths describe the replica.
     """
     batches = recording.batches
     end = batches["start"] + batches["count"] * batches["iteration_time"]
@@ -24,7 +24,7 @@ def whole_batches(recording: Recording) -> Columns:
         return {**batches, "execution_time": waited + batches["iteration_time"], "held_until": end}
     runs: Columns = {name: column[is_first] for name, column in batches.items()}
     last_end = _last_stage_end(batches["batch_id"], end, runs["batch_id"])
-    # A run of several batches is of one stage, so its first batch ends an iteration after it was scheduled.
+    # A run of several batches has one stage, so its first batch ends one iteration after its scheduling.
     several = runs["count"] > 1
     first_end = np.where(several, runs["start"] + runs["iteration_time"], last_end)
     runs["execution_time"] = first_end - runs["scheduled_at"]
@@ -33,7 +33,7 @@ def whole_batches(recording: Recording) -> Columns:
 
 
 def only_batches(runs: Columns, first: int | None, last: int | None) -> Columns:
-    """Return the batches numbered `first` to `last`, both included; None is no limit. Runs are cut where need be."""
+    """Return the batches numbered `first` to `last` inclusive (None: no limit), cutting runs if needed."""
     if first is None and last is None:
         return runs
     number, count = runs["batch_id"], runs["count"]
@@ -53,9 +53,9 @@ def only_batches(runs: Columns, first: int | None, last: int | None) -> Columns:
 
 
 def counted_requests(recording: Recording, runs: Columns, first: int | None, last: int | None) -> NDArray[np.bool_]:
-    """Return which requests finished, and in a batch numbered `first` to `last` (upstream measures no others).
+    """Return which requests finished in a batch numbered `first` to `last` (upstream measures only these).
 
-    All that finished where no batch was recorded.
+    If no batch was recorded, all that finished count.
     """
     finished = recording.requests["status"] == FINISHED
     if (first is None and last is None) or len(runs["count"]) == 0:
@@ -68,7 +68,7 @@ def counted_requests(recording: Recording, runs: Columns, first: int | None, las
 
 
 def final_batch(recording: Recording, runs: Columns, ids: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Return the number of the batch in which each of the finished requests `ids` finished."""
+    """Return the number of the batch in which each of the requests `ids` finished."""
     requests = recording.requests
     return _last_number(runs, rows_ending_at(runs, requests["replica"][ids], requests["completed_at"][ids]))
 
@@ -80,15 +80,15 @@ def run_ends(runs: Columns) -> Floats:
 
 
 def rows_ending_at(runs: Columns, replicas: NDArray[np.int32], times: Floats) -> NDArray[np.intp]:
-    """The row of each replica that ends nearest to each time: what requests wait for happens at the end of a run."""
+    """Return each replica's row that ends nearest to each time; requests make progress at the end of runs."""
     ends = run_ends(runs)
     order = np.lexsort((ends, runs["replica"]))
     nearest = np.empty(len(times), np.intp)
     for number in np.unique(replicas):
         first, last = np.searchsorted(runs["replica"][order], (number, number + 1))
         rows = order[first:last]
-        own = replicas == number
-        nearest[own] = rows[_nearest(ends[rows], times[own])]
+        selected = replicas == number
+        nearest[selected] = rows[_nearest(ends[rows], times[selected])]
     return nearest
 
 
@@ -97,7 +97,7 @@ def _last_number(runs: Columns, rows: NDArray[np.intp]) -> NDArray[np.int64]:
 
 
 def _nearest(points: Floats, values: Floats) -> NDArray[np.intp]:
-    """Return index of the point nearest to each value. `points` ascend and are not empty."""
+    """Return the index of the point nearest to each value. `points` ascend and are not empty."""
     middles = (points[1:] + points[:-1]) / 2
     return np.searchsorted(middles, values)
 
@@ -110,7 +110,7 @@ def _last_stage_end(batch_id: NDArray[np.int64], end: Floats, wanted: NDArray[np
 
 
 def _next_start(replica: NDArray[np.int32], start: Floats) -> Floats:
-    """When the next run of the same replica starts; inf if there is none. The runs of a replica are in time order."""
+    """Return when the replica's next run starts; inf if there is none. A replica's runs are in time order."""
     order = np.argsort(replica, kind="stable")
     ordered = np.full(len(start), np.inf)
     same = replica[order][1:] == replica[order][:-1]

@@ -1,4 +1,4 @@
-"""chrome_trace.json: the batches on a time line, for chrome://tracing or ui.perfetto.dev."""
+"""Write chrome_trace.json, the batches on a timeline for chrome://tracing or ui.perfetto.dev."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from vidur.engine.recording import Recording
 
 
 def write_chrome_trace(path: Path, recording: Recording, max_batches: int) -> None:
-    """Write one complete event for each stage of each batch, with upstream's fields; times are microseconds.
+    """Write one complete event for each stage of each batch, with upstream's fields, in microseconds.
 
-    Only rows whose members were recorded are written, and of them the first `max_batches` batches; `otherData` says
-    how many of how many. Without recorded member tokens, num_tokens is the number of the whole batch.
+    Writes the first `max_batches` batches with recorded members; `otherData` says how many of how many. Without
+    recorded member tokens, num_tokens is the batch's total.
     """
     count = recording.batches["count"]
     with_members = 0 if recording.members is None else len(recording.members[0]) - 1
@@ -39,9 +39,9 @@ def _events(recording: Recording, num_rows: int, num_batches: int) -> Iterator[s
         requests, num_tokens = _members(recording, row, tokens)
         duration = round(seconds * 1e6, 3)
         for within in range(min(count, left)):
-            at = round((start + within * seconds) * 1e6, 3)
+            ts = round((start + within * seconds) * 1e6, 3)
             yield (
-                f'{{"name": "{requests}", "ph": "X", "ts": {at}, "dur": {duration}, "pid": {replica}, "tid": {stage}, '
+                f'{{"name": "{requests}", "ph": "X", "ts": {ts}, "dur": {duration}, "pid": {replica}, "tid": {stage}, '
                 f'"args": {{"batch_id": {batch_id + within}, "batch_size": {size}, "request_ids": {requests}, '
                 f'"num_tokens": {num_tokens}}}}}'
             )
@@ -51,9 +51,9 @@ def _events(recording: Recording, num_rows: int, num_batches: int) -> Iterator[s
 
 
 def _members(recording: Recording, row: int, num_tokens: int) -> tuple[str, str]:
-    """Return the requests of a row and the tokens of each, as lists in JSON."""
+    """Return a row's requests and their tokens as JSON lists."""
     assert recording.members is not None
     offsets, requests = recording.members
-    own = slice(int(offsets[row]), int(offsets[row + 1]))
-    tokens = num_tokens if recording.member_tokens is None else recording.member_tokens[own].tolist()
-    return str(requests[own].tolist()), str(tokens)
+    members = slice(int(offsets[row]), int(offsets[row + 1]))
+    tokens = num_tokens if recording.member_tokens is None else recording.member_tokens[members].tolist()
+    return str(requests[members].tolist()), str(tokens)

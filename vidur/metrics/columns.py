@@ -1,4 +1,4 @@
-"""The columns of the tables that a user reads: upstream's names and order first, then this project's."""
+"""Columns of the user's tables: upstream's names and order first, then this project's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def duration(recording: Recording) -> float:
 
 
 def num_batches(recording: Recording, runs: Columns) -> int | None:
-    """Return how many batches ran; None if neither they nor their number were recorded though some requests ran."""
+    """Return how many batches ran; None if requests ran but neither batches nor their number were recorded."""
     if len(runs["count"]) == 0 and "num_batches" in recording.replicas:
         return int(recording.replicas["num_batches"].sum())
     if len(runs["count"]) == 0 and (recording.requests["execution_time"] > 0).any():
@@ -28,9 +28,9 @@ def num_batches(recording: Recording, runs: Columns) -> int | None:
 
 
 def request_columns(recording: Recording, counted: NDArray[np.bool_] | None = None) -> Columns:
-    """request_metrics.csv: a row for each request. docs/output.md says what each column is.
+    """Return the columns of request_metrics.csv, a row for each request (docs/output.md).
 
-    Upstream's times are nan for requests that are not `counted` (by default: have not finished).
+    Upstream's times are nan for requests that are not `counted` (default: finished).
     """
     requests = recording.requests
     if counted is None:
@@ -80,7 +80,7 @@ def request_columns(recording: Recording, counted: NDArray[np.bool_] | None = No
 
 
 def time_per_output_token(recording: Recording) -> NDArray[np.float64]:
-    """Return seconds per output token after the first; nan where there is only one, or the request has not finished."""
+    """Return seconds per output token after the first; nan for a single token or an unfinished request."""
     requests = recording.requests
     gaps = requests["num_decode_tokens"] - 1.0
     gaps[gaps == 0] = np.nan
@@ -88,9 +88,9 @@ def time_per_output_token(recording: Recording) -> NDArray[np.float64]:
 
 
 def batch_columns(runs: Columns, chunk: int | None = None) -> Iterator[Columns]:
-    """batch_metrics.csv: a row for each batch, in parts of about `chunk` rows (None: one part). At least one part.
+    """Yield the columns of batch_metrics.csv, a row for each batch, in parts of about `chunk` rows (None: one part).
 
-    Runs of equal batches are taken apart part by part, so that they are never all in memory.
+    Runs of equal batches are expanded part by part to save memory. At least one part is yielded.
     """
     order = np.argsort(runs["batch_id"], kind="stable")
     ends = np.cumsum(runs["count"][order], dtype=np.int64)
@@ -133,12 +133,12 @@ _BATCH_SOURCES = (
 
 
 def replica_columns(recording: Recording, runs: Columns) -> Columns:
-    """A row for each replica. Fractions of the KV-cache are over the whole duration; nan if no batch was recorded."""
+    """Return a row for each replica. KV-cache fractions cover the whole duration; nan if no batch was recorded."""
     replicas = recording.replicas
     num_replicas = len(replicas["num_blocks"])
     seconds = duration(recording) or np.nan
     stages = [name for name in replicas if name.startswith("busy_time_stage")]
-    held = runs["held_until"] - runs["start"]
+    seconds_held = runs["held_until"] - runs["start"]
     owner = runs["replica"]
     peak = np.zeros(num_replicas, np.int64)
     np.maximum.at(peak, owner, runs["kv_blocks"])
@@ -155,7 +155,7 @@ def replica_columns(recording: Recording, runs: Columns) -> Columns:
             np.int64
         ),
         "attention_token_pairs": replicas["attention_token_pairs"],
-        "kv_use_mean": np.bincount(owner, runs["kv_blocks"] * held, num_replicas) / num_blocks / seconds,
+        "kv_use_mean": np.bincount(owner, runs["kv_blocks"] * seconds_held, num_replicas) / num_blocks / seconds,
         "kv_use_max": peak / num_blocks,
         **{name: replicas[name] for name in stages},
     }

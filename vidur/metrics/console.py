@@ -1,4 +1,4 @@
-"""The summary as it is printed: plain and aligned where the output is no terminal."""
+"""Print the summary, in plain aligned text if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MAX_WIDTH = 100
 MAX_REPLICA_ROWS = 16
-"""More replicas than this are summed up by group."""
+"""More replicas than this are summarized by group."""
 
 LATENCY_LABELS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E", "scheduling_delay": "Scheduling delay"}
 
@@ -23,7 +23,7 @@ Section = dict[str, Any]
 
 
 def print_summary(result: SimulationResult, file: IO[str] | None = None) -> None:
-    """Print the run's figures to `file` (standard output if None), in at most MAX_WIDTH columns."""
+    """Print a run's figures to `file` (default: stdout) in at most MAX_WIDTH columns."""
     from rich.console import Console
 
     console = Console(file=file, highlight=False)
@@ -40,7 +40,7 @@ def print_summary(result: SimulationResult, file: IO[str] | None = None) -> None
 
 
 def facts(figures: Section) -> list[tuple[str, str]]:
-    """What ran and how it went, one line each: (label, text)."""
+    """Describe the run and its outcome as lines of (label, text)."""
     requests, throughput = figures["requests"], figures["throughput"]
     outcome = f"{requests['finished']:,} of {requests['total']:,} finished"
     for name in ("refused", "unfinished", "restarts", "reroutes"):
@@ -52,7 +52,7 @@ def facts(figures: Section) -> list[tuple[str, str]]:
         ("Workload", figures["workload"] or NOTHING),
         ("Execution times", figures["execution_times"]),
         ("KV-cache", ", ".join(_blocks(group, len(figures["groups"])) for group in figures["groups"])),
-        ("Requests", outcome + (" (partial: the run was cut)" if figures["partial"] else "")),
+        ("Requests", outcome + (" (partial: the run was stopped early)" if figures["partial"] else "")),
         (
             "Throughput",
             f"{significant(throughput['requests_per_second'])} requests/s, "
@@ -91,7 +91,7 @@ def _goodput(goodput: Section) -> str:
 
 
 def print_comparison(results: Mapping[str, SimulationResult], file: IO[str] | None = None) -> None:
-    """Print latencies of several routers on the same requests side by side."""
+    """Print the latencies of several routers on the same requests side by side."""
     from rich.console import Console
 
     console = Console(file=file, highlight=False)
@@ -125,13 +125,13 @@ def _print_facts(console: Console, figures: Section) -> None:
 
 
 def _table(console: Console, names: list[str], num_texts: int) -> Table:
-    """Return a table whose first `num_texts` columns are texts, the others numbers."""
+    """Make a table of `num_texts` text columns followed by number columns."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, header_style="bold")
-    for place, name in enumerate(names):
-        table.add_column(name, justify="left" if place < num_texts else "right")
+    for index, name in enumerate(names):
+        table.add_column(name, justify="left" if index < num_texts else "right")
     return table
 
 
@@ -158,7 +158,7 @@ def _replica_table(console: Console, replicas: list[Section]) -> Table:
 
 
 def _group_table(console: Console, replicas: list[Section]) -> Table:
-    """Sums of counts, means of shares, and the range over the group's replicas."""
+    """Make a table of sums of counts, means of shares, and the range over each group's replicas."""
     names = ["Group", "Replicas", "Requests", "(each)", "Busy", "(each)", "KV-cache mean", "max", "Preemptions"]
     table = _table(console, names, 1)
     for group in dict.fromkeys(replica["group"] for replica in replicas):

@@ -1,4 +1,4 @@
-"""Columns of numbers as CSV text, formatted by whole columns: a million rows take seconds."""
+"""Format columns of numbers as CSV text, column by column: a million rows take seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vidur.atomic import open_atomic
 
 DECIMALS = 12
-"""Digits after the point of a float; trailing zeros are left out, save the first."""
+"""Decimal places of a float; trailing zeros after the first are left out."""
 
 CHUNK_ROWS = 4096
 
@@ -24,11 +24,11 @@ _FOUR_DIGITS = _DIGITS.view(np.uint32)[:, 0]  # four characters moved as one wor
 _TRAILING_ZEROS = np.array([4, *(len(str(n)) - len(str(n).rstrip("0")) for n in range(1, _GROUP))], dtype=np.uint8)
 
 Characters = NDArray[np.uint8]
-"""(rows, width); a zero is a place where nothing is written."""
+"""(rows, width); zeros are not written."""
 
 
 def write_csv(path: Path, columns: dict[str, NDArray[Any]]) -> None:
-    """Write equally long columns, in order: integers, floats (nan is an empty field), or byte strings."""
+    """Write columns of equal length: integers, floats (nan as an empty field), or byte strings."""
     arrays = list(columns.values())
     num_rows = len(arrays[0])
     with open_atomic(path, "wb") as file:
@@ -42,7 +42,7 @@ def header_line(names: dict[str, NDArray[Any]] | Sequence[str]) -> bytes:
 
 
 def format_rows(columns: Sequence[NDArray[Any]]) -> bytes:
-    """Return the lines of a CSV file for equally long columns. Floats are rounded to DECIMALS places."""
+    """Return the CSV lines of columns of equal length. Floats are rounded to DECIMALS places."""
     num_rows = len(columns[0])
     parts: list[Characters] = []
     for column in columns:
@@ -50,10 +50,10 @@ def format_rows(columns: Sequence[NDArray[Any]]) -> bytes:
         parts.append(np.full((num_rows, 1), ord(","), np.uint8))
     parts[-1][:] = ord("\n")
     lines = np.empty((num_rows, sum(part.shape[1] for part in parts)), np.uint8)
-    at = 0
+    start = 0
     for part in parts:
-        lines[:, at : at + part.shape[1]] = part
-        at += part.shape[1]
+        lines[:, start : start + part.shape[1]] = part
+        start += part.shape[1]
     return lines.tobytes().translate(None, delete=b"\0")
 
 
@@ -88,7 +88,7 @@ def _sign(negative: NDArray[np.bool_]) -> Characters:
 
 
 def _whole_digits(values: NDArray[np.int64]) -> Characters:
-    """Digits without leading zeros; 0 has one."""
+    """Return digits without leading zeros; 0 has one digit."""
     num_digits = (np.searchsorted(_POWERS, values, side="right") + 1).astype(np.uint8)
     groups = -(-int(num_digits.max(initial=1)) // 4)
     digits = _grouped_digits(values, groups)[0]
@@ -97,7 +97,7 @@ def _whole_digits(values: NDArray[np.int64]) -> Characters:
 
 
 def _decimal_digits(values: NDArray[np.int64]) -> Characters:
-    """DECIMALS digits without trailing zeros, but at least one."""
+    """Return DECIMALS digits without trailing zeros, but at least one."""
     digits, groups = _grouped_digits(values, _GROUPS_OF_DECIMALS)
     zeros = np.zeros(len(values), np.uint8)
     only_zeros_so_far = np.ones(len(values), np.bool_)
@@ -110,12 +110,12 @@ def _decimal_digits(values: NDArray[np.int64]) -> Characters:
 
 
 def _grouped_digits(values: NDArray[np.int64], num_groups: int) -> tuple[Characters, list[NDArray[np.int64]]]:
-    """Return the last 4 * num_groups decimal digits, and each group of four as a number, the last group first."""
+    """Return the last 4 * num_groups decimal digits, and each group of four as a number, last group first."""
     digits = np.empty((len(values), num_groups), np.uint32)
     groups: list[NDArray[np.int64]] = []
     rest = values
-    for place in range(num_groups - 1, -1, -1):
+    for index in range(num_groups - 1, -1, -1):
         rest, group = np.divmod(rest, _GROUP)
-        digits[:, place] = _FOUR_DIGITS[group]
+        digits[:, index] = _FOUR_DIGITS[group]
         groups.append(group)
     return digits.view(np.uint8), groups

@@ -1,4 +1,4 @@
-"""One line on each thing that was simulated, for people."""
+"""Describe what was simulated, in one line each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def describe_cluster(cluster: ClusterConfig) -> str:
-    """Return the replicas, group by group."""
+    """Describe the replicas, group by group."""
     groups = cluster.groups
     if len(groups) == 1:
         return describe_group(groups[0])
@@ -41,5 +41,5 @@ def describe_predictor(result: SimulationResult) -> str:
 
 
 def unique(texts: Iterable[str]) -> list[str]:
-    """Return each text that is not empty once, in order."""
+    """Return the distinct nonempty texts in order."""
     return [text for text in dict.fromkeys(texts) if text]

@@ -1,7 +1,7 @@
-"""event_trace.json: what happened, in order, with upstream's fields and event numbers.
+"""Write event_trace.json, the events in order with upstream's fields and event numbers.
 
-Upstream's events that carry no fact of their own (a batch's arrival at a stage, a scheduling that scheduled nothing)
-are not recorded and left out.
+Upstream's events without information of their own (a batch's arrival at a stage, a scheduling without effect) are left
+out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class _Stages:
-    """Each stage of each batch. `is_last`: its stage is the last of the replica's pipeline."""
+    """Each stage of each batch. is_last: whether it is the last of the replica's pipeline."""
 
     row: NDArray[np.intp]
     within: NDArray[np.int64]
@@ -37,7 +37,7 @@ class _Stages:
 
 
 def write_event_trace(path: Path, recording: Recording) -> None:
-    """Write a JSON list of events ordered by time. Events at the same instant are ordered by their number."""
+    """Write a JSON list of events ordered by time, and within an instant by number."""
     stages = _stages(recording)
     times, kinds, subjects = _events(recording, stages)
     order = np.lexsort((kinds, times))
@@ -62,10 +62,10 @@ def _stages(recording: Recording) -> _Stages:
 
 
 def _events(recording: Recording, stages: _Stages) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.intp]]:
-    """Time and kind of each event, and its request or its place in `stages`."""
+    """Return time and kind of each event, and its request or its index in `stages`."""
     requests, batches = recording.requests, recording.batches
     arrived = np.arange(len(requests["arrived_at"]))
-    # Of a request that was routed again, only the last placement is known, and not when it was made.
+    # Only the last placement of a rerouted request is known, without its time.
     routed = np.flatnonzero((requests["replica"] >= 0) & (requests["num_reroutes"] == 0))
     elapsed = stages.within * batches["iteration_time"][stages.row]
     start = batches["start"][stages.row] + elapsed

@@ -1,4 +1,4 @@
-"""The tables as pandas frames, for the Python API. Nothing else imports pandas."""
+"""Make the tables as pandas frames for the Python API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def request_frame(recording: Recording) -> pd.DataFrame:
 
 
 def batch_frame(recording: Recording) -> pd.DataFrame:
-    """A row for each batch, the columns of batch_metrics.csv. Runs of equal batches are taken apart: it can be long."""
+    """Return a row for each batch, the columns of batch_metrics.csv. Runs are expanded, so it can be long."""
     import pandas as pd
 
     frame: pd.DataFrame = pd.DataFrame(next(batch_columns(whole_batches(recording))))

@@ -1,18 +1,17 @@
-"""Inter-token latency: the time between two successive output tokens of a request.
+"""Compute inter-token latency (ITL), the time between two successive output tokens of a request.
 
-A request has an output token at the end of the iteration that completes its prompt, and one more at the end of each
-iteration in which it decodes; so one of n tokens has n - 1 latencies, which add up to completion - first token. Rows of
-batches say when iterations end and how often they repeat, not which requests are in them. But a request needs an
-iteration for each token. Where exactly as many as it needs could have served it between its first token and its
-completion, it was in every one of them, and its latencies are known: they are exact. Which iterations could have served
-a request:
+A request gets its first output token when the iteration that completes its prompt ends, and one more with each
+iteration in which it decodes: n tokens have n - 1 latencies, which add up to completion - first token. Batch rows say
+when iterations end and how often they repeat, but not which requests they serve. If exactly as many iterations as a
+request needs could have served it between its first token and its completion, it was in all of them, and its latencies
+are exact. The iterations that could have served it:
 
-- one pipeline stage: those of its replica with requests in decode;
-- several: the batch that was formed when the one with the token before ended, and so on. Batches leave a pipeline in
-  the order in which they were formed, so a request that missed one of these would have been completed later.
+- with one pipeline stage: the replica's iterations with requests in decode;
+- with several: the batch formed when the batch of the previous token ended, and so on. Batches leave a pipeline in the
+  order in which they were formed, so a request that missed one of these would have completed later.
 
-The others waited somewhere unknown: they were preempted, or left out of a batch that was full. For these the latencies
-are estimated: one long one for each restart (one at least), the others as long as an iteration in the mean.
+Other requests waited at unknown times: they were preempted, or a batch was full. Their latencies are estimated: a long
+one for each restart (at least one), the others as long as the mean iteration.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ Ints = NDArray[np.int64]
 
 
 class TokenLatencies(NamedTuple):
-    """values: seconds, float64[K]; weights: of how many tokens each is the latency, int64[K]. exact: the part of the
-    tokens whose latency is not estimated; nan if there are none."""
+    """Weighted latencies. values: seconds, float64[K]; weights: tokens with that latency, int64[K]. exact: the fraction
+    of tokens whose latency is not estimated; nan if there are none."""
 
     values: Floats
     weights: Ints
@@ -39,9 +38,9 @@ class TokenLatencies(NamedTuple):
 
 
 class _Chains(NamedTuple):
-    """Rows in the order in which they can follow each other for one request. row: their numbers; chain: int64, equal
-    where rows belong together; first_end, end: of the first iteration and the last; iterations: those that could have
-    served a request in decode; seconds: of an iteration after the first."""
+    """Rows ordered as they can follow each other for one request. row: their numbers; chain: equal for rows that belong
+    together; first_end, end: of the first and last iteration; iterations: those that could have served a request in
+    decode; seconds: of an iteration after the first."""
 
     row: NDArray[np.intp]
     chain: Ints
@@ -52,7 +51,7 @@ class _Chains(NamedTuple):
 
 
 def token_latencies(recording: Recording, runs: Columns, counted: NDArray[np.bool_]) -> TokenLatencies:
-    """Return the latencies of the `counted` requests, which have finished. None if no batch was recorded.
+    """Return the latencies of the `counted` (finished) requests; empty if no batch was recorded.
 
     runs: of `vidur.metrics.batch_runs.whole_batches`.
     """
@@ -84,27 +83,27 @@ def token_latencies(recording: Recording, runs: Columns, counted: NDArray[np.boo
 def _exact_latencies(
     chains: _Chains, first: NDArray[np.intp], last: NDArray[np.intp], first_token_at: Floats
 ) -> tuple[Floats, Ints]:
-    """Of requests that have their first token in row `first` and are in every row with decodes from there to `last`."""
+    """Return latencies of requests in every row with decodes from `first`, with their first token, to `last`."""
     serving = np.flatnonzero(chains.iterations > 0)
     rank = np.cumsum(chains.iterations > 0)
     begin, end = rank[first], rank[last]
     in_row = np.cumsum(np.bincount(begin, minlength=len(serving) + 1) - np.bincount(end, minlength=len(serving) + 1))
     begun = np.bincount(begin, minlength=len(serving) + 1)[:-1]
     in_row = in_row[:-1]
-    # Of those in a row, the ones that were in the serving row before; the others have had their first token only.
+    # The requests of a row that were also in the previous serving row; others have just had their first token.
     after_row = in_row - begun
     between_rows = chains.first_end[serving] - np.concatenate(([0.0], chains.end[serving][:-1]))
     values = (between_rows, chains.seconds[serving], chains.first_end[serving[begin]] - first_token_at)
     weights = (after_row, in_row * (chains.iterations[serving] - 1), np.ones(len(first), np.int64))
     some = [weight > 0 for weight in weights]
     return (
-        np.concatenate([value[own] for value, own in zip(values, some, strict=True)]),
-        np.concatenate([weight[own] for weight, own in zip(weights, some, strict=True)]),
+        np.concatenate([value[selected] for value, selected in zip(values, some, strict=True)]),
+        np.concatenate([weight[selected] for weight, selected in zip(weights, some, strict=True)]),
     )
 
 
 def _estimated_latencies(seconds: Floats, needed: Ints, iterations: Ints, restarts: Ints) -> tuple[Floats, Ints]:
-    """Of requests with `needed` latencies over `seconds`, in which a replica ran `iterations`: two values for each."""
+    """Estimate two values for each request: `needed` latencies over `seconds`, in which `iterations` ran."""
     stalls = np.minimum(np.maximum(restarts, 1), needed)
     usual = seconds / np.maximum(iterations, needed)
     long = (seconds - (needed - stalls) * usual) / stalls
@@ -124,7 +123,7 @@ def _chains(recording: Recording, runs: Columns) -> _Chains:
 
 
 def _num_stages(recording: Recording) -> Ints:
-    """int64[replicas]: pipeline stages, of those that ran."""
+    """int64[replicas]: pipeline stages of the replicas that ran."""
     stages = np.ones(len(recording.replicas["num_blocks"]), np.int64)
     for name, seconds in recording.replicas.items():
         if name.startswith("busy_time_stage"):
@@ -133,17 +132,17 @@ def _num_stages(recording: Recording) -> Ints:
 
 
 def _pipeline_chains(runs: Columns, end: Floats, rows: NDArray[np.intp]) -> Ints:
-    """Return a number for each row, equal where one was formed at the end of the one before. Rows of pipelines only."""
+    """Number pipeline rows so that a row formed at the end of another shares its number."""
     replica, formed = runs["replica"][rows], runs["scheduled_at"][rows]
     order = np.lexsort((runs["batch_id"][rows], formed, replica))
     before = np.arange(len(rows))
     for number in np.unique(replica):
-        own = order[slice(*np.searchsorted(replica[order], (number, number + 1)))]
-        place = np.minimum(np.searchsorted(formed[own], end[rows[own]]), len(own) - 1)
-        follows = formed[own[place]] == end[rows[own]]
-        before[own[place[follows]]] = own[follows]
+        selected = order[slice(*np.searchsorted(replica[order], (number, number + 1)))]
+        index = np.minimum(np.searchsorted(formed[selected], end[rows[selected]]), len(selected) - 1)
+        follows = formed[selected[index]] == end[rows[selected]]
+        before[selected[index[follows]]] = selected[follows]
     while True:
-        # Each round doubles the distance to the row that is known to come before.
+        # Each round doubles the distance to the known predecessor.
         further = before[before]
         if (further == before).all():
             return before
@@ -151,7 +150,7 @@ def _pipeline_chains(runs: Columns, end: Floats, rows: NDArray[np.intp]) -> Ints
 
 
 def _iterations_between(recording: Recording, runs: Columns, rows: NDArray[np.intp]) -> Ints:
-    """How many iterations with decodes ended after rows[0] up to rows[1], over the pipeline stages of their replica."""
+    """Count the iterations with decodes that ended after rows[0] up to rows[1], per pipeline stage."""
     if rows.size == 0:
         return np.zeros(0, np.int64)
     order = np.lexsort((run_ends(runs), runs["replica"]))

@@ -1,4 +1,4 @@
-"""What each request waited for."""
+"""Compute the latencies of requests."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ LATENCY_NAMES = ("ttft", "tpot", "e2e", "scheduling_delay", "e2e_normalized")
 
 
 def latencies(recording: Recording, counted: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
-    """Return seconds for each of the `counted` requests, which have finished, by the names of LATENCY_NAMES.
+    """Return seconds for each of the `counted` (finished) requests, by the names of LATENCY_NAMES.
 
-    ttft: arrival to first token; tpot: per output token after the first (nan if there is one only); e2e: arrival to
+    ttft: arrival to first token; tpot: per output token after the first (nan if there is only one); e2e: arrival to
     completion; scheduling_delay: arrival to first batch; e2e_normalized: e2e per output token.
     """
     requests = {name: column[counted] for name, column in recording.requests.items()}
@@ -31,9 +31,9 @@ def latencies(recording: Recording, counted: NDArray[np.bool_]) -> dict[str, NDA
 def meets_objectives(
     times: dict[str, NDArray[np.float64]], ttft: float | None, tpot: float | None
 ) -> NDArray[np.bool_]:
-    """Return which of the requests of `latencies` met the objectives (seconds; None is none).
+    """Return which requests of `latencies` met the objectives in seconds (None: no objective).
 
-    A request of one output token meets any TPOT.
+    A request with one output token meets any TPOT.
     """
     met = np.ones(len(times["ttft"]), np.bool_)
     if ttft is not None:

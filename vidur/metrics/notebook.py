@@ -1,4 +1,4 @@
-"""A run's summary as HTML, in the styles of the notebook around it."""
+"""Show a run's summary as HTML in a notebook."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLUMNS = ("mean", "p50", "p90", "p99")
 
 
 def summary_html(result: SimulationResult) -> str:
-    """Two tables: what ran and how it went, and the latencies."""
+    """Return two tables: facts of the run, and latencies."""
     figures = result.summary
     rows = [f"<tr><th>{markup(label)}</th><td>{markup(text)}</td></tr>" for label, text in facts(figures)]
     latency_rows = ["<tr><th></th>" + "".join(f"<th>{column}</th>" for column in _COLUMNS) + "</tr>"]

@@ -1,4 +1,4 @@
-"""Where the time of the batches went: the operations of a layer, by upstream's names."""
+"""Break the batches' time down by operation, under upstream's names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 CHUNK_ROWS = 1 << 16
 
 UPSTREAM_NAMES = {"mlp_act": "mlp_activation", "sampler_e2e": "sample_e2e"}
-"""Upstream's names of the operations that its metrics call otherwise than its predictors."""
+"""Names of operations that differ between upstream's metrics and its predictors."""
 
 LAYER_OPERATIONS = (
     *("mlp_up_proj", "mlp_activation", "mlp_down_proj", "mlp_down_proj_all_reduce", "attn_pre_proj", "attn_post_proj"),
@@ -37,7 +37,7 @@ CPU_OPERATIONS = (
 
 
 def layer_times(plan: HardwarePlan, rows: Columns) -> dict[str, Floats]:
-    """Milliseconds of each operation in one layer, for each row. The two all-reduces of a layer are two operations."""
+    """Return milliseconds of each operation in a layer, by row. The two all-reduces of a layer count separately."""
     tables = plan.tables
     tokens = rows["num_tokens"]
     rounded = _rounded_tokens(plan, rows)
@@ -55,7 +55,7 @@ def layer_times(plan: HardwarePlan, rows: Columns) -> dict[str, Floats]:
 
 
 def stage_times(plan: HardwarePlan, rows: Columns, num_stages: int) -> dict[str, Floats]:
-    """Milliseconds of what happens once in a stage: the transfer to the next, and what goes by the batch size."""
+    """Return milliseconds of operations once per stage: the transfer, and those that depend on the batch size."""
     times = {UPSTREAM_NAMES.get(op, op): curve[rows["batch_size"]] for op, curve in plan.tables.cpu.items()}
     if plan.tables.transfer is not None:
         transfer = plan.tables.transfer[_rounded_tokens(plan, rows)]
@@ -69,9 +69,9 @@ def _rounded_tokens(plan: HardwarePlan, rows: Columns) -> NDArray[np.int64]:
 
 
 def operation_totals(result: SimulationResult) -> dict[str, float]:
-    """Return seconds of each operation over all replicas, stages and batches. They add up to the busy time.
+    """Return the seconds of each operation over all replicas, stages and batches, which add up to the busy time.
 
-    A replica that runs slowed down spends more on every operation alike.
+    Slowing a replica down lengthens all its operations in proportion.
     """
     totals: dict[str, float] = {}
     for plan, num_stages, rows in _chunks_by_group(result):
@@ -85,9 +85,9 @@ def operation_totals(result: SimulationResult) -> dict[str, float]:
 
 
 def write_operation_metrics(result: SimulationResult, runs: Columns, folder: Path) -> None:
-    """operation_metrics.csv (milliseconds per layer) and cpu_operation_metrics.csv (per stage), a row for each batch.
+    """Write operation_metrics.csv (ms per layer) and cpu_operation_metrics.csv (ms per stage), a row for each batch.
 
-    `runs`: whole batches. Of a pipeline, the first stage is shown. The field of an operation that did not run is empty.
+    runs: whole batches. A pipeline shows its first stage. The field of an operation that did not run is empty.
     """
     plans = result.hardware
     model_names = [
@@ -109,7 +109,7 @@ def write_operation_metrics(result: SimulationResult, runs: Columns, folder: Pat
 
 
 def _further_names(ops: Iterable[str]) -> list[str]:
-    """Return the operations that upstream does not know, each once."""
+    """Return the distinct operations that upstream does not have."""
     known = {*LAYER_OPERATIONS, *OTHER_OPERATIONS, *CPU_OPERATIONS, "all_reduce", "send_recv"}
     return [name for name in unique(UPSTREAM_NAMES.get(op, op) for op in ops) if name not in known]
 
@@ -117,7 +117,7 @@ def _further_names(ops: Iterable[str]) -> list[str]:
 def _batch_times(
     result: SimulationResult, runs: Columns
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], dict[str, Floats]]]:
-    """(number of each batch, how many batches each time is for, times of each run), in parts, ordered by batch."""
+    """Yield (batch numbers, batches that share each time, times of each run) in parts, ordered by batch."""
     order = np.argsort(runs["batch_id"], kind="stable")
     group = result.recording.replicas["group"][runs["replica"]]
     for first in range(0, len(order), 1024):
@@ -126,10 +126,10 @@ def _batch_times(
         within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
         times: dict[str, Floats] = {}
         for number in np.unique(group[part]):
-            own = group[part] == number
-            rows = _of_group(result, number, {name: column[part[own]] for name, column in runs.items()})
+            selected = group[part] == number
+            rows = _of_group(result, number, {name: column[part[selected]] for name, column in runs.items()})
             for name, each in rows.items():
-                times.setdefault(name, np.full(len(part), np.nan))[own] = each
+                times.setdefault(name, np.full(len(part), np.nan))[selected] = each
         yield np.repeat(runs["batch_id"][part], count) + within, count, times
 
 
@@ -145,7 +145,7 @@ def _of_group(result: SimulationResult, number: int, rows: Columns) -> dict[str,
 
 
 def _chunks_by_group(result: SimulationResult) -> Iterator[tuple[HardwarePlan, int, Columns]]:
-    """(plan, its number of stages, rows) for parts of the recorded rows, each of one group."""
+    """Yield (plan, number of stages, rows) for parts of the recorded rows, each of one hardware group."""
     batches = result.recording.batches
     group = result.recording.replicas["group"][batches["replica"]]
     for number, (plan, resolved) in enumerate(zip(result.hardware, result.config.cluster_config.groups, strict=True)):
@@ -157,7 +157,7 @@ def _chunks_by_group(result: SimulationResult) -> Iterator[tuple[HardwarePlan, i
 
 
 def _decode_times(plan: HardwarePlan, rows: Columns) -> Floats:
-    """Looked up at the mean KV length, cut to an integer and rounded up to the granularity. 0 without decodes."""
+    """Look decode times up at the mean KV length, truncated and rounded up to the granularity; 0 without decodes."""
     size, step = rows["decode_size"], plan.tables.kv_granularity
     mean = rows["decode_kv_tokens"] // np.maximum(size, 1)
     times = np.where(size > 0, plan.tables.attn_decode[size, -(-mean // step)], 0.0)

@@ -1,4 +1,4 @@
-"""Latencies of a run as a plotly figure, for a notebook."""
+"""Plot a run's latencies with plotly in a notebook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _POINTS = 500
 
 
 def latency_figure(result: SimulationResult) -> Figure:
-    """Cumulative distributions over the finished requests, a panel for each latency."""
+    """Plot cumulative distributions over the finished requests, a panel for each latency."""
     from plotly.graph_objects import Scatter
     from plotly.subplots import make_subplots
 
@@ -35,6 +35,6 @@ def latency_figure(result: SimulationResult) -> Figure:
         label = LATENCY_LABELS[name]
         figure.add_trace(Scatter(x=x * unit.per_second, y=y, name=label, mode="lines"), row=1, col=column)
         figure.update_xaxes(title_text=f"{label} ({unit.name})", row=1, col=column)
-    figure.update_yaxes(title_text="% of requests, ITL: of tokens", row=1, col=1)
+    figure.update_yaxes(title_text="% of requests (ITL: % of tokens)", row=1, col=1)
     figure.update_layout(showlegend=False)
     return figure

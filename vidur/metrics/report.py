@@ -1,4 +1,4 @@
-"""report.html: one file that shows a run and works offline."""
+"""Write report.html, one file that shows a run and works offline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Section = dict[str, Any]
 
 
 def write_report(path: Path, result: SimulationResult, others: Mapping[str, SimulationResult] | None = None) -> None:
-    """Write the report of a run. others: the same requests under other routers, by name, to be shown beside it."""
+    """Write the report of a run. others: results of other routers on the same requests, by name."""
     report_page(result, others).write(path)
 
 
@@ -29,7 +29,7 @@ def report_page(result: SimulationResult, others: Mapping[str, SimulationResult]
     figures, others = result.summary, others or {}
     metrics = result.config.metrics_config
     shown = [(label, text) for label, text in facts(figures) if label not in ("Cluster", "Throughput")]
-    warnings = ["Partial: the run was cut before all requests were done."] if figures["partial"] else []
+    warnings = ["Partial: the run was stopped before all requests were done."] if figures["partial"] else []
     page = Page(figures["cluster"], shown, warnings)
     page.add_cards(_cards(figures))
     results = {sections.router_name(result): result, **others}
@@ -95,19 +95,21 @@ def _scaled(value: float | None, unit: Unit) -> str:
 
 
 def _router_table(results: Mapping[str, SimulationResult]) -> Table:
-    """Latencies and what was served under each router."""
+    """Make a table of latencies and throughput under each router."""
     figures = {name: result.summary for name, result in results.items()}
     times = [(name, column) for name in ("ttft", "tpot", "e2e") for column in ("mean", "p99")]
-    units = [time_unit([own["latency"][name][column] for own in figures.values()]) for name, column in times]
+    units = [time_unit([section["latency"][name][column] for section in figures.values()]) for name, column in times]
     heads = [
         f"{LATENCY_LABELS[name]} {column} ({unit.name})" for (name, column), unit in zip(times, units, strict=True)
     ]
     rows = []
-    for router, own in figures.items():
-        cells = [_scaled(own["latency"][name][column], unit) for (name, column), unit in zip(times, units, strict=True)]
-        rows.append([router, f"{own['requests']['finished']:,}", *cells])
-        if "goodput" in own:
-            goodput = own["goodput"]
+    for router, section in figures.items():
+        cells = [
+            _scaled(section["latency"][name][column], unit) for (name, column), unit in zip(times, units, strict=True)
+        ]
+        rows.append([router, f"{section['requests']['finished']:,}", *cells])
+        if "goodput" in section:
+            goodput = section["goodput"]
             rows[-1] += [significant(goodput["requests_per_second"]), percent(goodput["fraction_of_finished"])]
     goodput_heads = ["Goodput (requests/s)", "Meet the SLOs"] if len(rows[0]) > len(heads) + 2 else []
     return Table(["Router", "Finished", *heads, *goodput_heads], rows)

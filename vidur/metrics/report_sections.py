@@ -1,4 +1,4 @@
-"""What report.html shows of a run, section by section."""
+"""Make the charts of report.html, section by section."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ TIME_BINS = 600
 RATE_BINS = 100
 HEAT_COLUMNS = 200
 TAIL = 1.5
-"""A distribution is first shown up to this times its p99, if its largest value is beyond that."""
+"""A distribution is initially shown up to this multiple of its p99."""
 SLO_SHOWN = 5.0
-"""An SLO up to this times a distribution's p99 is within its chart."""
+"""An SLO up to this multiple of a distribution's p99 is drawn in its chart."""
 HEAT_ROWS = 128
 MAX_LINES = 16
-"""More replicas than this are shown as a range and a heat map."""
+"""More replicas than this are drawn as a range and a heat map."""
 
 SERIES = {
     "running": "Running requests",
@@ -61,14 +61,14 @@ SERIES = {
 PERCENTAGES = ("kv_use", "busy")
 DISTRIBUTIONS = {
     "ttft": ("TTFT", "time to first token: from arrival to the first output token"),
-    "tpot": ("TPOT", "time per output token after a request's first, its mean"),
+    "tpot": ("TPOT", "mean time per output token after a request's first"),
     "e2e": ("E2E", "end to end: from arrival to the last output token"),
     "scheduling_delay": ("Scheduling delay", "from arrival to the first batch"),
 }
 
 
 def latency_charts(result: SimulationResult, others: Mapping[str, SimulationResult]) -> list[Chart]:
-    """Cumulative distributions of the latencies: also of each group of a mixed cluster, and under the other routers."""
+    """Make cumulative distributions of latencies, also for each group of a mixed cluster and under other routers."""
     times = latencies(result.recording, counted(result))
     besides = {name: latencies(other.recording, counted(other)) for name, other in others.items()}
     groups = result.config.cluster_config.groups
@@ -98,13 +98,13 @@ def latency_charts(result: SimulationResult, others: Mapping[str, SimulationResu
         if others:
             note += f"; percentiles of {router_name(result)}"
         if present.max(initial=0.0) > end:
-            note += "; a double click shows the whole tail"
+            note += "; double-click to show the whole tail"
         charts.append(Chart(title, note, curves, shown, log_switch=True))
     return charts
 
 
 def token_latency_chart(result: SimulationResult) -> Chart:
-    """Return the cumulative distribution of the latencies between tokens."""
+    """Make the cumulative distribution of inter-token latencies."""
     values, weights, exact = result.token_latencies
     figures = weighted_statistics(values, weights)
     unit = time_unit([figures["p99"]])
@@ -118,12 +118,12 @@ def token_latency_chart(result: SimulationResult) -> Chart:
         shown["xaxis"]["range"] = [0, TAIL * figures["p99"] * unit.per_second]
     note = "inter-token latency: between two successive tokens of a request"
     if exact < 1:
-        note += f"; estimated for {percent(1 - exact)} of the tokens"
+        note += f"; estimated for {percent(1 - exact)} of tokens"
     return Chart("ITL", note, [curve], shown, log_switch=True)
 
 
 def outstanding_chart(results: Mapping[str, SimulationResult]) -> Chart:
-    """Return requests in the cluster over time under each router."""
+    """Make a chart of outstanding requests over time under each router."""
     end = max(result.recording.end_time for result in results.values())
     times = np.linspace(0.0, end, TIME_BINS)
     traces = []
@@ -133,12 +133,12 @@ def outstanding_chart(results: Mapping[str, SimulationResult]) -> Chart:
         count = np.searchsorted(arrived, times, "right") - np.searchsorted(left, times, "right")
         traces.append(line(short(times, 6), count.tolist(), name, color))
     shown = layout("time (s)", "requests", hovermode="x unified")
-    note = "requests that have arrived and are not finished, under each router"
+    note = "requests that have arrived but not finished, under each router"
     return Chart("Requests in the cluster", note, traces, shown, is_wide=True)
 
 
 def load_chart(result: SimulationResult) -> Chart:
-    """Arrivals and completions per second."""
+    """Make a chart of arrivals and completions per second."""
     edges = time_edges(result.recording, RATE_BINS)
     requests = result.recording.requests
     middles = short((edges[1:] + edges[:-1]) / 2, 6)
@@ -147,13 +147,11 @@ def load_chart(result: SimulationResult) -> Chart:
         rates = np.histogram(requests[column], edges)[0] / np.diff(edges)
         traces.append(line(middles, short(rates), name, color, line={"color": color, "width": 1.8, "shape": "hvh"}))
     shown = layout("time (s)", "requests per second", hovermode="x unified")
-    return Chart(
-        "Load", "where completions stay below arrivals, a queue builds up", traces, shown, height=260, is_wide=True
-    )
+    return Chart("Load", "while completions stay below arrivals, queues grow", traces, shown, height=260, is_wide=True)
 
 
 def replica_charts(result: SimulationResult) -> list[Chart]:
-    """Queues, KV-cache and busy time over time: a line for each replica, or of many their range and heat maps."""
+    """Chart queues, KV-cache and busy time over time: a line per replica, or a range and heat maps for many."""
     lines = timeline(
         result.recording, result.runs, min(TIME_BINS, result.config.metrics_config.subsamples or TIME_BINS)
     )
@@ -163,7 +161,7 @@ def replica_charts(result: SimulationResult) -> list[Chart]:
 
 
 def batch_charts(result: SimulationResult) -> list[Chart]:
-    """Distributions of the batches' sizes, tokens and times."""
+    """Make the distributions of batch sizes, tokens and times."""
     metrics = result.config.metrics_config
     runs = only_batches(result.runs, metrics.min_batch_index, metrics.max_batch_index)
     seconds = runs["execution_time"]
@@ -183,10 +181,10 @@ def batch_charts(result: SimulationResult) -> list[Chart]:
 
 
 def request_charts(result: SimulationResult) -> list[Chart]:
-    """TTFT against the length of the prompt and against the time of arrival, of a sample of the requests."""
+    """Plot TTFT against prompt length and against arrival time, for a sample of requests."""
     requests = result.recording.requests
     ids = np.flatnonzero(counted(result))
-    # A fixed seed: the report of a run is the same whenever it is written.
+    # A fixed seed, so that the same run always gives the same report.
     if len(ids) > SCATTER_POINTS:
         ids = np.sort(np.random.default_rng(0).choice(ids, SCATTER_POINTS, replace=False))
     ttft = requests["prefill_completed_at"][ids] - requests["arrived_at"][ids]
@@ -208,7 +206,7 @@ def request_charts(result: SimulationResult) -> list[Chart]:
 
 
 def operation_chart(result: SimulationResult) -> Chart:
-    """Return where the batches' time went."""
+    """Make a chart of busy time by operation."""
     totals = sorted(result.summary["operation_seconds"].items(), key=lambda item: item[1])
     everything = sum(seconds for _, seconds in totals) or 1.0
     shares = short([100 * seconds / everything for _, seconds in totals])
@@ -229,7 +227,7 @@ def operation_chart(result: SimulationResult) -> Chart:
 
 
 def counted(result: SimulationResult) -> NDArray[np.bool_]:
-    """bool[requests]: those that have finished, within the batches that the metrics are limited to."""
+    """bool[requests]: whether each finished within the batches that metrics are limited to."""
     metrics = result.config.metrics_config
     return counted_requests(result.recording, result.runs, metrics.min_batch_index, metrics.max_batch_index)
 
@@ -239,7 +237,7 @@ def router_name(result: SimulationResult) -> str:
 
 
 def _marks(present: Floats, unit: Unit, slo: float | None) -> dict[str, Any]:
-    """Dotted lines at p50, p90 and p99, and a dashed one at the SLO (seconds), each labelled where it ends."""
+    """Draw labelled lines at p50, p90 and p99 (dotted) and at the SLO in seconds (dashed)."""
     if len(present) == 0:
         return {}
     marked = (50, 90, 99)
@@ -309,14 +307,14 @@ def _stacked(result: SimulationResult, lines: Timeline, many: bool) -> Chart:
             more: dict[str, Any] = {"legendgroup": names[replica], "showlegend": index == 0 and len(values) > 1, **axes}
             traces.append(line(middles, short(series), f"replica {names[replica]}", COLORS[replica], **more))
     shown |= _event_marks(result)
-    note = "the mean of all replicas, in a band from the least to the greatest" if many else "mean over each time bin"
+    note = "mean of all replicas, with a band from the least to the greatest" if many else "mean over each time bin"
     if len(traces) > len(SERIES) and not many:
-        note += "; a click on the legend hides a replica"
+        note += "; click on the legend to hide a replica"
     return Chart("Replicas over time", note, traces, shown, height=880, is_wide=True)
 
 
 def _event_marks(result: SimulationResult) -> dict[str, Any]:
-    """Lines at the configured events of the cluster, if there are few."""
+    """Draw lines at the configured events of the cluster if there are few."""
     events = result.config.cluster_config.replica_events[:20]
     style = {"color": BAD, "width": 1, "dash": "dash"}
     return {
@@ -358,7 +356,7 @@ def _heat_maps(lines: Timeline) -> list[Chart]:
 
 
 def _mean_of_groups(values: Floats, size: int, direction: int) -> Floats:
-    """Return means of each `size` successive rows (direction 0) or columns (1); of fewer at the end."""
+    """Average each `size` successive rows (direction 0) or columns (1); fewer at the end."""
     count = values.shape[direction]
     first = np.arange(0, count, size)
     sizes = np.diff(np.append(first, count))
@@ -367,7 +365,7 @@ def _mean_of_groups(values: Floats, size: int, direction: int) -> Floats:
 
 
 def _histogram(title: str, note: str, what: str, values: NDArray[Any], runs: Columns) -> Chart:
-    """Share of the batches by value, up to what 99.9 % of them stay within."""
+    """Make a histogram of batches by value, up to the 99.9th percentile."""
     if len(values) == 0:
         return Chart(title, note, [], layout(what, "batches (%)"))
     high = float(np.quantile(values, 0.999, method="higher"))
@@ -378,13 +376,13 @@ def _histogram(title: str, note: str, what: str, values: NDArray[Any], runs: Col
         edges = np.linspace(0, high or 1.0, 61)
     shown = layout(f"{title.lower()} ({what})", "batches (%)")
     heights = weighted_histogram(values, runs["count"], edges)
-    if heights.max() > 50:  # one bar would leave the others invisible
+    if heights.max() > 50:  # a single bar would dwarf the others
         shown["yaxis"] = axis("batches (%), logarithmic", type="log", dtick=1)
     return Chart(title, note, [bars(edges, heights, what)], shown)
 
 
 def _time_by_tokens(runs: Columns, unit: Unit) -> Chart:
-    """Batch time against tokens, of a sample of the runs."""
+    """Plot batch time against tokens, for a sample of runs."""
     rows = np.arange(len(runs["count"]))
     if len(rows) > SCATTER_POINTS:
         rows = np.sort(np.random.default_rng(0).choice(rows, SCATTER_POINTS, replace=False))

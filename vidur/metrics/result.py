@@ -1,4 +1,4 @@
-"""What a simulation gives back."""
+"""The result of a simulation."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SimulationResult:
-    """The configuration that was run and what it recorded; the tables and the summary are made when first asked for.
+    """The configuration of a run and its recording; tables and the summary are computed on first use.
 
-    hardware: the execution times of each of `config.cluster_config.groups`, as the engine used them.
-    workload: one line on where the requests came from.
-    wall_seconds: what the simulation itself took; None leaves everything that depends on the clock out of the summary.
+    hardware: the execution times of each of `config.cluster_config.groups`. workload: the source of the requests, in
+    one line. wall_seconds: wall-clock time of the simulation; None leaves it out of the summary.
     """
 
     config: SimulationConfig
@@ -51,7 +50,7 @@ class SimulationResult:
 
     @cached_property
     def batches(self) -> pd.DataFrame:
-        """A row for each batch, the columns of batch_metrics.csv. Long: a batch is an iteration."""
+        """A row for each batch (iteration), the columns of batch_metrics.csv; may be very long."""
         from vidur.metrics.frames import batch_frame
 
         return batch_frame(self.recording)
@@ -74,9 +73,9 @@ class SimulationResult:
         return token_latencies(self.recording, self.runs, counted)
 
     def itl(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Inter-token latencies in seconds and of how many tokens each is the latency: the arrays of a distribution.
+        """Return inter-token latencies in seconds, and the number of tokens with each.
 
-        Empty where batches were not recorded. Of requests that were preempted they are estimated: `vidur.metrics.itl`.
+        Empty if batches were not recorded; estimated for preempted requests (vidur.metrics.itl).
         """
         return self.token_latencies.values, self.token_latencies.weights
 
@@ -88,9 +87,11 @@ class SimulationResult:
         return summary(self)
 
     def goodput(self, ttft: float | None = None, tpot: float | None = None) -> dict[str, Any]:
-        """Finished requests per second that met the objectives (seconds), their share of the finished, and the shares
-        that met each; docs/output.md. Without objectives, those of the configuration, `slo_ttft` and `slo_tpot`; empty
-        where it has none."""
+        """Return finished requests per second that met the objectives (seconds), and shares of the finished that did.
+
+        Without objectives, `slo_ttft` and `slo_tpot` of the configuration apply; empty if it has none. See
+        docs/output.md.
+        """
         from vidur.metrics.summary import goodput
 
         return goodput(self, ttft, tpot)

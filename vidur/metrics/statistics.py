@@ -1,4 +1,4 @@
-"""Means and percentiles, of values and of values that stand for many."""
+"""Compute means and percentiles of values, optionally weighted."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ PERCENTILES = (50, 90, 95, 99)
 
 
 def statistics(values: NDArray[Any]) -> Statistics:
-    """mean, p50, p90, p95, p99 and max of the values that are not nan; None where there is none.
+    """Return mean, p50, p90, p95, p99 and max of the values that are not nan; None if there are none.
 
     Percentiles interpolate linearly between order statistics, as numpy.percentile does by default.
     """
     present = values[~np.isnan(values)]
     if len(present) == 0:
         return _statistics(None)
-    at = np.percentile(present, PERCENTILES)
-    return _statistics([present.mean(), *at, present.max()])
+    quantiles = np.percentile(present, PERCENTILES)
+    return _statistics([present.mean(), *quantiles, present.max()])
 
 
 def weighted_statistics(values: NDArray[Any], counts: NDArray[Any]) -> Statistics:
-    """Return the same of `values`, each repeated `counts` times (whole numbers, at least 1)."""
+    """Return the statistics of `values`, each repeated `counts` times (integers, at least 1)."""
     if len(values) == 0:
         return _statistics(None)
     if values.dtype.kind == "i" and values.min() >= 0 and values.max() < len(values):
@@ -38,8 +38,8 @@ def weighted_statistics(values: NDArray[Any], counts: NDArray[Any]) -> Statistic
     below = np.floor(positions).astype(np.int64)
     low = ordered[np.searchsorted(ends, below, side="right")]
     high = ordered[np.searchsorted(ends, np.ceil(positions).astype(np.int64), side="right")]
-    at = low + (high - low) * (positions - below)
-    return _statistics([np.average(values, weights=counts), *at, ordered[-1]])
+    quantiles = low + (high - low) * (positions - below)
+    return _statistics([np.average(values, weights=counts), *quantiles, ordered[-1]])
 
 
 def _statistics(numbers: list[Any] | None) -> Statistics:

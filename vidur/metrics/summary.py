@@ -1,4 +1,4 @@
-"""The figures of a run: the contents of summary.json."""
+"""Compute the figures of a run, the contents of summary.json."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Section = dict[str, Any]
 def summary(
     result: SimulationResult, ttft_objective: float | None = None, tpot_objective: float | None = None
 ) -> Section:
-    """Return plain JSON values, None where there is nothing to measure. Seconds, counts and fractions; docs/output.md.
+    """Return plain JSON values in seconds, counts and fractions; None if undefined (docs/output.md).
 
-    With an objective (seconds), also the goodput: finished requests per second that met those given. Where none is
-    given, the SLOs of the configuration are the objectives.
+    With an objective (seconds) includes goodput, the finished requests per second that met all given ones. Without any,
+    the configuration's SLOs apply.
     """
     recording, metrics = result.recording, result.config.metrics_config
     limits = metrics.min_batch_index, metrics.max_batch_index
@@ -63,9 +63,9 @@ def summary(
 
 
 def goodput(result: SimulationResult, ttft: float | None = None, tpot: float | None = None) -> Section:
-    """The key `goodput` of the summary: requests that met objectives (seconds). Empty where there is no objective.
+    """Return the summary's `goodput`: requests that met the objectives (seconds). Empty without an objective.
 
-    Where none is given, the SLOs of the configuration are the objectives.
+    If none is given, the configuration's SLOs apply.
     """
     if ttft is None and tpot is None:
         ttft, tpot = result.config.slo_ttft, result.config.slo_tpot
@@ -107,7 +107,7 @@ def _requests(recording: Recording) -> Section:
 
 
 def _throughput(recording: Recording) -> Section:
-    """Finished requests and their tokens over the duration."""
+    """Return finished requests and their tokens per second of the duration."""
     requests = recording.requests
     finished = requests["status"] == FINISHED
     output = int(requests["num_decode_tokens"][finished].sum())
@@ -155,12 +155,15 @@ def _replicas(result: SimulationResult) -> list[Section]:
     utilization = np.full(len(columns["replica"]), np.nan)
     busy = np.zeros(len(utilization))
     for number, resolved in enumerate(groups):
-        own = columns["group"] == number
+        selected = columns["group"] == number
         num_stages = resolved.replica_config.num_pipeline_stages
-        busy[own] = sum(columns[f"busy_time_stage{stage}"][own] for stage in range(num_stages)) / num_stages
+        busy[selected] = sum(columns[f"busy_time_stage{stage}"][selected] for stage in range(num_stages)) / num_stages
         if len(result.runs["count"]):
-            utilization[own] = model_flop_utilization(
-                resolved.replica_config, columns["num_tokens"][own], columns["attention_token_pairs"][own], seconds
+            utilization[selected] = model_flop_utilization(
+                resolved.replica_config,
+                columns["num_tokens"][selected],
+                columns["attention_token_pairs"][selected],
+                seconds,
             )
     shown = result.config.metrics_config.store_utilization_metrics
     return [

@@ -1,4 +1,4 @@
-"""Numbers as people read them. Nothing to measure is a dash."""
+"""Format numbers for people; a missing value is a dash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ NOTHING = "-"
 
 
 class Unit(NamedTuple):
-    """A unit of time and how many of it make a second."""
+    """A unit of time, and how many of it make a second."""
 
     name: str
     per_second: float
@@ -20,13 +20,13 @@ MILLISECONDS = Unit("ms", 1e3)
 
 
 def time_unit(seconds: Iterable[float | None]) -> Unit:
-    """Return the unit in which the largest of some times is at least 1, or milliseconds."""
+    """Return the unit in which the largest time is at least 1, or milliseconds."""
     largest = max((abs(value) for value in seconds if value is not None), default=0.0)
     return SECONDS if largest >= 1.0 else MILLISECONDS
 
 
 def significant(value: float | None, digits: int = 3) -> str:
-    """Rounded to significant digits, without an exponent; thousands are set apart by commas."""
+    """Round to significant digits, without an exponent, with commas between thousands."""
     if value is None:
         return NOTHING
     rounded = float(f"{value:.{digits}g}") if abs(value) < 10**digits else float(round(value))
@@ -39,7 +39,7 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def in_seconds(value: float | None) -> str:
-    """Return a time with its unit."""
+    """Format a time with its unit."""
     if value is None:
         return NOTHING
     unit = time_unit([value])

@@ -1,4 +1,4 @@
-"""How busy, full and loaded each replica was over time, in equal bins."""
+"""Compute how busy, full and loaded each replica was over time, in equal bins."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Timeline:
-    """Means over each bin, float64[R, B]; `edges` float64[B + 1], seconds, from the first arrival to the last event.
+    """Means over each bin, float64[R, B]; edges: float64[B + 1], seconds from the first arrival to the last event.
 
     busy: fraction of the time that a stage was executing, averaged over stages. kv_use: fraction of KV-cache blocks.
-    running, waiting: requests. While no batch is under way a replica counts as empty.
+    running, waiting: requests. A replica without a batch in progress counts as empty.
     """
 
     edges: Floats
@@ -29,25 +29,25 @@ class Timeline:
 
 
 def timeline(recording: Recording, runs: Columns, num_bins: int) -> Timeline:
-    """`runs` are those of `whole_batches`."""
+    """Make a timeline. runs: from `whole_batches`."""
     num_replicas = len(recording.replicas["num_blocks"])
     edges = time_edges(recording, num_bins)
-    held = {name: np.zeros((num_replicas, len(edges) - 1)) for name in ("kv_blocks", "num_running", "num_waiting")}
+    means = {name: np.zeros((num_replicas, len(edges) - 1)) for name in ("kv_blocks", "num_running", "num_waiting")}
     for replica, rows in enumerate(rows_of_replicas(runs["replica"], num_replicas)):
         start, end = runs["start"][rows], runs["held_until"][rows]
-        for name, binned in held.items():
+        for name, binned in means.items():
             binned[replica] = binned_mean(start, end, runs[name][rows], edges)
     return Timeline(
         edges=edges,
         busy=_busy_fraction(recording, edges),
-        kv_use=held["kv_blocks"] / recording.replicas["num_blocks"][:, None],
-        running=held["num_running"],
-        waiting=held["num_waiting"],
+        kv_use=means["kv_blocks"] / recording.replicas["num_blocks"][:, None],
+        running=means["num_running"],
+        waiting=means["num_waiting"],
     )
 
 
 def time_edges(recording: Recording, num_bins: int) -> Floats:
-    """Edges of equal bins over the duration; one bin of a second if that is empty."""
+    """Return the edges of equal bins over the duration; one bin of a second if the duration is 0."""
     arrived_at = recording.requests["arrived_at"]
     begin = float(arrived_at.min()) if len(arrived_at) else 0.0
     if recording.end_time <= begin:
@@ -63,9 +63,9 @@ def rows_of_replicas(replica: NDArray[np.int32], num_replicas: int) -> list[Rows
 
 
 def binned_mean(start: Floats, end: Floats, values: NDArray[np.number], edges: Floats) -> Floats:
-    """Return mean over each bin of what is `values[i]` during [start[i], end[i]) and 0 elsewhere.
+    """Return the mean over each bin of a function that is `values[i]` in [start[i], end[i]) and 0 elsewhere.
 
-    The intervals are in order and do not overlap. The integral is piecewise linear, so its values at the edges suffice.
+    The intervals are in order and do not overlap. The integral is piecewise linear, so values at the edges suffice.
     """
     if len(start) == 0:
         return np.zeros(len(edges) - 1)
@@ -83,8 +83,8 @@ def _busy_fraction(recording: Recording, edges: Floats) -> Floats:
         stage = batches["stage"][rows]
         num_stages = int(stage.max(initial=0)) + 1
         for number in range(num_stages):
-            own = rows[stage == number]
-            start = batches["start"][own]
-            end = start + batches["count"][own] * batches["iteration_time"][own]
-            busy[replica] += binned_mean(start, end, np.ones(len(own)), edges) / num_stages
+            selected = rows[stage == number]
+            start = batches["start"][selected]
+            end = start + batches["count"][selected] * batches["iteration_time"][selected]
+            busy[replica] += binned_mean(start, end, np.ones(len(selected)), edges) / num_stages
     return busy

@@ -1,4 +1,4 @@
-"""token_completions.csv: how many prompt and output tokens were done by when."""
+"""Write token_completions.csv, the prompt and output tokens completed over time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_POINTS = 1000
 def token_completions(recording: Recording, runs: Columns, num_points: int | None) -> Columns:
     """Return running totals at equally spaced times, under upstream's names of the two series.
 
-    A prompt counts when its first token comes; an output token when its batch ends, the first of a request excepted.
+    A prompt counts at its first token, every further output token at the end of its batch.
     """
     edges = time_edges(recording, max((num_points or DEFAULT_POINTS) - 1, 1))
     requests = recording.requests
@@ -35,7 +35,7 @@ _NEEDED = ("start", "scheduled_at", "execution_time", "iteration_time", "count",
 
 
 def _decoded_by(times: NDArray[np.float64], runs: Columns) -> NDArray[np.int64]:
-    """Output tokens of one replica by each time. Its runs end in order."""
+    """Return a replica's output tokens by each time. Its runs end in order."""
     first_end = runs["scheduled_at"] + runs["execution_time"]
     totals = np.concatenate(([0], np.cumsum(runs["decode_size"] * runs["count"].astype(np.int64))))
     if len(first_end) == 0:
@@ -44,7 +44,7 @@ def _decoded_by(times: NDArray[np.float64], runs: Columns) -> NDArray[np.int64]:
     started = row >= 0
     row = np.maximum(row, 0)
     seconds = runs["iteration_time"][row]
-    # The allowance keeps the last iteration of a run that ends exactly then, whatever its sum was rounded to.
+    # The tolerance includes a run's last iteration if it ends exactly then, despite rounding.
     more = np.floor((times - first_end[row]) / np.where(seconds > 0, seconds, np.inf) + 1e-9).astype(np.int64)
     iterations = np.minimum(1 + more, runs["count"][row])
     return np.where(started, totals[row] + iterations * runs["decode_size"][row], 0)

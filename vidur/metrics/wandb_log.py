@@ -1,4 +1,4 @@
-"""A run's results at Weights & Biases, where asked for."""
+"""Log a run's results to Weights & Biases if configured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def require_wandb() -> Any:
-    """Return the wandb module. Raises InputError if it is not installed."""
+    """Import wandb. Raises InputError if it is not installed."""
     try:
         import wandb
     except ImportError:
@@ -20,7 +20,7 @@ def require_wandb() -> Any:
 
 
 def log_to_wandb(result: SimulationResult) -> None:
-    """Log the summary, as flat names, and with save_table_to_wandb the table of requests, in a run of their own."""
+    """Log the summary under flat names, and with save_table_to_wandb the table of requests, as a new run."""
     wandb = require_wandb()
     metrics = result.config.metrics_config
     run = wandb.init(
@@ -37,7 +37,7 @@ def log_to_wandb(result: SimulationResult) -> None:
 
 
 def flat(figures: Any, prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}, "c": [2]}` -> `{"a/b": 1, "c/0": 2}`, without what is None."""
+    """Flatten `{"a": {"b": 1}, "c": [2]}` to `{"a/b": 1, "c/0": 2}`, without None values."""
     if isinstance(figures, dict):
         items = list(figures.items())
     elif isinstance(figures, list):

@@ -1,4 +1,4 @@
-"""A run's folder: which files the flags ask for, each written whole or not at all."""
+"""Write the files of a run that its configuration asks for, each atomically."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 def write_results(
     result: SimulationResult, folder: str | Path, others: Mapping[str, SimulationResult] | None = None
 ) -> None:
-    """Write what the metrics configuration asks for into `folder`, made if need be; docs/output.md lists the files.
+    """Write the files that the metrics configuration asks for into `folder` (docs/output.md), creating it if needed.
 
-    config.json and summary.json are always written, before all others. others: the same requests under other routers,
-    by name, which the report shows beside. Where a file cannot be written the other files are, and OutputError is
-    raised. Raises InputError if wandb is asked for and is not installed.
+    config.json and summary.json are always written, first. others: results of other routers on the same requests, for
+    the report. If some files cannot be written, writes the others and raises OutputError. Raises InputError if wandb is
+    configured but not installed.
     """
     write_files(Path(folder), _files(result, others or {}))
     metrics = result.config.metrics_config
@@ -40,7 +40,7 @@ def write_results(
 
 
 def _files(result: SimulationResult, others: Mapping[str, SimulationResult]) -> dict[str, Callable[[Path], None]]:
-    """What writes each of the files that are asked for."""
+    """Return the function that writes each configured file."""
     recording, metrics = result.recording, result.config.metrics_config
     files: dict[str, Callable[[Path], None]] = {
         "config.json": lambda path: write_json(path, result.config.to_dict()),

@@ -1,4 +1,4 @@
-"""One kit for every page of the project: sections of charts and tables in one HTML file that works offline.
+"""The kit of every page of the project: sections of charts and tables in one HTML file that works offline.
 
 page = Page("Simulation of 4 replicas", facts=[("Model", "Llama-3-8B")])
 page.add_section("Latency", Table(["", "p50 (ms)"], [["TTFT", "212"]]), Chart("TTFT", "seconds", [trace], axes))

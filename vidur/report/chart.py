@@ -1,7 +1,7 @@
-"""Charts as plain plotly.js figures: lists and dicts of JSON values, drawn by the page's script.
+"""Make charts as plain plotly.js figures of JSON values, drawn by the page's script.
 
-A colour may be a name of theme.css as `--ink`, or `--ink/0.2` with its opacity: the script looks it up in the theme
-that is shown.
+A colour may be a name in theme.css, as `--ink`, or `--ink/0.2` with opacity; the script resolves it in the current
+theme.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ HEAT = [[number / 4, f"--heat-{number}"] for number in range(5)]
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart and the words around it.
+    """A chart with its title and note.
 
-    note: a line beside the title. height: pixels. is_wide: over the full width of the page. log_switch: the section
-    offers a logarithmic horizontal axis.
+    note: a line beside the title. height: pixels. is_wide: use the full width of the page. log_switch: offer a
+    logarithmic horizontal axis.
     """
 
     title: str
@@ -45,7 +45,7 @@ class Chart:
         return any(trace["x"] for trace in self.data)
 
     def figure(self, plot_id: str) -> Markup:
-        """Return the HTML in which the page's script draws the chart; without data, a line that says so."""
+        """Return the HTML element in which the page's script draws the chart, or a note that there are no data."""
         size, label = f"height:{self.height}px", markup(self.title)
         inside = f"<div class='plot' id='{plot_id}' style='{size}' role='img' aria-label='{label}'></div>"
         if not self.has_data:
@@ -54,13 +54,13 @@ class Chart:
 
 
 def figure(title: str, note: str, inside: str, classes: str = "", attributes: str = "") -> Markup:
-    """Return a framed figure below its title and note."""
+    """Frame a figure below its title and note."""
     caption = f"<figcaption><span><b>{markup(title)}</b> {markup(note)}</span></figcaption>"
     return Markup(f"<figure class='chart {classes}'{attributes}>{caption}{inside}</figure>")
 
 
 def axis(title: str | None = None, **more: Any) -> dict[str, Any]:
-    """Return a plotly axis; `title` with the unit, as `TTFT (ms)`."""
+    """Return a plotly axis; `title` includes the unit, as `TTFT (ms)`."""
     return {**({"title": {"text": title, "standoff": 8}} if title else {}), **more}
 
 
@@ -70,14 +70,14 @@ def layout(x_title: str, y_title: str, **more: Any) -> dict[str, Any]:
 
 
 def short(values: NDArray[Any] | Sequence[float], digits: int = 4) -> list[float | None]:
-    """Return numbers of a few significant digits, for a short file; nan becomes None."""
+    """Round to a few significant digits for a short file; nan becomes None."""
     return [float(f"{value:.{digits}g}") if value == value else None for value in np.asarray(values, float).tolist()]
 
 
 def cumulative(values: Floats, num_points: int, weights: NDArray[np.int64] | None = None) -> tuple[Floats, Floats]:
-    """x and y (percent) of the empirical distribution of the values that are not nan, in at most about `num_points`.
+    """Return x and y (percent) of the empirical distribution of the values that are not nan, in about `num_points`.
 
-    weights: how often each value counts; once if None.
+    weights: how often each value counts (None: once).
     """
     present = ~np.isnan(values)
     order = np.argsort(values[present], kind="stable")
@@ -90,27 +90,27 @@ def cumulative(values: Floats, num_points: int, weights: NDArray[np.int64] | Non
     if weights is None:
         rank = np.unique(np.linspace(0, count - 1, num_points).astype(np.int64))
     else:
-        # Where the distribution passes equal steps.
+        # Take the points at which the distribution passes equal steps.
         rank = np.unique(np.append(0, np.searchsorted(share, np.linspace(0, 100, num_points)).clip(0, count - 1)))
     return ordered[rank], share[rank]
 
 
 def weighted_histogram(values: NDArray[Any], counts: NDArray[Any], edges: Floats) -> Floats:
-    """Return percent of all `counts` in each bin; what lies beyond the edges is in the first or the last."""
+    """Return the percentage of `counts` in each bin; values beyond the edges fall into the outer bins."""
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     sums = np.bincount(bins, counts, len(edges) - 1)
     return 100 * sums / max(sums.sum(), 1)  # type: ignore[no-any-return]
 
 
-def bars(edges: Floats, heights: Floats, what: str) -> Trace:
-    """Bars over bins, each as wide as its bin."""
+def bars(edges: Floats, heights: Floats, unit: str) -> Trace:
+    """Make bars as wide as their bins."""
     return {
         "type": "bar",
         "x": short((edges[1:] + edges[:-1]) / 2, 5),
         "y": short(heights),
         "width": short(np.diff(edges) * 0.94, 5),
         "marker": {"color": ACCENT},
-        "hovertemplate": f"%{{x}} {what}: %{{y:.2f}} %<extra></extra>",
+        "hovertemplate": f"%{{x}} {unit}: %{{y:.2f}} %<extra></extra>",
     }
 
 
@@ -120,7 +120,7 @@ def line(x: list[Any], y: list[Any], name: str, color: str, **more: Any) -> Trac
 
 
 def dots(x: NDArray[Any], y: Floats, **more: Any) -> Trace:
-    """Return a scatter of points."""
+    """Make a scatter plot."""
     marker = {"color": ACCENT, "size": 5, "opacity": 0.45}
     hover = "%{x}, %{y}<extra></extra>"
     return {
@@ -135,7 +135,7 @@ def dots(x: NDArray[Any], y: Floats, **more: Any) -> Trace:
 
 
 def range_band(x: list[Any], low: Floats, mean: Floats, high: Floats, axes: dict[str, str]) -> list[Trace]:
-    """Return the mean of several series in a band from the least to the greatest of them."""
+    """Draw the mean of several series in a band from their least to their greatest."""
     edge = {"line": {"width": 0}, "hoverinfo": "skip", "showlegend": False, **axes}
     return [
         line(x, short(high), "most", ACCENT, **edge),
@@ -147,7 +147,7 @@ def range_band(x: list[Any], low: Floats, mean: Floats, high: Floats, axes: dict
 def heat_map(
     x: list[Any], y: list[Any], z: list[list[float | None]], greatest: float, hover: str, **more: Any
 ) -> Trace:
-    """Colours from 0 to `greatest`."""
+    """Make a heat map with colours from 0 to `greatest`."""
     bar = {"thickness": 10, "outlinewidth": 0, **more.pop("colorbar", {})}
     scale = {"colorscale": HEAT, "zmin": 0, "zmax": greatest, "colorbar": bar}
     return {"type": "heatmap", "x": x, "y": y, "z": z, "hovertemplate": f"{hover}<extra></extra>", **scale, **more}

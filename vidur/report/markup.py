@@ -1,4 +1,4 @@
-"""Texts that are HTML already."""
+"""Mark strings that are HTML already."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import html
 
 
 class Markup(str):
-    """HTML that a page takes as it is; every other string is text, which a page escapes."""
+    """HTML that a page includes unchanged; other strings are escaped."""
 
     __slots__ = ()
 
 
 def markup(text: str) -> Markup:
-    """Escape a text, unless it is markup."""
+    """Escape a text unless it is markup."""
     return text if isinstance(text, Markup) else Markup(html.escape(text))

@@ -1,4 +1,4 @@
-"""A page: a heading over facts, key figures, and sections of charts and tables."""
+"""A page: heading, facts, key figures, and sections of charts and tables."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ FOLDER = Path(__file__).parent
 
 
 class Page:
-    """A page of one HTML file that works offline, plotly.js and all.
+    """A page in one HTML file that works offline, including plotly.js.
 
-    facts: labelled texts below the heading. warnings: what the reader must know first. style, script, data: the page's
-    own, beside those of all pages; `unpack(name)` gives the script the text that `data` has under that name.
+    facts: labelled texts below the heading. warnings: shown first. style, script, data: additions of this page; its
+    script reads the text `data[name]` with `unpack(name)`.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Page:
         self._charts: list[Chart] = []
 
     def add_cards(self, figures: Iterable[tuple[str, str, str]]) -> None:
-        """Key figures, each a label, a value and a note."""
+        """Add key figures, each a label, a value and a note."""
         cards = "".join(
             f"<div class='card'><span>{markup(label)}</span><strong>{markup(value)}</strong>"
             f"<small>{markup(note)}</small></div>"
@@ -55,7 +55,7 @@ class Page:
         self._parts.append(f"<div class='cards'>{cards}</div>")
 
     def add_section(self, title: str, *parts: Part, tools: str = "") -> None:
-        """Charts that follow each other stand in a grid; a text is a paragraph, Markup itself. tools: HTML controls."""
+        """Add a section. Successive charts form a grid; a string becomes a paragraph. tools: HTML controls."""
         bar = f"<div class='bar'>{tools}</div>" if tools else ""
         shown = [
             f"<div class='charts'>{''.join(map(self._shown, group))}</div>" if kind is Chart
@@ -92,7 +92,7 @@ class Page:
         )
 
     def write(self, path: Path) -> None:
-        """Write the page, whole or not at all."""
+        """Write the page atomically."""
         write_text(path, self.html())
 
     def _repr_html_(self) -> str:
@@ -101,7 +101,7 @@ class Page:
 
 
 def page_path(output: str) -> Path:
-    """Where a tool's page goes: report.html in the folder `output`, or `output` itself if that is a file's name."""
+    """Return the path of a tool's page: report.html in the folder `output`, or `output` if it names a file."""
     path = Path(output)
     return path if path.suffix else path / "report.html"
 
@@ -113,12 +113,12 @@ def command(name: str, text: str) -> Markup:
 
 
 def _json(value: Any) -> str:
-    """JSON that may stand inside a script element."""
+    """Return JSON that is safe inside a script element."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _pack(text: str) -> str:
-    """Half the size; more effort would take a quarter of a second for another tenth."""
+    """Compress to half the size; a higher level takes a quarter of a second to save another tenth."""
     return base64.b64encode(zlib.compress(text.encode(), 1)).decode()
 
 
@@ -128,12 +128,12 @@ def shared(*names: str) -> str:
 
 
 def with_shared(page: str) -> str:
-    """Put the kit's files into a page of its own, where a comment names them: `/* theme.css page.css */`."""
+    """Insert the kit's files into a page at a comment that names them: `/* theme.css page.css */`."""
     return re.sub(r"/\* ((?:(?:theme|page)\.(?:css|js) ?)+)\*/", lambda match: shared(*match[1].split()), page)
 
 
 def _plotly() -> str:
-    """plotly.js of the installed package, which takes long to import and is not needed for that."""
+    """Return plotly.js of the installed package without importing it, which takes long."""
     spec = importlib.util.find_spec("plotly")
     assert spec is not None and spec.origin is not None, "plotly is a dependency"
     return (Path(spec.origin).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")

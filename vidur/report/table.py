@@ -10,10 +10,10 @@ from vidur.report.markup import Markup, markup
 
 @dataclass(frozen=True)
 class Table:
-    """Headings over rows of texts or Markup: the first `num_texts` columns are texts, the others numbers.
+    """A table of texts or Markup: `num_texts` text columns, then number columns.
 
-    title: names the file of its download, where that of the section would not do. sortable: a click on a heading sorts
-    by the numbers of its column, with their units.
+    title: names its download; the section's title if empty. sortable: a click on a heading sorts by the column's
+    numbers, respecting units.
     """
 
     names: Sequence[str]
@@ -23,7 +23,7 @@ class Table:
     sortable: bool = True
 
     def html(self) -> Markup:
-        """Return the table as HTML; a page's script adds the sorting and the download."""
+        """Return the table as HTML; the page's script adds sorting and download."""
         attributes = (f' data-title="{markup(self.title)}"' if self.title else "") + " data-fixed" * (not self.sortable)
         head, *lines = (
             "<tr>" + "".join(self._cell(tag, column, text) for column, text in enumerate(row)) + "</tr>"

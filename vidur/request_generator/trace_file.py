@@ -192,7 +192,7 @@ def find_columns(
     path: str, row: int, header: Sequence[str], required: Sequence[str], optional: Sequence[str] = ()
 ) -> dict[str, int]:
     """Return the indices of columns in a header, ignoring case. Raises InputError if a required one is missing."""
-    places = {text.strip().lower(): place for place, text in reversed(list(enumerate(header)))}
+    places = {text.strip().lower(): index for index, text in reversed(list(enumerate(header)))}
     for name in required:
         if name.lower() not in places:
             raise missing_column(path, row, header, name, required)
@@ -207,6 +207,6 @@ def missing_column(path: str, row: int, header: Sequence[str], name: str, requir
     return InputError(f"{path}, row {row}: column '{name}' is missing: {hint}needed: {', '.join(required)}")
 
 
-def likeness(name: str, other: str) -> float:
+def likeness(name: str, second: str) -> float:
     """Return the similarity of two names, from 0 to 1, ignoring case."""
-    return difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
+    return difflib.SequenceMatcher(None, name.lower(), second.lower()).ratio()
