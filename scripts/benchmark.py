@@ -1,4 +1,4 @@
-"""How fast the engine is: on upstream's reference cases, against upstream's own CPU seconds, and by cluster size.
+"""Measure the engine on reference cases, against upstream's CPU seconds, and by cluster size.
 
 python scripts/benchmark.py --golden DIR [--json]: DIR holds a folder per case (case.json, requests.csv, tables.npz).
 python scripts/benchmark.py --million: a million requests over 64 replicas, with the memory it takes.
@@ -27,7 +27,7 @@ REQUESTS_PER_SECOND = 2.5
 
 
 def time_run(config: SimulationConfig, repeats: int = REPEATS) -> tuple[float, int, int]:
-    """Return seconds of the fastest of `repeats` runs, batches, requests."""
+    """Return the seconds, batches and requests of the fastest of `repeats` runs."""
     best = float("inf")
     for _ in range(repeats):
         simulator = Simulator(config)

@@ -1,9 +1,9 @@
-"""How long the router in front of real replicas takes to decide, in its process: books, encoder, policy, guard rails.
+"""Measure how long the router in front of real replicas takes to decide: ledger, encoder, policy, guard rails.
 
 python scripts/benchmark_decision.py [--scheduler NAME] [--decisions N] [--rounds N]
 
-Beside it, in turns with the decisions, a fixed loop of small NumPy operations, as a decision is one: what its p99 is
-above its p50 is the machine's doing, not the router's. Medians over the rounds, with the least and the greatest.
+A fixed loop of small NumPy operations alternates with the decisions: its p99 above its p50 is due to the machine, not
+the router. Prints medians over the rounds, with the least and the greatest.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ FIXED = 100  # operations of the loop
 
 
 def microseconds(replicas: int, scheduler: str, decisions: int) -> tuple[list[float], list[float]]:
-    """Of each decision of a router with some 20 requests on each replica, and of the fixed loop after it."""
+    """Time each decision of a router with some 20 requests per replica, and the fixed loop after it."""
     words = [word for number in range(replicas) for word in ("--replica", f"http://127.0.0.1:{8000 + number}")]
     config, _ = parse_router("benchmark", "", (), [*words, "--scheduler", scheduler])
-    # A busy machine is not to make decisions late.
+    # A busy machine must not make decisions late.
     router, rng = Router(config, clock=lambda: 0.0), np.random.default_rng(0)
     available, under_way = np.ones(replicas, np.bool_), deque[int]()
     decided, fixed = [], []

@@ -1,4 +1,4 @@
-"""How fast the learned router decides: compiled into the simulation, beside lor, and by itself in NumPy.
+"""Measure the learned router's decisions: compiled into the simulation, against lor, and alone in NumPy.
 
 python scripts/benchmark_router.py [--requests N]
 """
@@ -48,7 +48,7 @@ def configuration(replicas: int, requests: int, router: str) -> SimulationConfig
 
 
 def microseconds_a_request(replicas: int, requests: int, router: str) -> float:
-    """Of a whole simulation, the least of several."""
+    """Time a whole simulation per request, the least of several runs."""
     seconds = []
     for _ in range(REPEATS):
         result = Simulator(configuration(replicas, requests, router)).run()
@@ -58,7 +58,7 @@ def microseconds_a_request(replicas: int, requests: int, router: str) -> float:
 
 
 def microseconds_a_decision(replicas: int, requests: int) -> tuple[float, float]:
-    """(p50, p99) of PPOScheduler.schedule: encoder and network in NumPy."""
+    """Return (p50, p99) of PPOScheduler.schedule: encoder and network in NumPy."""
     simulator = Simulator(configuration(replicas, requests, "ppo"))
     taken = []
     while (observation := simulator.next_decision()) is not None:
@@ -71,7 +71,7 @@ def microseconds_a_decision(replicas: int, requests: int) -> tuple[float, float]
 
 
 def compiled_microseconds(replicas: int) -> float:
-    """Of one decision of the kernel, called from compiled code a thousand times."""
+    """Time one decision of the kernel, called a thousand times from compiled code."""
     simulator = Simulator(configuration(replicas, 500, "ppo"))
     observation = None
     for _ in range(400):

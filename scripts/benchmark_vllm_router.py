@@ -1,11 +1,10 @@
-"""What vidur-router costs on loopback, against stub replicas: latency, requests a second, memory, streams held.
+"""Measure vidur-router on loopback against stub replicas: latency, requests per second, memory, open streams.
 
 python scripts/benchmark_vllm_router.py [--peer VLLM_ROUTER_EXECUTABLE] [--requests N] [--memory-requests N]
 
-Routers and the way without one take turns, so that what else the machine does falls on all alike; the figures are
-medians over the rounds. Each of two stub replicas, the router and the load generator is a process of its own.
-`ppo` decides each request here,
-with its guard on unlikely observations off, since stubs that answer at once are unlike anything that it was trained on.
+Routers and direct access take turns, so that other load on the machine affects all alike; figures are medians over the
+rounds. Two stub replicas, the router and the load generator are separate processes. `ppo` runs without its guard on
+unlikely observations, because stubs that answer at once are unlike its training.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ PROMPT = list(range(1000, 1064))
 TOKENS = 16
 CONCURRENT = 32
 HELD = 2000
-WAKING_SECONDS = 1.5  # for a router that slept to read its replicas' gauges again
+WAKING_SECONDS = 1.5  # for a stopped router to read its replicas' gauges again
 
 
 class Load(asyncio.Protocol):
-    """One connection that sends its next request when the answer to the last has ended."""
+    """A connection that sends its next request when the previous answer has ended."""
 
     transport: asyncio.Transport
 
     def __init__(self, request: bytes, left: list[int], seconds: list[float], done: asyncio.Future[None]) -> None:
-        """left: how many requests are still to be sent, over all connections."""
+        """left: requests still to be sent, over all connections."""
         self._request, self._left, self._seconds, self.done = request, left, seconds, done
         self._buffer = b""
         self._sent = 0.0
@@ -110,7 +109,7 @@ def run_loop(task: Any) -> Any:
 
 
 def load(port: int, requests: int, concurrent: int = 1, stream: bool = False, tokens: int = TOKENS) -> dict[str, float]:
-    """Return the figures of a load generator in a process of its own."""
+    """Run a load generator in its own process and return its figures."""
     job = json.dumps([port, requests, concurrent, stream, tokens])
     done = subprocess.run([sys.executable, __file__, "--generate", job], capture_output=True, text=True)
     if done.returncode != 0:
@@ -120,11 +119,11 @@ def load(port: int, requests: int, concurrent: int = 1, stream: bool = False, to
 
 
 class Child:
-    """A process that is stopped at the end; `port` as it tells it, or as given."""
+    """A process that is stopped at the end. port: as it prints it, or as given."""
 
     def __init__(self, stack: ExitStack, command: list[str], says: str = "", port: int = 0) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        # A file and no pipe, which would fill and hold the process up.
+        # A file, because a full pipe would block the process.
         self._output = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "output"
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
@@ -210,7 +209,7 @@ def wait_until_ready(port: int, path: str) -> None:
 
 
 def fallback_share(router: Child) -> float:
-    """Return the part of decisions that the scheduler did not make."""
+    """Return the fraction of decisions that the fallback made."""
     text = fetch(router.port, "/metrics")[1]
 
     def total(name: str) -> float:
@@ -222,7 +221,7 @@ def fallback_share(router: Child) -> float:
 
 @contextmanager
 def only(way: Child, ways: dict[str, Child]) -> Iterator[None]:
-    """Let the other routers sleep meanwhile: what they do by themselves would be this one's loss."""
+    """Stop the other routers meanwhile, so that their background work does not disturb this one."""
     others = [other for name, other in ways.items() if other is not way and name != "direct"]
     for other in others:
         other.process.send_signal(signal.SIGSTOP)
@@ -233,7 +232,7 @@ def only(way: Child, ways: dict[str, Child]) -> Iterator[None]:
 
 
 def compare(ways: dict[str, Child], requests: int, rounds: int, stream: bool) -> None:
-    """Print the table: each way's latency one at a time, and rate at 32 at a time, and both against direct."""
+    """Print each way's latency at one request at a time and its rate at 32, both against direct access."""
     alone: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     together: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -276,7 +275,7 @@ def measure_memory(router: Child, requests: int) -> None:
 
 
 def measure_streams(stack: ExitStack, held: int) -> None:
-    """Hold many slow streams at once, and print how many ran at once and how many ended well."""
+    """Open many slow streams at once, and print how many ran at once and how many ended well."""
     slow = [start_stub(stack, "--token-seconds", "1.0") for _ in range(2)]
     router = start_router(stack, slow, "ppo")
     before = router.megabytes()
@@ -297,10 +296,10 @@ def measure_streams(stack: ExitStack, held: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=500, help="one at a time, of each way and round")
+    parser.add_argument("--requests", type=int, default=500, help="sequential requests of each way and round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--memory-requests", type=int, default=200_000, help="0: leave memory out")
-    parser.add_argument("--streams", type=int, default=HELD, help="held at once; 0: leave them out")
+    parser.add_argument("--streams", type=int, default=HELD, help="concurrent streams; 0: none")
     parser.add_argument(
         "--peer", help="the executable of vllm-router (pip install vllm-router==0.1.17), for its figures"
     )

@@ -1,9 +1,9 @@
-"""The same flags on a checkout of microsoft/vidur and on ours: the times of both, and what differs request by request.
+"""Run the same flags on a checkout of microsoft/vidur and on ours; compare their times and each request.
 
 python scripts/compare_with_upstream.py --upstream CHECKOUT [--upstream_python PYTHON] [FLAGS of vidur.main ...]
-python scripts/compare_with_upstream.py --recorded FOLDER, for a run of upstream's that --record FOLDER has kept.
+python scripts/compare_with_upstream.py --recorded FOLDER, for an upstream run kept by --record FOLDER.
 
-Both simulate upstream's requests with upstream's execution times: arrivals, lengths and tables are taken from its run.
+Both simulate the arrivals, lengths and execution-time tables of upstream's run.
 Exit status 1 if they differ.
 """
 
@@ -37,7 +37,7 @@ from vidur.simulator import Simulator, simulate
 Floats = NDArray[np.float64]
 
 TOLERANCE = 1e-9
-"""Seconds. Neither side's times are rounded; sums are made in another order (docs/differences.md)."""
+"""Seconds. Times are not rounded, but sums have another order (docs/differences.md)."""
 
 COUNTS = {"replica": "placements", "finished": "finished", "num_restarts": "restarts"}
 TIMES = {
@@ -51,8 +51,8 @@ TIMES = {
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one figure over all requests. Seconds for times; means and differences are over the requests where both have
-    a time, and one where only one has counts as differing. first: the first request that differs."""
+    """The difference of one figure over all requests. Times in seconds; means and differences cover requests with both
+    values; a request with only one value counts as differing. first: the first request that differs."""
 
     name: str
     upstream_mean: float | None
@@ -66,7 +66,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class RunTimes:
-    """Seconds of a whole command and of its event loop. None where it was not measured."""
+    """Seconds of a whole command and of its event loop; None if not measured."""
 
     wall: float | None
     cpu: float | None
@@ -76,7 +76,7 @@ class RunTimes:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `--json` writes. first: each side's figures of the first request that differs; None where none does."""
+    """The contents of `--json`. first: both sides' figures of the first request that differs, or None."""
 
     flags: list[str]
     num_requests: int
@@ -92,7 +92,7 @@ class Comparison:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare. Returns 0; 1 if the two differ; 2 for bad input."""
+    """Run the command. Returns 0, 1 if the two differ, or 2 for bad input."""
     try:
         options, flags = _parse(argv)
         with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_upstream(checkout: Path, python: Path | None, flags: list[str], folder: Path) -> RunTimes:
-    """Record upstream's run of the flags in `folder`. Its times leave out the recording. Raises InputError."""
+    """Record upstream's run of the flags in `folder`; its times exclude the recording. Raises InputError."""
     if not (checkout / "vidur" / "entities").is_dir():
         raise InputError(f"--upstream {checkout}: no checkout of microsoft/vidur (no folder vidur/entities)")
     python = checkout / ".venv" / "bin" / "python" if python is None else python
@@ -123,7 +123,7 @@ def run_upstream(checkout: Path, python: Path | None, flags: list[str], folder: 
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "case.json").exists():
         raise InputError(f"--record {folder} holds a run: read it with --recorded, or give another folder")
-    # Absolute, but not resolved: a virtual environment's Python is a link.
+    # Do not resolve the path: a virtual environment's Python is a link.
     command = [os.path.abspath(python), str(Path(__file__).resolve().parent / "upstream_case.py")]  # noqa: PTH100
     wall, cpu = _timed([*command, str(folder.resolve()), *flags], checkout, {"PYTHONPATH": "."}, "upstream")
     if not (folder / "case.json").exists():
@@ -138,7 +138,7 @@ def run_upstream(checkout: Path, python: Path | None, flags: list[str], folder: 
 
 
 def compare(case: GoldenCase, upstream_times: RunTimes, tolerance: float = TOLERANCE) -> Comparison:
-    """Simulate a recorded run of upstream's and set the two side by side."""
+    """Simulate a recorded upstream run and compare the two."""
     config = case.config()
     ours, theirs = _our_columns(config), _their_columns(case)
     differences = [_difference(name, ours[name], theirs[name], 0.0) for name in COUNTS]
@@ -171,7 +171,7 @@ def _our_columns(config: SimulationConfig) -> dict[str, Floats]:
 
 
 def _columns(rows: Any, arrived_at: Floats) -> dict[str, Floats]:
-    """By the names of COUNTS and TIMES; what has not come, or is not yet all, is nan."""
+    """Return columns by the names of COUNTS and TIMES; nan for missing or partial values."""
     finished = ~np.isnan(rows["completed_at"])
     return {
         "replica": rows["replica"],
@@ -210,7 +210,7 @@ def _row(columns: dict[str, Floats], request: int) -> dict[str, float | None]:
 
 
 def _our_times(config: SimulationConfig) -> RunTimes:
-    """Of `python -m vidur.main`, and of the event loop in this process; compiled before."""
+    """Time `python -m vidur.main`, and the event loop in this process, both after compiling."""
     simulator = Simulator(config)
     _ = simulator.simulation
     started, cpu_started = time.perf_counter(), time.process_time()
@@ -227,7 +227,7 @@ def _our_times(config: SimulationConfig) -> RunTimes:
 
 
 def _timed(command: list[str], folder: Path, environment: dict[str, str], what: str) -> tuple[float, float]:
-    """Wall and CPU seconds of a command, its children's too. Raises InputError with its last line if it fails."""
+    """Return wall and CPU seconds of a command with its children. Raises InputError with its last line on failure."""
     started = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
@@ -235,7 +235,7 @@ def _timed(command: list[str], folder: Path, environment: dict[str, str], what: 
         )
         try:
             _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:  # Ctrl-C too leaves no process behind; whatever it is goes on up.
+        except BaseException:  # Kill the process after Ctrl-C too; the exception is raised again.
             process.kill()
             process.wait()
             raise
@@ -249,7 +249,7 @@ def _timed(command: list[str], folder: Path, environment: dict[str, str], what: 
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """The tables on standard output."""
+    """Print the tables."""
     console = Console(highlight=False)
     console.width = max(console.width, 110)
     console.print(_times_table(comparison))
@@ -319,10 +319,10 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--record", type=Path, help="keep upstream's run in this folder")
     parser.add_argument("--recorded", type=Path, help="compare with the run in this folder; upstream is not run")
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help=f"seconds; {TOLERANCE:g} if not given")
-    parser.add_argument("--json", type=Path, help="write every figure as JSON too")
+    parser.add_argument("--json", type=Path, help="also write every figure as JSON")
     options, flags = parser.parse_known_args(argv)
     if (options.upstream is None) == (options.recorded is None):
-        raise InputError("give --upstream CHECKOUT or --recorded FOLDER, one of the two")
+        raise InputError("give either --upstream CHECKOUT or --recorded FOLDER")
     if not options.tolerance >= 0:
         raise InputError(f"--tolerance must be at least 0, not {options.tolerance}")
     if options.recorded is not None:

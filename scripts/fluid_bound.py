@@ -1,12 +1,12 @@
-"""How low mean E2E can go where requests are told apart by their prompts alone: a fluid model, without any queueing.
+"""Bound the mean E2E of routing by prompt length, with a fluid model without queueing.
 
-A replica that reads prompts for a share u of its time decodes at 1 - u of its pace, so an iteration takes d / (1 - u):
-d a decode iteration of 16 requests, u its prompt tokens per second times the seconds of a prompt token (both of the
-hardware facts that routers see). Mean E2E is then the mean over requests of output tokens x that. Routers that split by
-prompt length give each replica an interval of lengths; the best cuts are found by random search.
+A replica that spends a fraction u of its time on prefill decodes at 1 - u of its speed, so an iteration takes
+d / (1 - u), with d the time of a decode iteration of 16 requests, and u the prompt tokens per second times the seconds
+per prompt token (hardware facts that routers see). Mean E2E is the mean of output tokens times that. Routers that split
+by prompt length give each replica an interval of lengths; a random search finds the best cuts.
 
-Real replicas add queueing, uneven batches and chance; a router that watches them can gain from chance too. So this is a
-yardstick and no strict bound.
+Real replicas add queueing, uneven batches and randomness, from which a router that observes them can also gain, so this
+is an estimate and not a strict bound.
 
 python scripts/fluid_bound.py [SCENARIO ...]
 """
@@ -30,7 +30,7 @@ TRIALS = 12_000
 
 
 class Fluid:
-    """The model of one scenario: replicas' seconds of a decode iteration and of a prompt token, requests a second."""
+    """The model of one scenario: seconds per decode iteration and per prompt token of each replica, requests/s."""
 
     def __init__(self, name: str) -> None:
         scenario = Scenario.read(name)
@@ -45,14 +45,14 @@ class Fluid:
         self._outputs = np.concatenate([[0.0], np.cumsum(outputs[order]) / SAMPLE])
 
     def balanced(self) -> float:
-        """Every replica reads prompts for the same share of its time."""
+        """Return mean E2E if every replica spends the same fraction of its time on prefill."""
         pace = 1.0 / self.prefill
         share = self.rate * self._prompts[-1] / pace.sum()
         weights = pace / pace.sum()
         return float(self._outputs[-1] * (weights * self.decode).sum() / (1.0 - share))
 
     def split(self, cuts: Floats, order: tuple[int, ...]) -> float:
-        """Mean E2E where replica order[i] takes the i-th interval of the quantiles `cuts`; inf beyond capacity."""
+        """Return mean E2E if replica order[i] takes the i-th interval of quantiles `cuts`; inf beyond capacity."""
         edges = (np.concatenate([[0.0], np.sort(cuts), [1.0]]) * SAMPLE).astype(np.int64)
         prompts, outputs = np.diff(self._prompts[edges]), np.diff(self._outputs[edges])
         chosen = list(order)

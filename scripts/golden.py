@@ -1,4 +1,4 @@
-"""A recorded run of microsoft/vidur as a configuration of ours."""
+"""Load a recorded run of microsoft/vidur as a configuration of this project."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PREDICTOR = ("--execution_time_predictor_config_type", "random_forrest")
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """One folder, as scripts/upstream_case.py writes it: upstream's flags, what it computed, its own CPU seconds."""
+    """A folder written by scripts/upstream_case.py: upstream's flags, results and CPU seconds."""
 
     folder: Path
 
@@ -36,7 +36,7 @@ class GoldenCase:
         return facts
 
     def config(self) -> SimulationConfig:
-        """A replay of the case's requests with its tables, and upstream's count for `lor`; batches are recorded."""
+        """Replay the case's requests with its tables, and upstream's count for `lor`, recording batches."""
         theirs = SimulationConfig.from_cli([*_PREDICTOR, *self.facts["flags"]])
         predictor = {
             item.name: getattr(theirs.execution_time_predictor_config, item.name)
@@ -60,5 +60,5 @@ class GoldenCase:
 
     @cached_property
     def expected(self) -> NDArray[Any]:
-        """A row for each request, in the order of arrival; a time that never came is nan."""
+        """Return a row for each request in order of arrival; nan for times that never happened."""
         return np.genfromtxt(self.folder / "expected.csv", delimiter=",", names=True)

@@ -1,8 +1,8 @@
-"""How often intervals of a paired difference hold the truth, by the way in which they are made (docs/compare.md).
+"""Measure how often confidence intervals of a paired difference contain the true value, by method (docs/compare.md).
 
-Two routers of which one is 5 % better, on a few seeds: normal noise; log-normal noise of 30 %; a ratio with an
-exponential part. Student's t and the symmetric bootstrap-t are those of vidur.compare.statistics; the percentile
-bootstrap and BCa (Efron and Tibshirani, An Introduction to the Bootstrap, 13.3 and 14.3) are here to compare with.
+One of two routers is 5 % better, on a few seeds, with normal noise, log-normal noise of 30 %, or a ratio with an
+exponential part. Student's t and the symmetric bootstrap-t are those of vidur.compare.statistics; they are compared
+with the percentile bootstrap and BCa (Efron and Tibshirani, An Introduction to the Bootstrap, 13.3 and 14.3).
 
 python scripts/interval_coverage.py
 """
@@ -58,7 +58,7 @@ def percentile_and_bca(ours: Floats, theirs: Floats, rng: np.random.Generator) -
 
 
 def coverage(draw: Callable[[np.random.Generator, int], Pair], count: int) -> Floats:
-    """In percent, of Student's t, percentile, BCa, symmetric bootstrap-t."""
+    """Return the coverage in percent of Student's t, percentile, BCa and symmetric bootstrap-t."""
     rng = np.random.default_rng(1)
     held = np.zeros(4)
     for _ in range(TRIALS):

@@ -1,4 +1,4 @@
-"""A Llama of two layers and 512 tokens, without weights: vLLM serves it with `--load-format dummy`, on a CPU.
+"""Make a Llama of two layers and 512 tokens without weights, which vLLM serves on a CPU with `--load-format dummy`.
 
     make_tiny_model.py FOLDER
 
@@ -55,7 +55,7 @@ TEXT = (
 
 
 def make_tokenizer() -> Tokenizer:
-    """Byte pairs, learned from a few sentences: any text can be encoded, if not briefly."""
+    """Train byte-pair encoding on a few sentences; it can encode any text, though not compactly."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -2,7 +2,7 @@
 
     python scripts/make_workloads.py [--azure-conv FILE] [--azure-code FILE] [--arxiv FILE] [--output-dir DIR]
 
-The same traces give the same bytes. A quantile is a value of the trace itself: the one whose rank is nearest.
+The same traces give the same bytes. A quantile is the trace's value of the nearest rank.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ AZURE_LICENCE = "CC-BY 4.0"
 
 
 class Source(NamedTuple):
-    """A trace and what to say of it."""
+    """A trace and its description."""
 
     name: str  # of the table
     flag: str
-    file: Path  # unless the flag says otherwise
+    file: Path  # default of the flag
     dataset: str
     licence: str
     arrivals: bool
@@ -67,7 +67,7 @@ SOURCES = (
 
 
 def probabilities() -> list[float]:
-    """0 to 1 in steps of 0.005, of 0.001 in the outer hundredths, of 0.0001 in the outer thousandths."""
+    """Return 0 to 1 in steps of 0.005, of 0.001 in the outer hundredths, of 0.0001 in the outer thousandths."""
     tail = [i / 10_000 for i in range(10)] + [i / 1000 for i in range(1, 10)]
     return tail + [i / 200 for i in range(2, 199)] + [round(1.0 - p, 4) for p in reversed(tail)]
 
@@ -79,7 +79,7 @@ def quantiles(values: npt.NDArray[Any]) -> list[Any]:
 
 
 def rank_correlation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
-    """Spearman's: the correlation of the ranks, of which equal values share the mean."""
+    """Return Spearman's correlation, of ranks that equal values share."""
     return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
 
 
@@ -90,7 +90,7 @@ def _ranks(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 
 
 def describe(source: Source, trace: Trace) -> dict[str, Any]:
-    """Return the table of a trace. Times in seconds, gaps between successive arrivals."""
+    """Return the table of a trace: times in seconds, gaps between successive arrivals."""
     table: dict[str, Any] = {
         "name": source.name,
         "source": source.dataset,
@@ -119,7 +119,7 @@ def describe(source: Source, trace: Trace) -> dict[str, Any]:
 
 
 def to_text(table: dict[str, Any]) -> str:
-    """JSON with one entry a line."""
+    """Return JSON with an entry per line."""
     entries = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in table.items())
     return "{\n" + ",\n".join(entries) + "\n}\n"
 

@@ -1,4 +1,4 @@
-"""Real vLLM on a CPU, for tests and measurements: its environment, this project inside it, and its processes."""
+"""Run real vLLM on a CPU for tests and measurements: its environment with this project installed, and its processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KV_BLOCKS, BLOCK_SIZE = 256, 32
 MAX_SEQUENCES, MAX_BATCHED_TOKENS = 64, 2048
 STARTS_WITHIN = 240.0
 
-# Of the replica's shape; a test may add to them, and the last of two counts.
+# Flags of the replica; a test may add to them, and the last of repeated flags counts.
 SERVE_FLAGS = (
     *("--served-model-name", MODEL, "--host", "127.0.0.1", "--load-format", "dummy", "--enforce-eager"),
     *("--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", str(MAX_SEQUENCES)),
@@ -32,7 +32,7 @@ SERVE_FLAGS = (
 
 
 class VllmMissing(Exception):
-    """vLLM cannot be had here. The text says why."""
+    """vLLM is not available here; the message says why."""
 
 
 def free_port() -> int:
@@ -51,7 +51,7 @@ class VllmEnvironment:
 
     @staticmethod
     def prepare(folder: Path) -> VllmEnvironment:
-        """vLLM's environment, made by its script where it is missing, and the rest in `folder`. Raises VllmMissing."""
+        """Prepare vLLM's environment, creating it if missing, and the rest in `folder`. Raises VllmMissing."""
         made = subprocess.run(
             ["bash", str(ROOT / "scripts/vllm_environment.sh")],
             capture_output=True,
@@ -71,7 +71,7 @@ class VllmEnvironment:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Of a process of vLLM: one thread, nothing from the network, this project on its path."""
+        """Return environment variables of a vLLM process: one thread, offline, this project on its path."""
         return os.environ | {
             "PYTHONPATH": str(self.site),
             "HF_HUB_OFFLINE": "1",
@@ -92,7 +92,7 @@ class VllmEnvironment:
         flags: Sequence[str] = (),
         core: int | None = None,
     ) -> Process:
-        """Start `vllm serve`, on one core if that is given; wait for `Process.healthy`."""
+        """Start `vllm serve`, on one core if given; wait for `Process.healthy`."""
         command = [str(self.venv / "bin/vllm"), "serve", str(self.model), "--port", str(port), *SERVE_FLAGS, *flags]
         if core is not None:
             command = ["taskset", "--cpu-list", str(core), *command]
@@ -109,7 +109,7 @@ class VllmEnvironment:
         return subprocess.run(command, env=self.variables, capture_output=True, text=True, timeout=300)
 
     def _install(self, source: Path) -> None:
-        """Install this project without its dependencies, as a user would who has vLLM."""
+        """Install this project without its dependencies, as a user of vLLM would."""
         for name in ("rl", "vidur", "data"):
             shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "setup.py", "README.md"):
@@ -123,7 +123,7 @@ class VllmEnvironment:
 
 @dataclass
 class Process:
-    """A server and all that it starts, in a process group of its own."""
+    """A server and its children, in their own process group."""
 
     popen: subprocess.Popen[bytes]
     port: int
@@ -142,13 +142,13 @@ class Process:
         return f"http://127.0.0.1:{self.port}"
 
     def get(self, path: str, timeout: float = 5.0) -> str:
-        """Return the body that a GET brings. Raises OSError."""
+        """Return the body of a GET request. Raises OSError."""
         with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
             text: str = answer.read().decode()
         return text
 
     def healthy(self, path: str = "/health") -> Process:
-        """Wait until it answers. Raises RuntimeError, with the end of its log, if it does not."""
+        """Wait until the server answers. Raises RuntimeError with the end of its log if it does not."""
         deadline = time.monotonic() + STARTS_WITHIN
         while time.monotonic() < deadline and self.popen.poll() is None:
             try:
@@ -161,12 +161,12 @@ class Process:
         raise RuntimeError(f"{self.popen.args} did not come up:\n{self.log.read_text()[-3000:]}")
 
     def kill(self) -> None:
-        """All of it, at once, without a chance to say goodbye."""
+        """Kill the whole process group at once."""
         self._signal(signal.SIGKILL)
         self.popen.wait()
 
     def stop(self, within: float = 15.0) -> None:
-        """Ask it to end; kill what is left."""
+        """Terminate the process group; kill what is left after `within` seconds."""
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.popen.wait(within)
@@ -179,7 +179,7 @@ class Process:
 
 
 def start_router(log: Path, replicas: Iterable[tuple[str, Process]], *flags: str) -> Process:
-    """Start the router in front of the replicas, each with its name; wait for `healthy`."""
+    """Start the router in front of named replicas; wait for `healthy`."""
     port = free_port()
     command = [sys.executable, "-m", "rl.vllm.router", "--port", str(port), *flags]
     for name, replica in replicas:

@@ -2,8 +2,8 @@
 
     PYTHONPATH=. .venv/bin/python scripts/sim_to_real.py FOLDER [--qps 24] [--num_requests 720]
 
-Two replicas and a router are started; loads of one workload but of different seeds are sent: one to calibrate, then one
-under each scheduler. Takes some three minutes; nothing else should run on the machine.
+Starts two replicas and a router, and sends loads of one workload with different seeds: one to calibrate, then one under
+each scheduler. Takes about three minutes; nothing else should run on the machine.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from rl.vllm.replay import load
 from vidur.atomic import write_text
 
 SCHEDULERS = ("round_robin", "lor")
-# Of the load that calibrates.
+# Name of the calibrating load.
 CALIBRATES = "round_robin"
 
 
 def serve(folder: Path, qps: float, num_requests: int) -> None:
-    """Write the step logs and what the clients measured into `folder`."""
+    """Write the step logs and the clients' measurements into `folder`."""
     environment = VllmEnvironment.prepare(folder)
     replicas: dict[str, Process] = {}
     try:
-        # A core for each, as a simulated replica has hardware of its own: the processes of vLLM wait for each other by
-        # spinning, and would hold each other up.
+        # Pin each replica to a core, because simulated replicas have their own hardware: vLLM's processes wait by
+        # spinning and would delay each other.
         cores = sorted(os.sched_getaffinity(0))
         for number, name in enumerate(("a", "b")):
             variables = {"VIDUR_REPLICA_NAME": name, "VIDUR_STEP_LOG": str(folder / f"steps-{name}.jsonl")}
@@ -61,7 +61,7 @@ def serve(folder: Path, qps: float, num_requests: int) -> None:
 def _run(
     folder: Path, replicas: dict[str, Process], name: str, scheduler: str, seed: int, qps: float, num_requests: int
 ) -> None:
-    """One load under one scheduler; the steps of its time are kept apart."""
+    """Send one load under one scheduler, keeping its steps separate."""
     logs = {replica: folder / f"steps-{replica}.jsonl" for replica in replicas}
     router = start_router(
         folder / "router.log", replicas.items(), "--scheduler", scheduler, "--access_log", ""
@@ -84,7 +84,7 @@ def _run(
 
 
 def predict(folder: Path) -> int:
-    """Replay the loads: with execution times from the steps of each load itself, and from those of the one before."""
+    """Replay the loads with execution times from each load's own steps, and from the calibrating load's."""
     text = ""
     for title, source in (("the steps of the same load", None), ("the steps of another load", "calibration")):
         rows: list[str] = []
@@ -119,7 +119,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--qps", type=float, default=24.0)
     parser.add_argument("--num_requests", type=int, default=720)
-    parser.add_argument("--predict", action="store_true", help="of what was served before: start nothing")
+    parser.add_argument("--predict", action="store_true", help="only predict from an earlier run")
     options = parser.parse_args()
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""A replica that answers as vLLM's HTTP server does, without a model: for tests and for measuring a router.
+"""Serve a stub of vLLM's HTTP server without a model, for tests and for measuring a router.
 
 python scripts/stub_replica.py --port 8101
 
-One asyncio process with a parser just large enough, so that what is measured is the router. A completion has
-`max_tokens` tokens (16 if not given), `--token-seconds` apart after `--first-seconds`. Beside the OpenAI paths it has
-/v1/echo (what the request looked like when it arrived), /stub/state (GET: counts) and /stub/faults (POST: a JSON object
-merged into `Faults`). Prints its port once it listens.
+One asyncio process with a minimal parser, so that measurements show the router. A completion has `max_tokens` tokens
+(default 16), `--token-seconds` apart after `--first-seconds`. Besides the OpenAI paths it has /v1/echo (the request as
+it arrived), /stub/state (GET: counts) and /stub/faults (POST: a JSON object merged into `Faults`). Prints its port once
+it listens.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ HEAD_END = b"\r\n\r\n"
 
 @dataclass
 class Faults:
-    """What goes wrong, each until it is set back. status: answer generation with this status, 0 for none; hang: take
-    requests and never answer; die_after: kill the process by SIGKILL after so many events of a stream, -1 for never;
-    cut_after: close the connection after so many events; metrics: the text of /metrics in place of the real one;
-    unhealthy: /health answers 503; redirect: answer generation with a redirect to this address."""
+    """Faults to inject until reset. status: answer generation with this status (0: normally); hang: accept requests and
+    never answer; die_after: SIGKILL the process after this many events of a stream (-1: never); cut_after: close the
+    connection after this many events; metrics: replaces the text of /metrics; unhealthy: /health answers 503; redirect:
+    answer generation with a redirect to this address."""
 
     status: int = 0
     hang: bool = False
@@ -38,7 +38,7 @@ class Faults:
 
 
 class Stub:
-    """The state of one replica, which its connections share."""
+    """The state of a replica, shared by its connections."""
 
     def __init__(self, name: str, first_seconds: float, token_seconds: float) -> None:
         self.name = name
@@ -63,7 +63,7 @@ class Stub:
 
 
 class StubConnection(asyncio.Protocol):
-    """One client: requests one after the other, kept alive."""
+    """A client connection, kept alive for sequential requests."""
 
     transport: asyncio.Transport
 

@@ -1,8 +1,8 @@
-"""Runs microsoft/vidur on some flags and records the run as a folder that golden.GoldenCase reads.
+"""Run microsoft/vidur with some flags and record the run in a folder that golden.GoldenCase reads.
 
-cd CHECKOUT && PYTHONPATH=. PYTHON upstream_case.py FOLDER [FLAGS ...], by the Python that has upstream's packages. It
-is `python -m vidur.main FLAGS`, imports nothing of this project, and writes into FOLDER: requests.csv (arrivals and
-lengths), expected.csv (what happened to each request), tables.npz (execution times), case.json (flags and times).
+cd CHECKOUT && PYTHONPATH=. PYTHON upstream_case.py FOLDER [FLAGS ...], with a Python that has upstream's packages. It
+runs `python -m vidur.main FLAGS` without importing this project, and writes into FOLDER: requests.csv (arrivals and
+lengths), expected.csv (outcome of each request), tables.npz (execution times), case.json (flags and times).
 """
 
 import csv
@@ -23,7 +23,7 @@ from vidur.simulator import Simulator
 
 
 class RecordingSimulator(Simulator):
-    """Keeps what upstream forgets: lengths before restarts, placements, and the time of the event loop."""
+    """Keeps what upstream discards: lengths before restarts, placements, and the time of the event loop."""
 
     folder: Path
     flags: list
@@ -34,7 +34,7 @@ class RecordingSimulator(Simulator):
         self.init = self.clock.lap()
         self.requests = sorted((event._request for _, event in self._event_queue), key=lambda one: one._arrived_at)
         columns = ("id", "arrived_at", "num_prefill_tokens", "num_decode_tokens")
-        # A restart moves what was decoded into the prompt, so lengths are written before the run.
+        # Write lengths before the run, because a restart moves decoded tokens into the prompt.
         write_rows(
             self.folder / "requests.csv", columns, [(one.id, one._arrived_at, *one.size) for one in self.requests]
         )
@@ -72,7 +72,7 @@ class RecordingSimulator(Simulator):
         (self.folder / "case.json").write_text(json.dumps(facts, indent=1) + "\n")
 
     def write_outcome(self):
-        """A time that never came is nan: upstream leaves 0."""
+        """Write the outcome of each request, with nan for times that never happened, where upstream leaves 0."""
         rows = []
         for one in self.requests:
             scheduled = one._scheduled_at if one._scheduled or one._num_restarts else "nan"
