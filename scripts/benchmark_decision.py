@@ -71,7 +71,7 @@ def main() -> None:
     for replicas in REPLICAS:
         rounds = [microseconds(replicas, given.scheduler, given.decisions) for _ in range(given.rounds)]
         figures = [[np.percentile(times, (50, 99)) for times in both] for both in rounds]
-        cells = [spread([both[which][at] for both in figures]) for which in (0, 1) for at in (0, 1)]
+        cells = [spread([both[which][index] for both in figures]) for which in (0, 1) for index in (0, 1)]
         print(f"| {replicas} | {' | '.join(cells)} |", flush=True)
 
 

@@ -60,8 +60,8 @@ class Load(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        head, found, body = self._buffer.partition(b"\r\n\r\n")
-        if not found:
+        head, match, body = self._buffer.partition(b"\r\n\r\n")
+        if not match:
             return
         if not head.startswith(b"HTTP/1.1 200"):
             self.done.set_exception(ConnectionError(f"answered {(head + body).decode()!r}"))
@@ -133,8 +133,8 @@ class Child:
     def _read_port(self, says: str) -> int:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and self.process.poll() is None:
-            if found := re.search(says, self._output.read_text()):
-                return int(found[1])
+            if match := re.search(says, self._output.read_text()):
+                return int(match[1])
             time.sleep(0.02)
         raise SystemExit(f"{self.process.args} did not start: {self._output.read_text()}")
 
@@ -192,8 +192,8 @@ def fetch(port: int, path: str) -> tuple[int, str]:
 
 
 def _length(head: bytes) -> int:
-    found = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-    return int(found[1]) if found else 2**31
+    match = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    return int(match[1]) if match else 2**31
 
 
 def wait_until_ready(port: int, path: str) -> None:
@@ -213,8 +213,8 @@ def fallback_share(router: Child) -> float:
     text = fetch(router.port, "/metrics")[1]
 
     def total(name: str) -> float:
-        found = re.findall(rf"^vidur_router_{name}_total(?:{{.*}})? (\S+)$", text, re.MULTILINE)
-        return sum(map(float, found))
+        match = re.findall(rf"^vidur_router_{name}_total(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+        return sum(map(float, match))
 
     return total("fallbacks") / max(total("decisions"), 1.0)
 
@@ -274,12 +274,12 @@ def measure_memory(router: Child, requests: int) -> None:
     print(f"from the second tenth to the last: {samples[-1] - samples[2]:+.1f} MiB", flush=True)
 
 
-def measure_streams(stack: ExitStack, held: int) -> None:
+def measure_streams(stack: ExitStack, streams: int) -> None:
     """Open many slow streams at once, and print how many ran at once and how many ended well."""
     slow = [start_stub(stack, "--token-seconds", "1.0") for _ in range(2)]
     router = start_router(stack, slow, "ppo")
     before = router.megabytes()
-    job = json.dumps([router.port, held, held, True, 20])
+    job = json.dumps([router.port, streams, streams, True, 20])
     generator = subprocess.Popen([sys.executable, __file__, "--generate", job], stdout=subprocess.PIPE, text=True)
     most, memory = 0, before
     while generator.poll() is None:
@@ -288,8 +288,8 @@ def measure_streams(stack: ExitStack, held: int) -> None:
         memory = max(memory, router.megabytes())
     figures = json.loads(generator.communicate()[0])
     print(
-        f"\nstreams: {most:,} of {held:,} held at once, {figures['answers']:,.0f} ended well; "
-        f"{memory - before:.0f} MiB for them ({1024 * (memory - before) / held:.0f} KiB each)",
+        f"\nstreams: {most:,} of {streams:,} held at once, {figures['answers']:,.0f} ended well; "
+        f"{memory - before:.0f} MiB for them ({1024 * (memory - before) / streams:.0f} KiB each)",
         flush=True,
     )
 

@@ -143,7 +143,7 @@ def compare(case: GoldenCase, upstream_times: RunTimes, tolerance: float = TOLER
     ours, theirs = _our_columns(config), _their_columns(case)
     differences = [_difference(name, ours[name], theirs[name], 0.0) for name in COUNTS]
     differences += [_difference(name, ours[name], theirs[name], tolerance) for name in TIMES]
-    first = min((found.first for found in differences if found.first is not None), default=None)
+    first = min((difference.first for difference in differences if difference.first is not None), default=None)
     rows = None
     if first is not None:
         rows = {side: _row(columns, first) for side, columns in (("upstream", theirs), ("ours", ours))}
@@ -276,20 +276,20 @@ def _differences_table(comparison: Comparison) -> Table:
     table = _table(
         "per request", "upstream mean", "our mean", "|difference| p50", "mean", "max", "differing", "first"
     )  # fmt: skip
-    for found in comparison.differences:
-        is_time = found.name in TIMES
-        label = f"{TIMES[found.name]} (s)" if is_time else COUNTS[found.name]
-        gaps = (found.p50_difference, found.mean_difference, found.max_difference)
+    for difference in comparison.differences:
+        is_time = difference.name in TIMES
+        label = f"{TIMES[difference.name]} (s)" if is_time else COUNTS[difference.name]
+        gaps = (difference.p50_difference, difference.mean_difference, difference.max_difference)
         shown = [NOTHING if gap is None else f"{gap:.2g}" for gap in gaps] if is_time else [NOTHING] * 3
-        means = (found.upstream_mean, found.mean) if found.name != "replica" else (None, None)
-        first = NOTHING if found.first is None else f"{found.first:,}"
-        table.add_row(label, *map(significant, means), *shown, f"{found.differing:,}", first)
+        means = (difference.upstream_mean, difference.mean) if difference.name != "replica" else (None, None)
+        first = NOTHING if difference.first is None else f"{difference.first:,}"
+        table.add_row(label, *map(significant, means), *shown, f"{difference.differing:,}", first)
     return table
 
 
 def _first_table(comparison: Comparison) -> Table:
     assert comparison.first is not None
-    number = min(found.first for found in comparison.differences if found.first is not None)
+    number = min(difference.first for difference in comparison.differences if difference.first is not None)
     table = _table(f"request {number}", "upstream", "ours", "difference")
     for name, label in {**COUNTS, **TIMES}.items():
         theirs, ours = comparison.first["upstream"][name], comparison.first["ours"][name]

@@ -62,7 +62,7 @@ class Fluid:
     def best_split(self) -> float:
         rng = np.random.default_rng(0)
         kinds = sorted(set(zip(self.decode, self.prefill, strict=True)))
-        found = np.inf
+        best_split = np.inf
         orders = {tuple(kinds.index((self.decode[i], self.prefill[i])) for i in order): order
                   for order in permutations(range(len(self.decode)))}  # fmt: skip
         for order in orders.values():
@@ -73,8 +73,8 @@ class Fluid:
                 value = self.split(tried, order)
                 if value < best:
                     best, cuts = value, tried
-            found = min(found, best)
-        return found
+            best_split = min(best_split, best)
+        return best_split
 
 
 def main() -> None:

@@ -60,14 +60,14 @@ def percentile_and_bca(ours: Floats, theirs: Floats, rng: np.random.Generator) -
 def coverage(draw: Callable[[np.random.Generator, int], Pair], count: int) -> Floats:
     """Return the coverage in percent of Student's t, percentile, BCa and symmetric bootstrap-t."""
     rng = np.random.default_rng(1)
-    held = np.zeros(4)
+    covered = np.zeros(4)
     for _ in range(TRIALS):
         ours, theirs = draw(rng, count)
         student, bootstrap = (paired_difference(ours, theirs, bootstrap=flag) for flag in (False, True))
         percentile, bca = percentile_and_bca(ours, theirs, rng)
         ends = [(student.low, student.high), percentile, bca, (bootstrap.low, bootstrap.high)]
-        held += [low <= TRUTH <= high for low, high in ends]
-    return 100.0 * held / TRIALS
+        covered += [low <= TRUTH <= high for low, high in ends]
+    return 100.0 * covered / TRIALS
 
 
 def main() -> None:
@@ -76,8 +76,8 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for count in (5, 10):
         for draw in (normal, log_normal, skewed_ratio):
-            found = " | ".join(f"{value:.1f}" for value in coverage(draw, count))
-            print(f"| {count}, {draw.__name__.replace('_', ' ')} | {found} |")
+            figures = " | ".join(f"{value:.1f}" for value in coverage(draw, count))
+            print(f"| {count}, {draw.__name__.replace('_', ' ')} | {figures} |")
 
 
 if __name__ == "__main__":

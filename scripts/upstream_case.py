@@ -32,11 +32,15 @@ class RecordingSimulator(Simulator):
         self.clock = Clock()
         super().__init__(config)
         self.init = self.clock.lap()
-        self.requests = sorted((event._request for _, event in self._event_queue), key=lambda one: one._arrived_at)
+        self.requests = sorted(
+            (event._request for _, event in self._event_queue), key=lambda request: request._arrived_at
+        )
         columns = ("id", "arrived_at", "num_prefill_tokens", "num_decode_tokens")
         # Write lengths before the run, because a restart moves decoded tokens into the prompt.
         write_rows(
-            self.folder / "requests.csv", columns, [(one.id, one._arrived_at, *one.size) for one in self.requests]
+            self.folder / "requests.csv",
+            columns,
+            [(request.id, request._arrived_at, *request.size) for request in self.requests],
         )
         self.replica_of = {}
         schedule = self._scheduler.schedule
@@ -74,12 +78,12 @@ class RecordingSimulator(Simulator):
     def write_outcome(self):
         """Write the outcome of each request, with nan for times that never happened, where upstream leaves 0."""
         rows = []
-        for one in self.requests:
-            scheduled = one._scheduled_at if one._scheduled or one._num_restarts else "nan"
-            completed = one._completed_at if one._completed else "nan"
-            times = (scheduled, one._prefill_completed_at or "nan", completed)
-            total = (one._num_restarts, one._execution_time, one._preempted_time)
-            rows.append((one.id, self.replica_of.get(one.id, -1), *times, *total))
+        for request in self.requests:
+            scheduled = request._scheduled_at if request._scheduled or request._num_restarts else "nan"
+            completed = request._completed_at if request._completed else "nan"
+            times = (scheduled, request._prefill_completed_at or "nan", completed)
+            total = (request._num_restarts, request._execution_time, request._preempted_time)
+            rows.append((request.id, self.replica_of.get(request.id, -1), *times, *total))
         times = ("scheduled_at", "prefill_completed_at", "completed_at")
         total = ("num_restarts", "execution_time", "preempted_time")
         write_rows(self.folder / "expected.csv", ("id", "replica", *times, *total), rows)

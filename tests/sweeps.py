@@ -41,7 +41,7 @@ def made_up_results(
     points = []
     for name in names:
         for load in loads:
-            scenario = dataclasses.replace(Scenario.read("a93"), name=name).at(load)
+            scenario = dataclasses.replace(Scenario.read("a93"), name=name).at_load(load)
             if num_replicas != 4:
                 scenario = scenario.scaled(num_replicas)
             # Measuring it takes a second.

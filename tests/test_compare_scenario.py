@@ -35,7 +35,7 @@ def test_a_cluster_keeps_up_with_its_capacity() -> None:
     scenario = Scenario.read("a93")
 
     def growth(load: float) -> float:
-        requests = simulate(scenario.at(load).configure(4, 12_000, LEAST_TOKENS)).recording.requests
+        requests = simulate(scenario.at_load(load).configure(4, 12_000, LEAST_TOKENS)).recording.requests
         begin, end = requests["arrived_at"][[4000, -1]]
         ends = requests["completed_at"]
         return 1.0 - np.count_nonzero((ends > begin) & (ends <= end)) / 8000
@@ -154,6 +154,6 @@ def test_groups_grow_in_proportion() -> None:
 
 
 def test_a_load_and_a_rate_are_one_thing() -> None:
-    scenario = Scenario.read("a93").at(0.5)
+    scenario = Scenario.read("a93").at_load(0.5)
     assert scenario.rate == 0.5 * scenario.capacity
     assert dataclasses.replace(scenario, qps=scenario.capacity / 4).load == pytest.approx(0.25)

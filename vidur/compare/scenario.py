@@ -103,7 +103,7 @@ class Scenario:
     def _load_text(self) -> str:
         return f"{100 * self.header.load:g} % load" if self.qps is None else f"{self.qps:g} requests/s"
 
-    def at(self, load: float) -> Scenario:
+    def at_load(self, load: float) -> Scenario:
         """Return the scenario at another load."""
         return dataclasses.replace(self, header=dataclasses.replace(self.header, load=load), qps=None)
 

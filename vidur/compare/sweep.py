@@ -235,7 +235,7 @@ def points_of(entry: Entry, config: CompareConfig) -> list[Scenario]:
         for load in loads:
             if load is not None and load > GREATEST_LOAD:
                 raise InputError(f"{entry.scenario.name}: a load of {load:g} {_BEYOND}")
-            points.append(scaled if load is None else scaled.at(load))
+            points.append(scaled if load is None else scaled.at_load(load))
     return points
 
 

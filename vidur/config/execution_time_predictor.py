@@ -95,9 +95,8 @@ class RandomForrestExecutionTimePredictorConfig(BaseProfiledExecutionTimePredict
 
 
 @dataclass(frozen=True)
-class RooflineExecutionTimePredictorConfig(BaseExecutionTimePredictorConfig):
-    type_name: ClassVar[str] = "roofline"
-    description: ClassVar[str] = "analytic: fitted constants for A100 and H100, other devices scaled from their peaks"
+class _CompleteExecutionTimePredictorConfig(BaseExecutionTimePredictorConfig):
+    """Defaults of predictors whose times contain batching and launch overheads."""
 
     attention_decode_batching_overhead_fraction: float = setting(
         0.0, help=DECODE_BATCHING_HELP + ALREADY_INSIDE, minimum=0
@@ -110,18 +109,15 @@ class RooflineExecutionTimePredictorConfig(BaseExecutionTimePredictorConfig):
 
 
 @dataclass(frozen=True)
-class AiconfiguratorExecutionTimePredictorConfig(BaseExecutionTimePredictorConfig):
+class RooflineExecutionTimePredictorConfig(_CompleteExecutionTimePredictorConfig):
+    type_name: ClassVar[str] = "roofline"
+    description: ClassVar[str] = "analytic: fitted constants for A100 and H100, other devices scaled from their peaks"
+
+
+@dataclass(frozen=True)
+class AiconfiguratorExecutionTimePredictorConfig(_CompleteExecutionTimePredictorConfig):
     type_name: ClassVar[str] = "aiconfigurator"
     description: ClassVar[str] = "NVIDIA's measured tables; needs the extra aiconfigurator"
-
-    attention_decode_batching_overhead_fraction: float = setting(
-        0.0, help=DECODE_BATCHING_HELP + ALREADY_INSIDE, minimum=0
-    )
-    attention_prefill_batching_overhead_fraction: float = setting(
-        0.0, help=PREFILL_BATCHING_HELP + ALREADY_INSIDE, minimum=0
-    )
-    nccl_cpu_launch_overhead_ms: float = setting(0.0, help=LAUNCH_HELP + ALREADY_INSIDE, minimum=0)
-    nccl_cpu_skew_overhead_per_device_ms: float = setting(0.0, help=SKEW_HELP + ALREADY_INSIDE, minimum=0)
 
 
 @dataclass(frozen=True)
