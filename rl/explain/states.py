@@ -15,7 +15,9 @@ from rl.router.policy import PolicyWeights
 from rl.simulate.rollout import Plans, RunningSimulation
 from rl.train.suite import TrainingSuite
 from vidur.config import SimulationConfig
+from vidur.engine.engine import Engine
 from vidur.engine.foresight import COST_E2E, COST_TTFT
+from vidur.engine.plan import EngineOptions
 from vidur.engine.simulation import Simulation
 from vidur.errors import InputError, unknown_name
 from vidur.observation import (
@@ -127,9 +129,12 @@ class Source:
 
     def placements(self) -> NDArray[np.int64]:
         """Where least_tokens puts each request."""
-        engine = self.begin(0, 0.0).engine
-        engine.books.memory[:] = [-1.0, LEAST_TOKENS_PRIOR]
-        Simulation(engine, self.plans.batcher).run(choose_least_tokens)
+        plans, events = self.plans, self.plans.events if self.events is None else self.events
+        options = EngineOptions(
+            record_rows=False, gauge_interval=plans.gauge_interval, memory=np.array([-1.0, LEAST_TOKENS_PRIOR])
+        )
+        engine = Engine(self.requests, plans.replicas, plans.hardware, events, options)
+        Simulation(engine, plans.batcher).run(choose_least_tokens)
         placed: NDArray[np.int64] = engine.requests["replica"]
         return placed
 
