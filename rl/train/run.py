@@ -136,7 +136,10 @@ class TrainingRun:
 
     @property
     def _last_good_state(self) -> str:
-        return f"; {self._checkpoint} is the last good state" if self._checkpoint.is_file() else ""
+        for file in (self._checkpoint, self._folder / "policy.safetensors"):
+            if file.is_file():
+                return f"; {file} is the last good state"
+        return ""
 
     def _validate(self, validation: Validation, log: TrainingLog) -> dict[str, float]:
         """Compare the policy with the baselines, and save it if its cost is the least so far."""
