@@ -34,6 +34,8 @@ from vidur.scheduler.routers import RouterContext
 from vidur.scheduler.routers.lookahead import ReplicaModel
 from vidur.simulator import Simulator
 
+_iterations_before = getattr(iterations_before, "py_func", iterations_before)
+
 
 class MirroredSimulation:
     """A simulation with the scheduler of `config`, whose batches' members are recorded: `events` are what a router sees
@@ -109,7 +111,7 @@ class MirroredSimulation:
             if plan.in_flight == 0 or plan.run_count <= 1:
                 continue
             start, seconds = plan.run_start, plan.run_time
-            done = iterations_before(now, start, seconds, int(plan.run_count))
+            done = _iterations_before(now, start, seconds, int(plan.run_count))
             members = state.members[replica, 0, : state.batches[replica, 0].num_requests]
             before = self._under_way.get(replica, (start, 0))
             self._emit(found, start, seconds, before[1] if before[0] == start else 0, done, members)

@@ -91,6 +91,24 @@ def test_fields_do_not_hide_behind_names_of_numpy() -> None:
     assert record_dtype(Row).itemsize % 8 == 0
 
 
+@allocating_kernel
+def push_from_python(heap: Any, count: int, time: float, kind: int, number: int, subject: int) -> None:
+    push(heap, count, time, kind, number, subject)
+
+
+@allocating_kernel
+def pop_from_python(heap: Any, count: int) -> None:
+    pop(heap, count)
+
+
+@pytest.mark.skipif(not COMPILED, reason="plain functions can be called")
+def test_an_inner_kernel_refuses_python() -> None:
+    for _ in range(2):
+        with pytest.raises(TypeError, match="pop is called from other kernels only"):
+            pop(records(Timer, 3), 1)
+        pop_from_python(records(Timer, 3), 1)
+
+
 entries = st.lists(st.tuples(st.sampled_from([0.0, 1.0, 1.5, 7.0]), st.integers(0, 1)), max_size=40)
 
 
@@ -107,11 +125,11 @@ def test_a_heap_gives_the_earliest_first_then_the_lowest_kind_then_the_first_tha
         first = heap[0]
         assert (first.time, first.kind, first.number) == expected.pop(expected.index(min(expected)))
         assert first.subject == 100 + first.number
-        pop(heap, count)
+        pop_from_python(heap, count)
         count -= 1
 
     for number, (time, kind) in enumerate(added):
-        push(heap, count, time, kind, number, 100 + number)
+        push_from_python(heap, count, time, kind, number, 100 + number)
         count += 1
         expected.append((time, kind, number))
         if number < len(popped) and popped[number]:

@@ -6,7 +6,7 @@ from numba.extending import register_jitable
 
 import vidur.scheduler.compiled  # noqa: F401, it makes known what routers share
 from rl.router import features, scores
-from vidur.engine.compile import COMPILED
+from vidur.engine.compile import COMPILED, INNER
 
 if COMPILED:
     for helper in (
@@ -15,4 +15,4 @@ if COMPILED:
         scores.pool, scores.score, scores.sample,
         scores.log_probability,
     ):  # fmt: skip
-        register_jitable(helper)
+        register_jitable(**INNER)(helper)

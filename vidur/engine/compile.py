@@ -12,12 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from numba import types
 from numba.core.caching import FunctionCache
 
 from vidur.data_files import cache_folder, optional, warn_once, writable_by_others
@@ -30,6 +36,8 @@ _OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 _WHAT = "Compiled kernels"
 # Folders of the kernels and of the plain functions compiled with them.
 KERNEL_FOLDERS = ("vidur/engine", "vidur/scheduler", "rl/router", "rl/simulate")
+# Python calls no inner kernel, so that nothing has to be compiled for it to do so.
+INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # Kernels that Python calls.
 ENTRY_POINTS = ("run", "place")
 
@@ -97,8 +105,8 @@ def kernel(function: F) -> F:
 
     Numba's memory management is off: its atomic reference counts at every call and slice cost a third of a step.
     """
-    inline = function.__name__ not in ENTRY_POINTS
-    return _compile(function, nogil=True, forceinline=inline, _nrt=False)
+    inner = {} if function.__name__ in ENTRY_POINTS else {"forceinline": True, **INNER}
+    return _compile(function, nogil=True, _nrt=False, **inner)
 
 
 def allocating_kernel(function: F) -> F:
@@ -110,9 +118,20 @@ def _compile(function: F, **options: Any) -> F:
     if not COMPILED:
         return function
     dispatcher = numba.njit(**options, **_OPTIONS)(function)
-    if _FOLDER is not None:
+    template = dispatcher.get_call_template
+    # Numba would compile a kernel once more for each constant that another kernel passes to it.
+    dispatcher.get_call_template = lambda args, kws: template(tuple(map(types.unliteral, args)), kws)
+    if "forceinline" in options:
+        # What is inlined has no wrapper for Python, and goes into the cache with its callers.
+        dispatcher.add_overload = lambda made: dispatcher.overloads.update({tuple(made.signature.args): made})
+        dispatcher._compile_for_args = partial(_refuse_python, function.__name__)
+    elif _FOLDER is not None:
         dispatcher._cache = _in_folder(lambda: _KernelCache(function))  # type: ignore[no-untyped-call]
     return dispatcher  # type: ignore[no-any-return]
+
+
+def _refuse_python(name: str, *arguments: Any, **keywords: Any) -> None:
+    raise TypeError(f"{name} is called from other kernels only; from Python call one that is an allocating_kernel")
 
 
 def compile_callback(signature: Any, function: Callable[..., Any]) -> Any:
@@ -121,3 +140,32 @@ def compile_callback(signature: Any, function: Callable[..., Any]) -> Any:
         with optional(_WHAT):
             return _in_folder(lambda: numba.cfunc(signature, cache=True, **_OPTIONS)(function))
     return numba.cfunc(signature, **_OPTIONS)(function)
+
+
+@contextmanager
+def compiled_beside(statement: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Compile in another process what `statement` compiles, while the body compiles something else.
+
+    The statement calls the function by the name `function`. Where that is not to be had, or was compiled before, the
+    body runs alone; whoever needs the function compiles it then.
+    """
+    module = sys.modules.get(function.__module__)
+    importable = getattr(module, function.__name__, None) is function and find_spec(function.__module__) is not None
+    if is_cached() or _FOLDER is None or not importable or len(os.sched_getaffinity(0)) < 2:
+        yield
+        return
+    known = [name for name in sys.modules if name.startswith(("vidur.", "rl.")) and name.endswith(".compiled")]
+    program = f"import {', '.join([function.__module__, *known])}\nfunction = sys.modules[{function.__module__!r}]"
+    # The first line ends the process with its parent, however that ends (prctl, PR_SET_PDEATHSIG).
+    program = f"import ctypes, sys; ctypes.CDLL(None).prctl(1, 9)\n{program}.{function.__name__}\n{statement}\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    nowhere = subprocess.DEVNULL
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], env=environment, stdin=nowhere, stdout=nowhere, stderr=nowhere
+    )
+    try:
+        yield
+        child.wait()
+    finally:
+        child.kill()
+        child.wait()

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from vidur.engine.cluster import DONE, ROWS_FULL, TABLE_MISS, YIELD, place, run
-from vidur.engine.compile import COMPILED
+from vidur.engine.compile import COMPILED, compiled_beside
 from vidur.engine.engine import Engine
 from vidur.engine.iteration import BATCH_MISS, DECODE_MISS, PREFILL_CHUNK_MISS, PREFILL_KV_MISS, TOKEN_MISS
 from vidur.engine.plug import Batcher, ChooseKernel, choose_callback, form_batch_callback
@@ -42,6 +43,10 @@ class Simulation:
 
     def compile(self, choose: ChooseKernel) -> None:
         """Compile or load `run` without simulating (a budget of 0 steps), so that timing can start afterwards."""
+        statement = "from vidur.engine.plug import choose_callback; choose_callback.handle(function)"
+        with compiled_beside(statement, choose):
+            if COMPILED:
+                run.compile((types.int64,) * 4)  # type: ignore[attr-defined]
         run(self._batcher, choose_callback.handle(choose), 0, self.engine.address)
 
     def next_decision(self, on_slice: Callable[[int], None] | None = None) -> ClusterObservation | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from numba.extending import register_jitable
 
-from vidur.engine.compile import COMPILED
+from vidur.engine.compile import COMPILED, INNER
 from vidur.scheduler.routers import choice
 
 if COMPILED:
     for helper in (choice.least, choice.expected_output, choice.token_backlog):
-        register_jitable(helper)
+        register_jitable(**INNER)(helper)
