@@ -32,6 +32,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def cpu_seconds(process: subprocess.Popen[str]) -> float:
+    """What a process that runs has taken of the processor so far."""
+    user, system = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def only_run(folder: Path) -> Path:
     (run,) = (folder / "simulator_output").iterdir()
     return run
@@ -96,18 +102,32 @@ def test_a_request_too_long_to_hold_is_refused_and_the_run_goes_on(tmp_path: Pat
     assert (figures["finished"], figures["refused"]) == (2, 1)
 
 
+LONG = [
+    "--global_scheduler_config_type", "lookahead", "--cluster_config_num_replicas", "8",
+    "--length_generator_config_type", "quantile", "--poisson_request_interval_generator_config_qps", "40",
+    "--no-metrics_config_store_plots",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def seconds_of_a_start(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """What a short run takes of the processor, once all that a long one needs is compiled."""
+    taken = []
+    for _ in range(2):
+        before = os.times()
+        assert finish(start(tmp_path_factory.mktemp("warm"), *LONG, *SMALL))[0] == 0
+        after = os.times()
+        taken.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    return taken[1]
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_writes_what_has_finished(tmp_path: Path, number: signal.Signals, status: int) -> None:
-    flags = [
-        "--global_scheduler_config_type", "lookahead", "--cluster_config_num_replicas", "8",
-        "--length_generator_config_type", "quantile", "--poisson_request_interval_generator_config_qps", "40",
-        "--no-metrics_config_store_plots",
-    ]  # fmt: skip
-    # Once to the end, so that everything is compiled and the signal finds the simulation at work.
-    (tmp_path / "warm").mkdir()
-    assert finish(start(tmp_path / "warm", *flags, *SMALL))[0] == 0
-    process = start(tmp_path, *flags, "--synthetic_request_generator_config_num_requests", "20000")
-    time.sleep(5.0)
+def test_a_signal_writes_what_has_finished(
+    tmp_path: Path, number: signal.Signals, status: int, seconds_of_a_start: float
+) -> None:
+    process = start(tmp_path, *LONG, "--synthetic_request_generator_config_num_requests", "20000")
+    while process.poll() is None and cpu_seconds(process) < seconds_of_a_start + 1.0:
+        time.sleep(0.05)
     process.send_signal(number)
     done, _, err = finish(process)
     assert done == status, err
