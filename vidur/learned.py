@@ -32,7 +32,7 @@ def beta_warning(config: PPOGlobalSchedulerConfig) -> str | None:
     """Return a warning if the policy was not trained on this beta. Raises InputError for an unusable checkpoint."""
     from rl.router.checkpoint import Checkpoint, policy_path
 
-    if config.mode == "train":
+    if config.mode == "train" or config.checkpoint == "new":
         return None
     known = Checkpoint.load(policy_path(config.checkpoint)).beta_range
     if known is None or known[0] <= config.beta <= known[1]:
