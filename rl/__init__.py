@@ -1,1 +1,1 @@
-"""A router that learns: the state encoder, the policy, the trainer, and what shows whether it works."""
+"""The learned router: its state encoder, policy, training, evaluation and explanation."""

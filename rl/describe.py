@@ -1,4 +1,4 @@
-"""python -m rl.describe: what the policy sees, number by number."""
+"""python -m rl.describe: list the features that the policy observes."""
 
 from rl.router.describe import main
 

@@ -1,4 +1,4 @@
-"""python -m rl.reward_report: can this reward see an improvement?"""
+"""python -m rl.reward_report: test whether a reward can tell better schedulers and choices from worse ones."""
 
 from rl.reward.report import main
 

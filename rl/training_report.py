@@ -1,4 +1,4 @@
-"""python -m rl.training_report FOLDER: report.html of a training run, from its log; also while the run goes on."""
+"""python -m rl.training_report FOLDER: write report.html of a training run, also while it is running."""
 
 from rl.train.report import main
 

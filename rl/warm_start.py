@@ -10,12 +10,12 @@ from vidur.tool import run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Clone and learn as the flags say. Returns the exit status of `run_tool`."""
+    """Train as the flags say and return the exit status."""
     return run_tool("rl.warm_start", (WarmStartRunConfig, WarmStartConfig), warm_start, argv, description=__doc__ or "")
 
 
 def warm_start(run: WarmStartRunConfig, warm: WarmStartConfig) -> None:
-    # This brings in numba and torch: after the flags are known to be good.
+    # Import numba and torch only after the flags are checked.
     from rl.train.warm_start import run_warm_start
 
     run_warm_start(run, warm)

@@ -107,9 +107,9 @@ def test_random_bytes(tmp_path: Path, seed: int) -> None:
 def test_a_safetensors_file_from_elsewhere(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"lm_head.weight": np.ones((4, 4), np.float16)}, str(path))
-    refused(path, "no checkpoint of this router")
+    refused(path, "not a checkpoint of this router")
     save_file({"lm_head.weight": np.ones((4, 4), np.float16)}, str(path), {"format": "pt"})
-    refused(path, "no checkpoint of this router")
+    refused(path, "not a checkpoint of this router")
 
 
 def set_spec(kind: str, change: Callable[[list[str]], list[str]]) -> Edit:
@@ -129,7 +129,7 @@ def set_spec(kind: str, change: Callable[[list[str]], list[str]]) -> Edit:
     ],
 )
 def test_a_checkpoint_of_another_encoder_says_what_differs(saved: Path, edit: Edit, words: str) -> None:
-    refused(edited(saved, edit), words, "train anew")
+    refused(edited(saved, edit), words, "retrain it")
 
 
 @pytest.mark.parametrize("name", ["replica", "context", "hidden", "score", "products_by_beta"])
@@ -207,7 +207,7 @@ def test_another_queue_depth_than_the_checkpoints_is_refused(saved: Path) -> Non
     checkpoint = Checkpoint.load(saved)
     check_queue_requests(checkpoint, None, saved)
     check_queue_requests(checkpoint, DEPTH, saved)
-    with pytest.raises(InputError, match=r"sees 2 waiting requests.*asks for 5"):
+    with pytest.raises(InputError, match=r"observes 2 waiting requests.*is 5"):
         check_queue_requests(checkpoint, 5, saved)
 
 

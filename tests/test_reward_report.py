@@ -52,43 +52,43 @@ def test_statistics_by_hand() -> None:
 
 
 def test_each_scheduler_plays_the_same_requests(episodes: list[RoutedEpisode]) -> None:
-    assert [(its.scheduler, its.seed) for its in episodes[:4]] == [
+    assert [(episode.scheduler, episode.seed) for episode in episodes[:4]] == [
         ("round_robin", 1), ("random", 1), ("random", 1), ("least_tokens", 1),
     ]  # fmt: skip
     for seed in (1, 2):
-        its = [episode for episode in episodes if episode.seed == seed]
-        assert all((one.window.arrived_at == its[0].window.arrived_at).all() for one in its)
+        arrivals = [episode.window.arrived_at for episode in episodes if episode.seed == seed]
+        assert all((other == arrivals[0]).all() for other in arrivals)
     members = [episode for episode in episodes if episode.scheduler == RANDOM and episode.seed == 1]
     assert (members[0].window.actions != members[1].window.actions).any()
 
 
-def test_random_choices_are_worth_nothing_on_average(episodes: list[RoutedEpisode]) -> None:
-    worth = np.concatenate([episode.worth for episode in episodes if episode.scheduler == RANDOM])
-    assert abs(worth.mean()) < 3 * worth.std() / np.sqrt(len(worth))
-    assert np.mean([episode.worth.mean() for episode in episodes if episode.scheduler == "least_tokens"]) > 0
+def test_random_choices_have_no_advantage_on_average(episodes: list[RoutedEpisode]) -> None:
+    advantages = np.concatenate([episode.advantages for episode in episodes if episode.scheduler == RANDOM])
+    assert abs(advantages.mean()) < 3 * advantages.std() / np.sqrt(len(advantages))
+    assert np.mean([episode.advantages.mean() for episode in episodes if episode.scheduler == "least_tokens"]) > 0
 
 
-def test_the_marginal_cost_sees_what_a_choice_was_worth(episodes: list[RoutedEpisode]) -> None:
+def test_the_marginal_cost_shows_the_advantage_of_a_choice(episodes: list[RoutedEpisode]) -> None:
     figures = judge(reward({"term": "marginal_cost"}), episodes, SCHEDULERS, 0.0)
     assert figures.cost_correlation == pytest.approx(1.0)
     assert figures.tau_cost == 1.0
     assert figures.credit.own > 0.2 and figures.credit.shows(figures.credit.own)
     assert figures.centred_credit.own > figures.credit.own
-    for its in figures.schedulers:
-        assert its.share_low == its.share_high == 0.0 and (its.raw == its.clipped).all()
-        assert its.gap == pytest.approx(figures.ceiling - its.clipped.mean()) and its.gap > 0
+    for own in figures.schedulers:
+        assert own.share_low == own.share_high == 0.0 and (own.raw == own.clipped).all()
+        assert own.gap == pytest.approx(figures.ceiling - own.clipped.mean()) and own.gap > 0
 
 
-def test_a_reward_at_its_bound_sees_nothing(episodes: list[RoutedEpisode]) -> None:
+def test_a_reward_at_its_bound_shows_nothing(episodes: list[RoutedEpisode]) -> None:
     figures = judge(reward({"term": "marginal_cost"}, clip={"high": -100}), episodes, SCHEDULERS, 0.0)
     assert figures.ceiling == -100.0
-    assert all(its.share_high == 1.0 and its.gap == its.std == 0.0 for its in figures.schedulers)
+    assert all(own.share_high == 1.0 and own.gap == own.std == 0.0 for own in figures.schedulers)
     assert figures.credit.own == figures.credit.following == figures.best_over_worst == 0.0
     assert verdict(figures).startswith("no: ") and "does not show" in verdict(figures)
 
 
 def test_lifetime_averages_give_a_choice_no_credit(episodes: list[RoutedEpisode]) -> None:
-    """What docs/rewards.md finds to be wrong with the earlier system's reward, on a small scale."""
+    """Repeat on a small scale what docs/rewards.md shows of the earlier system's reward."""
     averages = reward(
         {"term": "throughput", "target": 1.85, "over": "lifetime"},
         {"term": "latency_threshold", "threshold": 0, "over": "lifetime"},
@@ -106,7 +106,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     printed = capsys.readouterr().out
     for name in ("round_robin", "random", "lor", "least_tokens", "lookahead"):
         assert len(re.findall(rf"^{name} ", printed, re.MULTILINE)) == 2
-    assert "Reward legacy" in printed and "Reward mine" in printed and printed.count("Sees an improvement:") == 2
+    assert "Reward legacy" in printed and "Reward mine" in printed and printed.count("Tells better from worse:") == 2
     assert max(map(len, printed.splitlines())) <= 140
     _, charts = page_and_charts(output)
     assert len(charts) == 10

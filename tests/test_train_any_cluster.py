@@ -112,7 +112,7 @@ def test_the_queue_depth_makes_the_size_of_the_policy(depth: int, tmp_path: Path
     # PPO moved the weights of every feature that varies.
     assert (weights.replica != run.start.replica).any(1).mean() > 0.5
     check_routes(run, 3)
-    with pytest.raises(InputError, match=f"sees {depth} waiting requests of each replica.*asks for {depth + 1}"):
+    with pytest.raises(InputError, match=f"observes {depth} waiting requests per replica.*is {depth + 1}"):
         simulate(SimulationConfig.from_cli(router_flags(3, 20, checkpoint=run.path, max_queue_requests=depth + 1)))
 
 

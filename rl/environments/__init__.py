@@ -1,4 +1,4 @@
-"""Routing decisions one by one, for learners of your own: plain, as a Gymnasium environment, or many at once."""
+"""Environments for your own learners: plain, as a Gymnasium environment, or many simulations at once."""
 
 from rl.environments.environment import RoutingEnvironment, SimulatorEnvironment
 

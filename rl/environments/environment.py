@@ -1,4 +1,4 @@
-"""One interface to a cluster that is to be routed, and the simulator behind it."""
+"""Route requests one decision at a time, through one interface to simulated and real clusters."""
 
 from __future__ import annotations
 
@@ -18,43 +18,42 @@ from vidur.engine.recording import FINISHED
 from vidur.observation import AWAITING, DECODE_SECONDS, OUTSTANDING, SPEED, ClusterObservation, Floats
 from vidur.request_generator import RequestTable, generate_requests
 
-# More requests than a batch holds.
+# Exceeds the requests of any batch.
 _MANY = 4096
 
 
 class RoutingEnvironment(Protocol):
-    """A cluster, simulated or real, from one routing decision to the next.
+    """A cluster, simulated or real, that is routed one decision at a time.
 
-    With the default reward an episode's rewards add up to the cost of all its requests, negated, in both worlds; when a
-    part becomes known differs. The simulator runs ahead with the true output lengths, so a placement's reward is what
-    that placement costs, and there as soon as it is made. In front of real replicas the cost of a request is known when
-    it ends: a reward is there what came to be known since the last one. So an agent reads the reward after each act,
-    and once more when `observe` gives None. What a timed event changes is no placement's doing: the simulator gives it
-    to none.
+    With the default reward, an episode's rewards add up to the negated cost of all its requests. The simulator runs
+    ahead with the true output lengths, so each reward is the cost of that placement, known at once. With real replicas
+    the cost of a request is known when it ends, so a reward is what became known since the last one. Therefore read
+    the reward after each `act`, and once more when `observe` returns None. The simulator credits the effect of timed
+    events to no placement.
     """
 
     @property
     def num_replicas(self) -> int: ...
 
     def observe(self) -> ClusterObservation | None:
-        """Wait for the next request to be routed, and say what a router can know then; None when there is no more.
+        """Wait for the next request and return what a router can observe, or None at the end.
 
-        Until `act` it is the same decision. The arrays are views that the next decision changes.
+        Until `act` the decision stays the same. The arrays are views that the next decision changes.
         """
 
     def act(self, replica: int) -> None:
-        """Route the request of the decision. Raises InputError for a replica that is away or cannot hold it."""
+        """Route the pending request. Raises InputError if the replica is unavailable or cannot hold the request."""
 
     def reward(self) -> float:
-        """The reward that came to be known since it was last read; 0 if none did."""
+        """Return the reward that became known since the last call; 0 if none did."""
 
 
 class SimulatorEnvironment:
-    """A simulation of `requests` on a cluster.
+    """A simulated RoutingEnvironment.
 
-    reward: the marginal cost if none. max_queue_requests: how many requests without a first token are observed of each
-    replica. time_limit: seconds of simulated time after which it ends. cost, float64[1, COST_PARTS]: by how much the
-    last act grew the cost of all requests (vidur.engine.foresight).
+    max_queue_requests: requests without a first token that are observed per replica. reward: by default the marginal
+    cost. time_limit: seconds of simulated time. cost, float64[1, COST_PARTS]: the growth of the cost of all requests by
+    the last act (vidur.engine.foresight).
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class SimulatorEnvironment:
         self._reward = Reward(RewardConfig.load("marginal_cost")) if reward is None else reward
         self._time_unit = float(self.engine.books.hardware[:, DECODE_SECONDS].min())
         self._ended = False
-        # Of the last act.
+        # The last act, and whether its reward was read.
         self._action = 0
         self._read = True
         self.cost = np.zeros((1, COST_PARTS))
@@ -82,8 +81,10 @@ class SimulatorEnvironment:
 
     @classmethod
     def from_config(cls, config: SimulationConfig, requests: RequestTable | None = None) -> SimulatorEnvironment:
-        """The cluster of a configuration, with its workload or `requests`. Where its router is `ppo`, that one's
-        `beta`, `max_queue_requests` and `reward` hold, elsewhere their defaults."""
+        """Simulate the cluster of a configuration with `requests`, or with its own workload.
+
+        If its scheduler is `ppo`, that sets `beta`, `max_queue_requests` and `reward`; otherwise their defaults hold.
+        """
         workload = generate_requests(config.request_generator_config) if requests is None else requests
         return Episodes(config).begin_with(workload)
 
@@ -102,16 +103,16 @@ class SimulatorEnvironment:
 
     @property
     def outstanding(self) -> int:
-        """Requests that are placed and have not ended."""
+        """The number of requests that are placed and have not ended."""
         return int(self.engine.books.ledger[:, OUTSTANDING].sum())
 
     @property
     def cut(self) -> bool:
-        """Whether the time limit ended it before all requests were routed."""
+        """Whether the time limit ended the simulation before all requests were routed."""
         return self._ended and bool(self.engine.clock.num_decisions)
 
     def observe(self) -> ClusterObservation | None:
-        """See RoutingEnvironment. Raises InputError where a batch is beyond the execution-time tables."""
+        """See RoutingEnvironment. Raises InputError if a batch exceeds the execution-time tables."""
         observation = None if self._ended else self._running.observe()
         self._ended = observation is None
         return observation
@@ -122,15 +123,17 @@ class SimulatorEnvironment:
         self._action, self._read, self._before = replica, False, before
 
     def step_into(self, replica: int, seen: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
-        """`act` (not at -1), then `observe`, encoded as StateEncoder.flatten does into `seen`, with the replicas that
-        are available in `mask`; both may have room for more replicas. At the end both are 0."""
+        """`act` (unless replica is -1), `observe`, and encode as StateEncoder.flatten does into `seen`.
+
+        `mask` gets the available replicas. Both may have room for more replicas, and are 0 at the end.
+        """
         before = self._queues()
         self._ended = not self._running.step(replica, self.cost[0], seen, mask)
         if replica >= 0:
             self._action, self._read, self._before = replica, False, before
 
     def window(self) -> Window:
-        """What happened from the last act up to the next decision, to which this runs on. The arrays are views."""
+        """Run to the next decision and return what happened since the last act. The arrays are views."""
         self.observe()
         engine = self.engine
         decided_at, outstanding, waiting = self._before
@@ -151,9 +154,9 @@ class SimulatorEnvironment:
         )
 
     def reward(self, progress: float = 0.0) -> float:
-        """Of the last act, once. Runs on to the next decision, for rewards of what happens in between.
+        """Run to the next decision and return the reward of the last act; 0 if it was read before.
 
-        progress, 0 to 1: of the training, which a reward's schedules follow.
+        progress: of the training, 0 to 1, which the reward's schedules follow.
         """
         if self._read:
             return 0.0
@@ -161,7 +164,7 @@ class SimulatorEnvironment:
         return float(self._reward.evaluate(self.window(), progress).clipped[0])
 
     def figures(self) -> dict[str, float]:
-        """Of the requests that have finished: mean_e2e, mean_ttft and p99_ttft in seconds, nan before there is one."""
+        """Return mean_e2e, mean_ttft and p99_ttft of the finished requests, in seconds; nan if there are none."""
         done = self.engine.requests[self.engine.requests["status"] == FINISHED]
         if not len(done):
             return dict.fromkeys(("mean_e2e", "mean_ttft", "p99_ttft"), np.nan)
@@ -173,15 +176,15 @@ class SimulatorEnvironment:
         }
 
     def _queues(self) -> tuple[float, Floats, Floats]:
-        """Now, and how many requests of each replica are outstanding, and are without a first token."""
+        """Return the time, and each replica's numbers of outstanding requests and of requests without a first token."""
         ledger = self.engine.books.ledger
         return float(self.engine.clock.now), ledger[:, OUTSTANDING].copy(), ledger[:, AWAITING].copy()
 
 
 class Episodes:
-    """Simulations of one configuration, a new workload each: `begin(seed)`.
+    """Simulations of one configuration; each `begin(seed)` draws a new workload.
 
-    Where the configuration's router is `ppo`, its `beta`, `max_queue_requests` and `reward` hold.
+    If the configured scheduler is `ppo`, that sets `beta`, `max_queue_requests` and `reward`.
     """
 
     def __init__(self, config: SimulationConfig) -> None:
@@ -201,7 +204,7 @@ class Episodes:
         return len(self.plans.replicas)
 
     def requests(self, seed: int) -> RequestTable:
-        """The workload of a seed. A trace is the same for all."""
+        """Draw the workload of a seed; a trace is the same for every seed."""
         return generate_requests(dataclasses.replace(self.config.request_generator_config, seed=seed))
 
     def begin(self, seed: int) -> SimulatorEnvironment:

@@ -1,4 +1,4 @@
-"""Routing as a Gymnasium environment, for learners that are not this package's.
+"""A Gymnasium environment for routing.
 
 It is registered as `vidur/Routing-v0`: `gymnasium.make("rl.environments.gym:vidur/Routing-v0", config=config)`.
 """
@@ -18,23 +18,23 @@ from vidur.config import SimulationConfig
 from vidur.request_generator import RequestTable
 
 ENVIRONMENT_ID = "vidur/Routing-v0"
-# A workload is one of so many.
+# The number of seeds from which `reset` draws that of a workload.
 SEEDS = 2**31
 
 Observation = NDArray[np.float32]
 
 
 def observation_space(encoder: StateEncoder) -> Box:
-    """Of StateEncoder.flatten. Bounds that no feature comes near: Gymnasium's checker objects to infinity."""
+    """Return the space of StateEncoder.flatten, with wide bounds, as Gymnasium's checker rejects infinite ones."""
     return Box(-1e9, 1e9, (encoder.flat_dimension,), np.float32)
 
 
 class RoutingEnv(gymnasium.Env[Observation, np.int64]):
-    """An action routes one request; an episode is one workload, drawn anew by `reset`.
+    """Route one request per action; an episode is one workload, which `reset` draws.
 
-    Observations are StateEncoder.flatten's, float32[flat_dimension], 0 after the end; actions are replicas. The reward,
-    beta and the queue depth are those of `config`'s router if that is `ppo`, else its defaults (Episodes). An episode
-    is truncated where the configuration's time limit cuts it.
+    Observations are StateEncoder.flatten's, float32[flat_dimension], and 0 after the end; actions are replicas. If the
+    configured scheduler is `ppo`, that sets reward, beta and queue depth; otherwise their defaults hold (Episodes). The
+    configuration's time limit truncates an episode.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
@@ -50,7 +50,7 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
 
     @property
     def simulation(self) -> SimulatorEnvironment:
-        """The episode under way."""
+        """The current episode."""
         if self._simulation is None:
             raise RuntimeError("there is no episode: reset first")
         return self._simulation
@@ -61,21 +61,22 @@ class RoutingEnv(gymnasium.Env[Observation, np.int64]):
         return self.simulation.requests
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """bool[replicas]: those that are available; all of them after the end."""
+        """Return the available replicas, bool[replicas]; all of them after the end."""
         return self._mask.copy() if self._mask.any() else np.ones_like(self._mask)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode with a workload drawn by the seed, or the next one."""
+        """Begin an episode with a workload drawn by `seed`, or with the next one."""
         super().reset(seed=seed)
         self._simulation = self._episodes.begin(int(self.np_random.integers(SEEDS)))
         return self._step_into(-1)
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """info: `time` in seconds, `outstanding` requests, and after the end the SimulatorEnvironment.figures.
+        """Route the request, and return Gymnasium's five values.
 
-        Raises InputError for a replica that is away or cannot hold the request.
+        info: `time` in seconds, `outstanding` requests, and at the end SimulatorEnvironment.figures. Raises InputError
+        if the replica is unavailable or cannot hold the request.
         """
         seen, info = self._step_into(int(action))
         simulation = self.simulation

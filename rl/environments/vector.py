@@ -1,4 +1,4 @@
-"""Many simulations side by side, a decision of each at every step: NumPy arrays in and out."""
+"""Run many routing simulations in parallel as a Gymnasium vector environment."""
 
 from __future__ import annotations
 
@@ -27,17 +27,16 @@ Observations = NDArray[np.float32]
 
 
 class RoutingVectorEnv(VectorEnv[Observations, NDArray[np.int64], Any]):
-    """RoutingEnv, `num_envs` times: simulation i of reset(seed=s) is RoutingEnv after reset(seed=s + i).
+    """`num_envs` copies of RoutingEnv: after reset(seed=s), simulation i is RoutingEnv after reset(seed=s + i).
 
-    configs: one configuration for all, or several, which simulations take in turns. Where their clusters differ in
-    size, observations and masks have room for the most replicas R, and those that are not there look like replicas that
-    are away. `max_queue_requests` and `reward`, with its running normalisation, are the first one's for all. progress,
-    0 to 1: of the training, which a reward's schedules follow. threads: as many as there are cores if none; they
-    change no result.
+    configs: one configuration for all, or several that the simulations take in turns. Observations and masks have room
+    for R replicas, the most of any cluster; absent replicas look unavailable. The first configuration's
+    `max_queue_requests` and `reward`, with its running normalisation, hold for all. threads: by default one per core;
+    results do not depend on it. progress: of the training, 0 to 1, which the reward's schedules follow.
 
-    Observations float32[N, R * (F + 1) + G], actions int64[N], masks bool[N, R]. A simulation that ends begins its next
-    workload within the same step (AutoresetMode.SAME_STEP): its last observation is in info["final_obs"], the
-    figures of the episode in info["final_info"].
+    Observations are float32[N, R * (F + 1) + G], actions int64[N], masks bool[N, R]. A simulation that ends begins its
+    next workload in the same step (AutoresetMode.SAME_STEP): info["final_obs"] has its last observation,
+    info["final_info"] the figures of the episode.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -66,29 +65,28 @@ class RoutingVectorEnv(VectorEnv[Observations, NDArray[np.int64], Any]):
         count = min(threads or len(os.sched_getaffinity(0)), num_envs)
         self._shares = np.array_split(np.arange(num_envs), count)
         self._pool = ThreadPoolExecutor(count) if count > 1 else None
-        # Rewards that are a function of the costs alone are computed for all simulations of a kind at once.
+        # Rewards that depend on the costs alone are computed at once for all simulations of a configuration.
         self._by_cost = all(isinstance(part.term, MarginalCost) for part in self.reward.config.terms)
-        self._groups = [[i for i, its in enumerate(self._episodes) if its is kind] for kind in kinds[:num_envs]]
+        self._groups = [[i for i, other in enumerate(self._episodes) if other is kind] for kind in kinds[:num_envs]]
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """bool[N, R]: the replicas that are available."""
+        """Return the available replicas, bool[N, R]."""
         masks: NDArray[np.bool_] = self._masks.copy()
         return masks
 
     @property
     def simulations(self) -> Sequence[SimulatorEnvironment]:
-        """The episodes under way."""
+        """The current episodes."""
         return tuple(self._simulations)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observations, dict[str, Any]]:
-        """Begin N episodes. seed: of simulation 0, or of each; without one the next workloads are drawn."""
+        """Begin N episodes. seed: of simulation 0, or of each; without it the next workloads are drawn."""
         if seed is not None or not self._rngs:
-            seeds = (
-                seed if isinstance(seed, list) else [None if seed is None else seed + i for i in range(self.num_envs)]
-            )
-            self._rngs = [np_random(one)[0] for one in seeds]
+            if not isinstance(seed, list):
+                seed = [None if seed is None else seed + i for i in range(self.num_envs)]
+            self._rngs = [np_random(s)[0] for s in seed]
         self._simulations = [self._begin(index) for index in range(self.num_envs)]
         self._for_all(lambda index: self._step_into(index, -1))
         return self._seen.copy(), self._info()
@@ -96,9 +94,10 @@ class RoutingVectorEnv(VectorEnv[Observations, NDArray[np.int64], Any]):
     def step(
         self, actions: NDArray[np.int64]
     ) -> tuple[Observations, Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Rewards float64[N], terminations and truncations bool[N]; info: `time` [N], seconds.
+        """Route a request of each simulation, and return Gymnasium's five values.
 
-        Raises InputError for a replica that is away or cannot hold the request.
+        Rewards are float64[N], terminations and truncations bool[N]; info has `time` [N] in seconds. Raises InputError
+        if a replica is unavailable or cannot hold its request.
         """
         chosen = [int(action) for action in actions]
         self._for_all(lambda index: self._step_into(index, chosen[index]))
@@ -124,7 +123,7 @@ class RoutingVectorEnv(VectorEnv[Observations, NDArray[np.int64], Any]):
         self._simulations[index].step_into(action, self._seen[index], self._masks[index])
 
     def _for_all(self, task: Callable[[int], None]) -> None:
-        """Run the task on each index. The kernels let other threads run; no simulation touches another."""
+        """Run the task on each index, in threads: the kernels release the GIL, and no simulation touches another."""
 
         def run(share: NDArray[np.int64]) -> None:
             for index in share:
@@ -140,9 +139,8 @@ class RoutingVectorEnv(VectorEnv[Observations, NDArray[np.int64], Any]):
             return np.array([simulation.reward(self.progress) for simulation in self._simulations])
         rewards = np.zeros(self.num_envs)
         for group in self._groups:
-            one = self._simulations[group[0]]
             costs = np.concatenate([self._simulations[index].cost for index in group])
-            window = replace(one.window(), costs=costs)
+            window = replace(self._simulations[group[0]].window(), costs=costs)
             rewards[group] = self.reward.evaluate(window, self.progress).clipped
         return rewards
 

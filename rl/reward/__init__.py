@@ -1,1 +1,1 @@
-"""What a policy learns from: the cost of a placement, the reward of a decision, and a study of rewards."""
+"""Compute the cost of placements and the rewards of decisions, and report what a reward can tell apart."""

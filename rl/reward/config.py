@@ -1,4 +1,4 @@
-"""A reward as configuration: terms with weights, a scale, normalisation, clips; schedules over the training."""
+"""Configure a reward: weighted terms, a scale, normalisation and clipping, with schedules over the training."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Schedule:
     points: tuple[tuple[float, float], ...]
 
     def at(self, progress: float) -> float:
-        """The value at a progress; before the first point and after the last it is theirs."""
+        """Return the value at a progress; outside the points, that of the nearest one."""
         moments, values = zip(*self.points, strict=True)
         return float(np.interp(progress, moments, values))
 
     @classmethod
     def of_document(cls, value: Any, where: str) -> Schedule:
-        """A number, or a list of [progress, value]."""
+        """Read a number, or a list of [progress, value]."""
         if not isinstance(value, list):
             return cls(((0.0, _number(value, where)),))
         points: list[tuple[float, float]] = []
@@ -41,21 +41,21 @@ class Schedule:
                 raise InputError(f"{where}[{index}]: expected [progress, value], not {short(pair)}")
             progress = _number(pair[0], f"{where}[{index}]: progress")
             if not 0 <= progress <= 1 or (points and progress <= points[-1][0]):
-                raise InputError(f"{where}[{index}]: progress goes up from 0 to 1, {progress:g} does not fit")
+                raise InputError(f"{where}[{index}]: progress must increase from 0 to 1, but is {progress:g}")
             points.append((progress, _number(pair[1], f"{where}[{index}]: value")))
         if not points:
-            raise InputError(f"{where}: a schedule has at least one [progress, value]")
+            raise InputError(f"{where}: a schedule needs at least one [progress, value]")
         return cls(tuple(points))
 
     def ends(self) -> tuple[float, float]:
-        """The least and the greatest value."""
+        """Return the least and the greatest value."""
         values = [value for _, value in self.points]
         return min(values), max(values)
 
 
 @dataclass(frozen=True)
 class WeightedTerm:
-    """A term under a name, which is the term's own unless it occurs twice."""
+    """A term with its weight. A term that occurs twice needs a name of its own."""
 
     name: str
     term: Term
@@ -63,7 +63,7 @@ class WeightedTerm:
 
     @classmethod
     def of_document(cls, value: Any, where: str) -> WeightedTerm:
-        """Of `{term: NAME, name: TEXT, weight: NUMBER, ...}`; the other keys are the term's own settings."""
+        """Read `{term: NAME, name: TEXT, weight: NUMBER, ...}`; the other keys are the term's settings."""
         if not isinstance(value, Mapping):
             raise InputError(f"{where}: expected {{term: NAME, weight: NUMBER, ...}}, not {short(value)}")
         if "term" not in value:
@@ -79,16 +79,16 @@ class WeightedTerm:
             raise InputError(f"{where}: name: expected text, not {short(name)}")
         weight = Schedule.of_document(value.get("weight", 1.0), f"{where}: weight")
         if weight.ends()[0] < 0:
-            raise InputError(f"{where}: weight must be at least 0: penalties are negative already")
+            raise InputError(f"{where}: weight must be at least 0: the terms themselves are negative for penalties")
         return cls(name, read(kind, {key: item for key, item in value.items() if key not in ours}, where), weight)
 
 
 @dataclass(frozen=True)
 class Clip(Config):
-    """Bounds, or None where there is none."""
+    """The bounds of the rewards; None is unbounded."""
 
-    low: Schedule | None = setting(None, help="the lower one")
-    high: Schedule | None = setting(None, help="the upper one")
+    low: Schedule | None = setting(None, help="the lower bound")
+    high: Schedule | None = setting(None, help="the upper bound")
 
     def check(self) -> None:
         if self.low is None or self.high is None:
@@ -97,32 +97,32 @@ class Clip(Config):
             low, high = self.low.at(progress), self.high.at(progress)
             if low >= high:
                 raise InputError(
-                    f"{self.flag('low')} must be below high, and at progress {progress:g} they are {low:g} and {high:g}"
+                    f"{self.flag('low')} must be below high, but at progress {progress:g} they are {low:g} and {high:g}"
                 )
 
 
 @dataclass(frozen=True)
 class RewardConfig(Config):
-    """reward = clip(normalise(sum of weight * term / scale)).
+    """reward = clip(normalise(sum of weight * term / scale)), where weights and bounds follow schedules.
 
-    normalisation: `std` divides by the running standard deviation of all rewards so far, `mean_std` also takes off
-    their running mean. Weights and bounds follow schedules.
+    normalisation: `std` divides by the running standard deviation of all rewards so far; `mean_std` first subtracts
+    their running mean.
     """
 
-    name: str = setting(MISSING, help="what the reward is called")
+    name: str = setting(MISSING, help="name of the reward")
     terms: tuple[WeightedTerm, ...] = setting(MISSING, help="a list of {term: NAME, weight: NUMBER, ...}")
-    scale: float = setting(1.0, help="by which the sum of the terms is divided", above=0)
-    normalisation: str = setting("none", help="by the rewards so far", choices=NORMALISATIONS)
-    clip: Clip | None = setting(None, help="bounds of what the learner gets")
+    scale: float = setting(1.0, help="divides the sum of the terms", above=0)
+    normalisation: str = setting("none", help="normalisation by the rewards so far", choices=NORMALISATIONS)
+    clip: Clip | None = setting(None, help="bounds of the reward that the learner gets")
 
     def check(self) -> None:
         if not self.terms:
-            raise InputError(f"{self.flag('terms')}: give one {{term: NAME, weight: NUMBER, ...}} or more")
+            raise InputError(f"{self.flag('terms')}: give at least one {{term: NAME, weight: NUMBER, ...}}")
         names = [term.name for term in self.terms]
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise InputError(
-                    f"{self.flag('terms')}[{index}]: there is a {name} already: give this one a name of its own"
+                    f"{self.flag('terms')}[{index}]: there is already a term {name}: give this one another name"
                 )
 
     @property
@@ -135,21 +135,21 @@ class RewardConfig(Config):
 
     @classmethod
     def load(cls, name_or_path: str) -> RewardConfig:
-        """The reward of a name in data/rewards, or of a YAML file.
+        """Read the reward of a name in data/rewards, or of a YAML file.
 
-        Raises InputError for one that is not there, and for whatever in it is unknown, missing or out of range.
+        Raises InputError if it does not exist, or if a value in it is unknown, missing or out of range.
         """
         path, document = named_document(PPOGlobalSchedulerConfig.flag("reward"), "rewards", name_or_path)
         return cls.of(document, path.stem, str(path))
 
     @classmethod
     def of(cls, document: Any, name: str, where: str = "reward") -> RewardConfig:
-        """The reward that a document describes. `where` stands before the text of an InputError."""
+        """Read the reward that a document describes. `where` begins the message of an InputError."""
         return read(cls, document, where, name=name)
 
 
 def shipped_rewards() -> list[str]:
-    """The names in data/rewards."""
+    """Return the names in data/rewards."""
     return sorted(file.stem for file in data_path("rewards").glob("*.yaml"))
 
 

@@ -1,4 +1,4 @@
-"""The page of a reward report."""
+"""Draw the page of a reward report."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def write_reward_page(
     rewards: Sequence[RewardFigures],
     episodes: Sequence[RoutedEpisode],
 ) -> None:
-    """Write the page: for each reward the tables, the distributions, the ranking, and rewards against costs."""
-    page = Page("What rewards see", _facts(config, simulated))
+    """Write for each reward its tables, distributions, ranking, and rewards against costs."""
+    page = Page("Reward report", _facts(config, simulated))
     for figures in rewards:
-        said = "".join(f"<dt>{markup(label)}</dt><dd>{markup(text)}</dd>" for label, text in facts(figures))
+        terms = "".join(f"<dt>{markup(label)}</dt><dd>{markup(text)}</dd>" for label, text in facts(figures))
         table = Table(HEADINGS, rows(figures), title=figures.reward)
-        page.add_section(figures.reward, table, Markup(f"<dl>{said}</dl>"), *_charts(figures, episodes))
+        page.add_section(figures.reward, table, Markup(f"<dl>{terms}</dl>"), *_charts(figures, episodes))
     page.write(path)
 
 
@@ -50,16 +50,16 @@ def _facts(config: RewardReportConfig, simulated: SimulationConfig) -> list[tupl
 
 def _charts(figures: RewardFigures, episodes: Sequence[RoutedEpisode]) -> list[Chart]:
     return [
-        _distribution(figures, "raw", "the weighted terms, added up"),
-        _distribution(figures, "scaled", "divided by the scale, normalised"),
-        _distribution(figures, "clipped", "what the learner gets"),
+        _distribution(figures, "raw", "sum of the weighted terms"),
+        _distribution(figures, "scaled", "divided by the scale, and normalised"),
+        _distribution(figures, "clipped", "the reward that the learner gets"),
         _ranking(figures),
         _against_cost(figures, episodes),
     ]
 
 
 def _distribution(figures: RewardFigures, stage: str, note: str) -> Chart:
-    """A curve for each scheduler: percent of its decisions in bins of the middle 99 %, what is beyond in the outer."""
+    """Draw each scheduler's histogram over the middle 99 % of all rewards; the outer bins count the rest."""
     pooled = np.concatenate([getattr(own, stage) for own in figures.schedulers])
     low, high = np.percentile(pooled, [0.5, 99.5])
     edges = np.linspace(low, high if high > low else low + 1.0, _BINS + 1)
@@ -78,7 +78,7 @@ def _shares(values: Floats, edges: Floats) -> Floats:
 
 
 def _ranking(figures: RewardFigures) -> Chart:
-    """Mean reward by mean E2E, with the ceiling."""
+    """Draw each scheduler's mean reward over its mean E2E, and the ceiling."""
     points: list[Trace] = [
         {
             "type": "scatter", "mode": "markers", "x": [own.mean_e2e], "y": [float(own.clipped.mean())],
@@ -86,22 +86,19 @@ def _ranking(figures: RewardFigures) -> Chart:
         }
         for own, color in zip(figures.schedulers, COLORS, strict=False)
     ]  # fmt: skip
-    ends = [
-        min(own.mean_e2e for own in figures.schedulers),
-        max(own.mean_e2e for own in figures.schedulers),
-    ]
-    points.append(line(ends, [figures.ceiling] * 2, "ceiling", FAINT))
-    note = "mean clipped reward by mean E2E: it should fall"
+    e2e = [own.mean_e2e for own in figures.schedulers]
+    points.append(line([min(e2e), max(e2e)], [figures.ceiling] * 2, "ceiling", FAINT))
+    note = "mean clipped reward over mean E2E: it should fall"
     return Chart("Ranking", note, points, {"xaxis": axis("mean E2E (s)"), "yaxis": axis("mean clipped reward")})
 
 
 def _against_cost(figures: RewardFigures, episodes: Sequence[RoutedEpisode]) -> Chart:
-    """Of random choices: the clipped reward by what the choice was worth."""
+    """Draw the clipped rewards of random choices over their advantage."""
     own = next((own for own in figures.schedulers if own.scheduler == RANDOM), None)
     if own is None:
-        return Chart("Worth of a choice", "the random scheduler is not among them", [], layout("", ""))
-    worth = np.concatenate([episode.worth[episode.counted] for episode in episodes if episode.scheduler == RANDOM])
-    chosen = np.linspace(0, len(worth) - 1, min(_POINTS, len(worth))).astype(np.int64)
-    points = dots(worth[chosen], own.clipped[chosen])
-    shown = {"xaxis": axis("cost of a random choice less that of this one"), "yaxis": axis("clipped reward")}
-    return Chart("Worth of a choice", "of the random scheduler: it should rise", [points], shown)
+        return Chart("Advantage of a choice", "needs the random scheduler", [], layout("", ""))
+    advantages = np.concatenate([ep.advantages[ep.counted] for ep in episodes if ep.scheduler == RANDOM])
+    chosen = np.linspace(0, len(advantages) - 1, min(_POINTS, len(advantages))).astype(np.int64)
+    points = dots(advantages[chosen], own.clipped[chosen])
+    axes = {"xaxis": axis("mean cost of all choices - cost of this choice"), "yaxis": axis("clipped reward")}
+    return Chart("Advantage of a choice", "of the random scheduler: it should rise", [points], axes)

@@ -1,7 +1,7 @@
-"""python -m rl.reward_report: can this reward see an improvement?
+"""python -m rl.reward_report: test whether a reward can tell better schedulers and choices from worse ones.
 
-Schedulers whose quality is known are run through a reward: what it gives them, whether it ranks them as mean E2E does,
-and how much of what one choice was worth shows in it.
+Schedulers of known quality are simulated. The report shows their rewards, whether these rank them as mean E2E does, and
+how well a decision's reward reflects the advantage of its choice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vidur.tool import run_tool
 if TYPE_CHECKING:
     from rl.reward.study import RewardFigures
 
-# What is simulated without --config: the lengths of Azure's conversations on four A100s, at 79 % of what they can do.
+# The default of --config: the lengths of Azure's conversations on four A100s, at 79 % of their capacity.
 _DEFAULT: dict[str, Any] = {
     "cluster_config": {
         "num_replicas": 4,
@@ -38,30 +38,30 @@ _FIRST_SEED = 1000
 
 @dataclass(frozen=True)
 class RewardReportConfig(Config):
-    """What is run, and through which rewards."""
+    """The rewards of a report, and the simulations that test them."""
 
     flag_prefix: ClassVar[str | None] = ""
     help_title: ClassVar[str] = "reward report"
-    help_description: ClassVar[str] = "the cluster, the load and the rewards that are looked at"
+    help_description: ClassVar[str] = "the rewards, and the simulations that test them"
 
     reward: tuple[str, ...] = setting(("marginal_cost",), help="names in data/rewards, or YAML files")
     config: str | None = setting(
-        None, help="vidur YAML of the cluster and the requests; if none four A100s, Azure's conversations"
+        None, help="YAML of vidur.main; by default four A100s that serve Azure's conversations"
     )
     qps: float | None = setting(None, help="requests per second, in place of the configuration's", above=0)
-    requests: int = setting(2000, help="requests of a simulation", minimum=20)
+    requests: int = setting(2000, help="requests per simulation", minimum=20)
     seeds: int = setting(3, help="simulations of each scheduler", minimum=1)
-    members: int = setting(4, help="simulations of the random scheduler on the requests of a seed", minimum=1)
+    members: int = setting(4, help="simulations of the random scheduler per seed", minimum=1)
     schedulers: tuple[str, ...] = setting(
         ("round_robin", "random", "lor", "least_tokens", "lookahead"), help="schedulers to compare"
     )
     beta: float = setting(10.0, help="weight of the tail of TTFT in the cost", minimum=0)
-    progress: float = setting(0.0, help="of the training, for schedules", minimum=0, maximum=1)
+    progress: float = setting(0.0, help="progress of the training, for schedules", minimum=0, maximum=1)
     output: str = setting("simulator_output/reward_report", help="folder of report.html, or the file itself")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Report as the flags say. Returns the exit status of `run_tool`."""
+    """Report as the flags say and return the exit status."""
     return run_tool("rl.reward_report", (RewardReportConfig,), _report, argv, description=__doc__ or "")
 
 
@@ -74,14 +74,14 @@ def _report(config: RewardReportConfig) -> None:
 
 
 def report(config: RewardReportConfig) -> list[RewardFigures]:
-    """Run, print the tables, write the page. Raises InputError."""
+    """Run the simulations, print the tables and write the page. Raises InputError."""
     from rl.reward.reward import Reward, RewardConfig
 
     rewards = [RewardConfig.load(name) for name in config.reward]
     path = config.config
     simulated = SimulationConfig.from_dict(_DEFAULT) if path is None else SimulationConfig.from_file(path)
 
-    # These bring in numba: after the flags are known to be good.
+    # Import numba only after the flags are checked.
     from rl.reward.page import write_reward_page
     from rl.reward.study import judge, run_episodes, workload
     from rl.simulate.demonstrations import scheduler_names
@@ -95,8 +95,8 @@ def report(config: RewardReportConfig) -> list[RewardFigures]:
     with Progress("simulations run") as progress:
         episodes = run_episodes(simulated, config.schedulers, seeds, config.members, config.beta, progress.advance)
     figures = [judge(Reward(reward), episodes, config.schedulers, config.progress) for reward in rewards]
-    for its in figures:
-        print_figures(its)
+    for reward_figures in figures:
+        print_figures(reward_figures)
     page = page_path(config.output)
     write_reward_page(page, config, simulated, figures, episodes)
     print(f"Report: {page}")
@@ -115,8 +115,8 @@ def print_figures(figures: RewardFigures) -> None:
         title=f"Reward {figures.reward}", title_justify="left", title_style="bold", pad_edge=False,
         box=box.SIMPLE_HEAD if console.is_terminal else None,
     )  # fmt: skip
-    for place, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for index, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if index else "left", no_wrap=True)
     for row in rows(figures):
         table.add_row(*row)
     console.print(table)

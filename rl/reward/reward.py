@@ -1,4 +1,4 @@
-"""The reward of each decision: terms added up, scaled, normalised, clipped."""
+"""Compute the rewards of decisions: the weighted terms are summed, scaled, normalised and clipped."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LEAST_SPREAD = 1e-8
 
 @dataclass(frozen=True)
 class RewardResult:
-    """The rewards of T decisions, stage by stage, float64[T] each.
+    """The rewards of T decisions at each stage, float64[T].
 
-    raw: the sum of the weighted terms; scaled: that divided by the scale and normalised; clipped: what the learner
-    gets. terms: each weighted term. share_clipped_low, share_clipped_high: of the decisions, at each bound.
+    raw: the sum of the weighted terms; scaled: raw divided by the scale and normalised; clipped: what the learner
+    gets. terms: each weighted term. share_clipped_low, share_clipped_high: the share of decisions beyond each bound.
     """
 
     raw: Floats
@@ -35,14 +35,14 @@ class RewardResult:
 
 
 class RunningStatistics:
-    """Mean and standard deviation of all values so far (Chan et al., 1983)."""
+    """The mean and standard deviation of all values so far (Chan et al., 1983)."""
 
     def __init__(self) -> None:
         self.count = self.mean = self._squares = 0.0
 
     @property
     def std(self) -> float:
-        """1 before there are two values that differ."""
+        """The standard deviation; 1 until two values differ."""
         spread = float(np.sqrt(self._squares / self.count)) if self.count else 0.0
         return spread if spread > _LEAST_SPREAD else 1.0
 
@@ -51,9 +51,9 @@ class RunningStatistics:
             return
         count, mean = float(len(values)), float(values.mean())
         total = self.count + count
-        apart = mean - self.mean
-        self._squares += float(((values - mean) ** 2).sum()) + apart**2 * self.count * count / total
-        self.mean += apart * count / total
+        delta = mean - self.mean
+        self._squares += float(((values - mean) ** 2).sum()) + delta**2 * self.count * count / total
+        self.mean += delta * count / total
         self.count = total
 
     def state(self) -> Floats:
@@ -64,18 +64,18 @@ class RunningStatistics:
 
 
 class Reward:
-    """What `config` makes of windows. Normalisation remembers the rewards of all windows it was shown."""
+    """Evaluate the reward of `config` on windows; its normalisation remembers the rewards of past windows."""
 
     def __init__(self, config: RewardConfig) -> None:
         self.config = config
         self._statistics = RunningStatistics()
 
     def terms(self, window: Window, progress: float = 0.0) -> dict[str, Floats]:
-        """Each term, times its weight at this progress (0 to 1) of the training: float64[T]."""
+        """Return each term times its weight, float64[T]. progress: of the training, 0 to 1."""
         return {part.name: part.weight.at(progress) * part.term.values(window) for part in self.config.terms}
 
     def evaluate(self, window: Window, progress: float, learn: bool = True) -> RewardResult:
-        """The rewards of a window. With `learn` its raw rewards first go into the running statistics."""
+        """Return the rewards of a window; with `learn`, first add them to the running statistics."""
         terms = self.terms(window, progress)
         raw: Floats = np.sum(list(terms.values()), 0)
         scaled = raw / self.config.scale
@@ -95,11 +95,11 @@ class Reward:
         )
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """The running statistics, as arrays."""
+        """Return the running statistics as arrays."""
         return {"statistics": self._statistics.state()}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from `state`, bit for bit."""
+        """Continue from `state`, bit for bit."""
         self._statistics.restore(state["statistics"])
 
 

@@ -1,4 +1,4 @@
-"""What a reward makes of schedulers whose quality is known: what it can see, and what it cannot."""
+"""Measure what a reward can tell apart, on schedulers of known quality."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from vidur.request_generator import generate_requests
 
 RANDOM = "random"
 
-# The first decisions see lifetime averages of few requests; they are left out, as is the last, whose interval is the
-# time until the cluster is empty.
+# The share of decisions to skip at the beginning, whose lifetime averages are of few requests. The last decision is
+# skipped too, as its interval lasts until the cluster is empty.
 _WARM_UP = 0.1
 _DISCOUNT = 0.99
-# Schedulers whose means differ by less than this part are alike: no reward has to tell them apart.
+# A reward need not tell schedulers apart whose means differ by less than this share.
 _ALIKE = 0.005
-# Random choices are worth 0 on average whatever the state, so the standard error of their correlation with anything
-# that came before is 1 / sqrt(count).
+# Random choices have advantage 0 on average in every state, so the standard error of its correlation with a reward is
+# 1 / sqrt(count).
 _STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
 class RoutedEpisode:
-    """One simulation routed by one scheduler. Seconds; costs in the units of rl.reward.cost.
+    """A simulation routed by one scheduler. Times are in seconds, costs in the units of rl.reward.cost.
 
-    costs [T]: the marginal cost of each decision. worth [T]: by how much the decision was better than a random one: the
-    mean cost of the choices less the cost of the one made.
+    costs [T]: the marginal cost of each decision. advantages [T]: the mean cost of all choices minus that of the choice
+    made.
     """
 
     scheduler: str
     seed: int
     window: Window
     costs: Floats
-    worth: Floats
+    advantages: Floats
 
     @property
     def mean_e2e(self) -> float:
@@ -63,8 +63,10 @@ class RoutedEpisode:
 
 @dataclass(frozen=True)
 class Credit:
-    """How much of a random choice's worth shows: the correlation over `count` decisions, with the decision's own reward
-    and with the discounted rewards from it on."""
+    """The correlation of the advantages of `count` random choices with rewards.
+
+    own: with the decision's own reward; following: with the discounted sum of rewards from the decision on.
+    """
 
     own: float
     following: float
@@ -72,20 +74,20 @@ class Credit:
 
     @staticmethod
     def decisions(correlation: float) -> float:
-        """Random decisions after which the correlation is two standard errors above 0."""
+        """Return the number of random decisions after which the correlation is two standard errors above 0."""
         return (_STANDARD_ERRORS / correlation) ** 2 if correlation > 0 else np.inf
 
     def shows(self, correlation: float) -> bool:
-        """Whether it is beyond two standard errors in as many decisions as there were."""
+        """Return whether `count` decisions suffice to show the correlation."""
         return self.decisions(correlation) <= self.count
 
 
 @dataclass(frozen=True)
 class SchedulerFigures:
-    """What a reward makes of one scheduler. raw, scaled, clipped: of the decisions that count, of all episodes.
+    """The rewards of one scheduler. raw, scaled, clipped: of the counted decisions of all episodes.
 
-    std: of the clipped rewards of an episode, the mean over the episodes. gap: how far the mean clipped reward is below
-    the ceiling.
+    std: standard deviation of the clipped rewards in an episode, averaged over the episodes. share_low, share_high: the
+    share of decisions clipped. gap: the ceiling minus the mean clipped reward.
     """
 
     scheduler: str
@@ -103,14 +105,14 @@ class SchedulerFigures:
 
 @dataclass(frozen=True)
 class RewardFigures:
-    """What a reward can see. ceiling: the highest clipped reward of any decision that counts.
+    """What a reward can tell apart. ceiling: the highest clipped reward of any counted decision.
 
-    tau_e2e, tau_cost: Kendall's rank correlation of the mean clipped reward with the mean E2E, and with the mean cost,
-    both negated, over the pairs of schedulers that differ by half a percent or more; None if there are none.
-    best_over_worst: between the schedulers of the least and the greatest mean E2E, the difference of mean clipped
-    reward in standard deviations of a decision's. cost_correlation: of a decision's clipped reward with its marginal
-    cost, negated, over all decisions. credit: of random choices; centred_credit: where the mean reward of simulations
-    that replay the same requests is taken off at each decision, as in training.
+    tau_e2e, tau_cost: Kendall's rank correlation of the mean clipped reward with the negated mean E2E and mean cost,
+    over the pairs of schedulers that differ by half a percent or more; None if there are none. best_over_worst: the
+    difference in mean clipped reward between the schedulers of the least and the greatest mean E2E, in standard
+    deviations of a decision's reward. cost_correlation: of the clipped rewards with the negated marginal costs.
+    credit: of random choices; centred_credit: after subtracting, at each decision, the mean reward of simulations that
+    replay the same requests, as training does.
     """
 
     reward: str
@@ -125,14 +127,14 @@ class RewardFigures:
 
 
 def workload(config: SimulationConfig, qps: float | None, requests: int | None, seed: int) -> SimulationConfig:
-    """The configuration with its arrivals at `qps`, `requests` of them, of that seed. Raises InputError."""
+    """Return the configuration with this load, number of requests and seed. Raises InputError."""
     generator = config.request_generator_config
     if not isinstance(generator, SyntheticRequestGeneratorConfig):
-        raise InputError("--config: a reward report needs synthetic requests, which it draws anew for each seed")
+        raise InputError("--config: a reward report needs synthetic requests, to draw them for each seed")
     if qps is not None:
         intervals = generator.interval_generator_config
         if not isinstance(intervals, (PoissonRequestIntervalGeneratorConfig, GammaRequestIntervalGeneratorConfig)):
-            raise InputError(f"--qps: {intervals.get_type()} intervals have no rate; poisson and gamma have one")
+            raise InputError(f"--qps: {intervals.get_type()} intervals have no rate: use poisson or gamma")
         generator = replace(generator, interval_generator_config=replace(intervals, qps=qps))
     if requests is not None:
         generator = replace(generator, num_requests=requests)
@@ -147,7 +149,7 @@ def run_episodes(
     beta: float,
     on_episode: Callable[[], None] = lambda: None,
 ) -> list[RoutedEpisode]:
-    """Every scheduler on the requests of every seed; the random one `members` times, with other draws each."""
+    """Run every scheduler on the requests of every seed; the random one `members` times, each with other draws."""
     episodes = []
     for seed in seeds:
         seeded = workload(config, None, None, seed)
@@ -161,10 +163,10 @@ def run_episodes(
                 rollout = run_scheduler(simulation, scheduler, 0, labels=True)
                 window = Window.of(rollout, simulation)
                 weights = cost_weights(beta, window.time_unit)
-                every = rollout.all_costs @ weights
-                every[np.isinf(every)] = np.nan
+                all_costs = rollout.all_costs @ weights
+                all_costs[np.isinf(all_costs)] = np.nan
                 costs = rollout.costs @ weights
-                episodes.append(RoutedEpisode(name, seed, window, costs, np.nanmean(every, 1) - costs))
+                episodes.append(RoutedEpisode(name, seed, window, costs, np.nanmean(all_costs, 1) - costs))
                 on_episode()
     return episodes
 
@@ -172,7 +174,7 @@ def run_episodes(
 def judge(
     reward: Reward, episodes: Sequence[RoutedEpisode], schedulers: Sequence[str], progress: float
 ) -> RewardFigures:
-    """What the reward makes of the episodes, at a progress (0 to 1) of training. Normalisation is over all of them."""
+    """Evaluate the reward on the episodes, at a progress (0 to 1) of the training; all share its normalisation."""
     for episode in episodes:
         reward.evaluate(episode.window, progress)
     results = [reward.evaluate(episode.window, progress, learn=False) for episode in episodes]
@@ -180,36 +182,35 @@ def judge(
     ceiling = max(float(values.max()) for values in clipped)
     figures = []
     for name in schedulers:
-        chosen = [place for place, episode in enumerate(episodes) if episode.scheduler == name]
-        its = [episodes[place] for place in chosen]
+        chosen = [i for i, episode in enumerate(episodes) if episode.scheduler == name]
+        own = [episodes[i] for i in chosen]
         raw, scaled, cut = (
-            np.concatenate([getattr(results[place], stage)[episodes[place].counted] for place in chosen])
+            np.concatenate([getattr(results[i], stage)[episodes[i].counted] for i in chosen])
             for stage in ("raw", "scaled", "clipped")
         )
         figures.append(
             SchedulerFigures(
                 scheduler=name,
-                mean_e2e=float(np.mean([episode.mean_e2e for episode in its])),
-                p99_ttft=float(np.mean([episode.p99_ttft for episode in its])),
-                mean_cost=float(np.mean([episode.costs.mean() for episode in its])),
+                mean_e2e=float(np.mean([episode.mean_e2e for episode in own])),
+                p99_ttft=float(np.mean([episode.p99_ttft for episode in own])),
+                mean_cost=float(np.mean([episode.costs.mean() for episode in own])),
                 raw=raw,
                 scaled=scaled,
                 clipped=cut,
-                std=float(np.mean([clipped[place].std() for place in chosen])),
+                std=float(np.mean([clipped[i].std() for i in chosen])),
                 share_low=float(np.mean(scaled < cut)),
                 share_high=float(np.mean(scaled > cut)),
                 gap=ceiling - float(cut.mean()),
             )
         )
-    means = np.array([its.clipped.mean() for its in figures])
-    e2e = np.array([its.mean_e2e for its in figures])
+    means = np.array([scheduler.clipped.mean() for scheduler in figures])
+    e2e = np.array([scheduler.mean_e2e for scheduler in figures])
     best, worst = figures[int(e2e.argmin())], figures[int(e2e.argmax())]
     spread = (best.std + worst.std) / 2
     costs = np.concatenate([episode.costs[episode.counted] for episode in episodes])
-    played = [place for place, episode in enumerate(episodes) if episode.scheduler == RANDOM]
-    randoms = [episodes[place] for place in played]
-    gets = [results[place].clipped for place in played]
-    mean_costs = np.array([its.mean_cost for its in figures])
+    pairs = [(ep, result.clipped) for ep, result in zip(episodes, results, strict=True) if ep.scheduler == RANDOM]
+    random_episodes, random_rewards = [episode for episode, _ in pairs], [rewards for _, rewards in pairs]
+    mean_costs = np.array([scheduler.mean_cost for scheduler in figures])
     return RewardFigures(
         reward=reward.config.name,
         schedulers=tuple(figures),
@@ -218,28 +219,28 @@ def judge(
         tau_cost=kendall_tau(means, -mean_costs, _ALIKE * mean_costs.mean()),
         best_over_worst=float(best.clipped.mean() - worst.clipped.mean()) / spread if spread > 0 else 0.0,
         cost_correlation=correlation(np.concatenate(clipped), -costs),
-        credit=_credit(randoms, gets),
-        centred_credit=_credit(randoms, _centred(gets, [episode.seed for episode in randoms])),
+        credit=_credit(random_episodes, random_rewards),
+        centred_credit=_credit(random_episodes, _centred(random_rewards, [ep.seed for ep in random_episodes])),
     )
 
 
 def _centred(rewards: Sequence[Floats], groups: Sequence[int]) -> list[Floats]:
-    """Less their mean over the group, at each decision."""
+    """Subtract at each decision the mean over the group."""
     pairs = list(zip(rewards, groups, strict=True))
-    means = {group: np.mean([reward for reward, its in pairs if its == group], 0) for group in groups}
+    means = {group: np.mean([reward for reward, other in pairs if other == group], 0) for group in groups}
     return [reward - means[group] for reward, group in pairs]
 
 
 def _credit(episodes: Sequence[RoutedEpisode], rewards: Sequence[Floats]) -> Credit:
     pairs = list(zip(episodes, rewards, strict=True))
-    worth = np.concatenate([episode.worth[episode.counted] for episode in episodes])
+    advantages = np.concatenate([episode.advantages[episode.counted] for episode in episodes])
     own = np.concatenate([reward[episode.counted] for episode, reward in pairs])
     following = np.concatenate([discounted(reward[episode.counted], _DISCOUNT) for episode, reward in pairs])
-    return Credit(correlation(own, worth), correlation(following, worth), len(worth))
+    return Credit(correlation(own, advantages), correlation(following, advantages), len(advantages))
 
 
 def discounted(rewards: Floats, discount: float) -> Floats:
-    """[T]: of each decision, its reward and those after it, each later one discounted once more, less their mean."""
+    """Return the discounted return from each decision on, [T], of rewards less their mean."""
     sums = np.zeros(len(rewards))
     total = 0.0
     for step in range(len(rewards) - 1, -1, -1):
@@ -249,14 +250,14 @@ def discounted(rewards: Floats, discount: float) -> Floats:
 
 
 def correlation(a: Floats, b: Floats) -> float:
-    """Pearson's; 0 where one of the two does not vary."""
+    """Return Pearson's correlation; 0 if a or b is constant."""
     spread = a.std() * b.std()
     return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 1e-12 else 0.0
 
 
 def kendall_tau(a: Floats, b: Floats, apart: float) -> float | None:
-    """Kendall's tau of a with b, over the pairs that are `apart` or more in b; None if there are none."""
+    """Return Kendall's tau over the pairs that differ by `apart` or more in b; None if there are none."""
     upper = np.triu_indices(len(a), 1)
     x, y = ((values[:, None] - values[None, :])[upper] for values in (a, b))
-    told = np.abs(y) >= apart
-    return float((np.sign(x) * np.sign(y))[told].mean()) if told.any() else None
+    differ = np.abs(y) >= apart
+    return float((np.sign(x) * np.sign(y))[differ].mean()) if differ.any() else None

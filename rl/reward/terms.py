@@ -1,4 +1,4 @@
-"""The terms that a reward is made of: each is a function of a Window, and positive where things go well."""
+"""The terms of a reward: each is a function of a Window, and the greater the better."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ LIFETIME, INTERVAL, COMPLETION = "lifetime", "interval", "completion"
 OUTSTANDING, WAITING = "outstanding", "waiting"
 
 _CREDIT = setting(
-    FORESEEN, help="foreseen: what the decision itself causes; observed: what happens until the next one",
+    FORESEEN, help="foreseen: what the decision causes; observed: what happens until the next decision",
     choices=(FORESEEN, OBSERVED),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Term(Config, ABC):
-    """Base of the terms; the fields are their settings."""
+    """The base of the terms, whose fields are their settings."""
 
     name: ClassVar[str]
 
@@ -39,7 +39,7 @@ class Term(Config, ABC):
 
     @abstractmethod
     def values(self, window: Window) -> Floats:
-        """[T]: of each decision."""
+        """Return the value of each decision, [T]."""
 
 
 class _Terms(Registry[type[Term]]):
@@ -51,21 +51,21 @@ TERMS = _Terms("reward term")
 
 
 def _request_seconds(window: Window) -> float:
-    """What a request takes, about: the unit in which rl.reward.cost counts E2E at a beta of 0."""
+    """Return the usual E2E of a request, the unit of rl.reward.cost at a beta of 0."""
     return float(1.0 / cost_weights(0.0, window.time_unit)[COST_E2E])
 
 
 @TERMS.add
 @dataclass(frozen=True)
 class MarginalCost(Term):
-    """By how much the decision grew sum(E2E) + w * sum(TTFT) + tail_weight * w^2 * sum(TTFT^2) / tail, negated.
+    """The negated growth, by the decision, of sum(E2E) + w * sum(TTFT) + tail_weight * w^2 * sum(TTFT^2) / tail.
 
-    w, the tail and the unit, 200 decode iterations times 1 + w / 10, are those of rl.reward.cost. True lengths; adds up
-    to the cost of the simulation.
+    w, the tail and the unit are those of rl.reward.cost. Output lengths are the true ones. The sum over a simulation is
+    its negated cost.
     """
 
     name = "marginal_cost"
-    tail_weight: float = setting(1.0, help="of the square of TTFT; 1 is the objective of rl.reward.cost", minimum=0)
+    tail_weight: float = setting(1.0, help="weight of squared TTFT; 1 is the objective of rl.reward.cost", minimum=0)
 
     def values(self, window: Window) -> Floats:
         weights = cost_weights(window.beta, window.time_unit)
@@ -76,9 +76,9 @@ class MarginalCost(Term):
 @TERMS.add
 @dataclass(frozen=True)
 class SojournTime(Term):
-    """The requests in the system, integrated over the interval, negated; in units of 200 decode iterations.
+    """The negated integral of the requests in the system over the interval, in units of 200 decode iterations.
 
-    Adds up to sum(E2E) of a simulation.
+    The sum over a simulation is its negated sum(E2E).
     """
 
     name = "sojourn_time"
@@ -90,12 +90,15 @@ class SojournTime(Term):
 @TERMS.add
 @dataclass(frozen=True)
 class Throughput(Term):
-    """Over the lifetime: requests completed / seconds since the start / target. Over the interval: the requests that
-    were completed beyond those that the target asks for."""
+    """The throughput relative to a target.
+
+    Over the lifetime: completed requests / seconds since the start / target. Over the interval: completed requests
+    minus target * seconds.
+    """
 
     name = "throughput"
     target: float = setting(help="requests per second", above=0)
-    over: str = setting(INTERVAL, help="what is looked at", choices=(INTERVAL, LIFETIME))
+    over: str = setting(INTERVAL, help="period that counts", choices=(INTERVAL, LIFETIME))
 
     def values(self, window: Window) -> Floats:
         ones = np.ones_like(window.completed_at)
@@ -109,14 +112,13 @@ class Throughput(Term):
 @TERMS.add
 @dataclass(frozen=True)
 class LatencyThreshold(Term):
-    """The penalty on an E2E above a threshold: of each request completed in the interval, or once of the mean E2E of
-    all that were ever completed."""
+    """A penalty on E2E above a threshold: of each request completed in the interval, or of the lifetime's mean E2E."""
 
     name = "latency_threshold"
     threshold: float = setting(help="seconds of E2E", minimum=0)
-    over: str = setting(COMPLETION, help="what is looked at", choices=(COMPLETION, LIFETIME))
+    over: str = setting(COMPLETION, help="requests that count", choices=(COMPLETION, LIFETIME))
     shape: str = setting(
-        "linear", help="linear: seconds above the threshold; soft: 1 - exp(-these)", choices=("linear", "soft")
+        "linear", help="linear: seconds above the threshold; soft: 1 - exp(-seconds)", choices=("linear", "soft")
     )
 
     def values(self, window: Window) -> Floats:
@@ -135,14 +137,13 @@ class LatencyThreshold(Term):
 @TERMS.add
 @dataclass(frozen=True)
 class LoadBalance(Term):
-    """How unequal the replicas' loads are, negated: the standard deviation, or the coefficient of variation (the
-    standard deviation over the mean), of requests / relative speed."""
+    """The negated imbalance of the replicas' loads, requests / relative speed, by their standard deviation or cv."""
 
     name = "load_balance"
     measure: str = setting("cv", help="cv: coefficient of variation; std: standard deviation", choices=("cv", "std"))
     load: str = setting(
         OUTSTANDING,
-        help="outstanding: all requests, just after the decision; waiting: those without a first token, at the next",
+        help="outstanding: all requests after the decision; waiting: requests without a first token at the next one",
         choices=(OUTSTANDING, WAITING),
     )
 
@@ -163,8 +164,11 @@ class LoadBalance(Term):
 @TERMS.add
 @dataclass(frozen=True)
 class TTFT(Term):
-    """TTFT, negated, in units of 200 decode iterations: by how much the decision grew the sum of all requests', or the
-    sum of those that had their first token in the interval."""
+    """The negated TTFT, in units of 200 decode iterations.
+
+    foreseen: the growth, by the decision, of the sum over all requests; observed: the sum over the requests that got
+    their first token in the interval.
+    """
 
     name = "ttft"
     credit: str = _CREDIT
@@ -180,8 +184,11 @@ class TTFT(Term):
 @TERMS.add
 @dataclass(frozen=True)
 class SLOViolations(Term):
-    """Requests whose TTFT misses its objective and those whose TPOT does, negated: how many more the decision causes,
-    or those with their first token, and those complete, in the interval."""
+    """The negated number of requests that miss the TTFT objective plus that of those that miss the TPOT objective.
+
+    foreseen: the misses that the decision causes; observed: those of requests that got their first token, or completed,
+    in the interval.
+    """
 
     name = "slo_violations"
     ttft_objective: float = setting(OBJECTIVES[0], help="seconds", above=0)
@@ -191,8 +198,8 @@ class SLOViolations(Term):
     def check(self) -> None:
         if self.credit == FORESEEN and (self.ttft_objective, self.tpot_objective) != OBJECTIVES:
             raise InputError(
-                f"{self.flag('credit')} foreseen counts misses of {OBJECTIVES[0]:g} s and {OBJECTIVES[1]:g} s: "
-                "leave ttft_objective and tpot_objective out, or count the observed ones"
+                f"{self.flag('credit')} foreseen counts misses of {OBJECTIVES[0]:g} s and {OBJECTIVES[1]:g} s only: "
+                "drop ttft_objective and tpot_objective, or use credit observed"
             )
 
     def values(self, window: Window) -> Floats:

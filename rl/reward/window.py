@@ -1,4 +1,4 @@
-"""What happened around some decisions of one simulation: all that a reward is made from."""
+"""A window holds what happened around decisions of one simulation, from which rewards are computed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Window:
-    """T successive decisions of one simulation of N requests on R replicas. Times in seconds.
+    """T successive decisions of one simulation of N requests on R replicas. Times are in seconds.
 
-    decided_at [T + 1]: the last is the next decision, or the end of the simulation. Interval i is from decision i up to
-    the next one. costs [T, COST_PARTS]: by how much each decision grew the cost of all requests, with their true
-    lengths (vidur.engine.foresight); over a whole simulation they add up to its cost. outstanding [T, R]: requests
-    before each decision; actions int64[T]; waiting [T + 1, R]: of the outstanding, those without a first token, at each
-    decision and at the next one. speeds [R]: relative to the fastest. arrived_at, first_token_at, completed_at [N]: nan
-    where it has not happened; prompt_tokens, output_tokens int64[N]. beta: weight of the TTFT. time_unit: a decode
-    iteration of the fastest replica.
+    decided_at [T + 1]: the last is the next decision, or the end of the simulation. Interval i lasts from decision i to
+    the next. costs [T, COST_PARTS]: the growth of the cost of all requests by each decision, with their true output
+    lengths (vidur.engine.foresight); its sum over a simulation is the simulation's cost. outstanding [T, R]: requests
+    before each decision; actions int64[T]; waiting [T + 1, R]: outstanding requests without a first token at each
+    decision and at the next. speeds [R]: relative to the fastest. arrived_at, first_token_at, completed_at [N]: nan if
+    it has not happened; prompt_tokens, output_tokens int64[N]. beta: weight of TTFT. time_unit: a decode iteration of
+    the fastest replica.
     """
 
     decided_at: Floats
@@ -46,7 +46,7 @@ class Window:
 
     @classmethod
     def of(cls, rollout: Rollout, simulation: RunningSimulation) -> Window:
-        """The window on a rollout that `simulation` has just made. Copies what the simulation will change."""
+        """Copy the window of a rollout that `simulation` has just made."""
         engine = simulation.engine
         count = len(rollout)
         decided_at = rollout.decided_at[: count + 1].copy()
@@ -71,7 +71,7 @@ class Window:
 
     @property
     def e2e(self) -> Floats:
-        """[N], nan where a request is not complete."""
+        """End-to-end latency [N], nan where a request is not complete."""
         return self.completed_at - self.arrived_at
 
     @property
@@ -80,26 +80,26 @@ class Window:
 
     @property
     def tpot(self) -> Floats:
-        """Mean time per output token after the first; nan for a request of one token."""
+        """Mean time per output token after the first [N]; nan for a request of one token."""
         after = np.where(self.output_tokens > 1, self.output_tokens - 1, np.nan)
         return (self.completed_at - self.first_token_at) / after
 
     def sums(self, moments: Floats, values: Floats) -> tuple[float, Floats]:
-        """The sum of the values [N] of what happened at `moments` [N]: before the window, and in each interval [T]."""
+        """Sum the values [N] of events at `moments` [N]: before the window, and in each interval [T]."""
         happened = moments <= self.decided_at[-1]
-        # What happens at the instant of a decision comes after it, save at the end of a simulation.
+        # An event at the instant of a decision belongs to the interval after it, except at the end of a simulation.
         interval = np.minimum(np.searchsorted(self.decided_at, moments[happened], side="right"), len(self))
         totals = np.bincount(interval, values[happened], len(self) + 1).astype(np.float64, copy=False)
         return float(totals[0]), totals[1:]
 
     def lifetime_sums(self, moments: Floats, values: Floats) -> Floats:
-        """[T]: the sum of the values of what has happened by the end of each interval since the simulation began."""
+        """Sum the values [N] of all events at `moments` [N] up to the end of each interval [T]."""
         before, sums = self.sums(moments, values)
         lifetime: Floats = before + np.cumsum(sums)
         return lifetime
 
     def requests_in_system(self) -> Floats:
-        """[T]: the integral over each interval of the number of requests that have arrived and are not complete."""
+        """Integrate over each interval [T] the number of requests that have arrived and are not complete."""
         complete = self.completed_at[~np.isnan(self.completed_at)]
         area = _area(self.arrived_at, self.decided_at) - _area(complete, self.decided_at)
         integral: Floats = np.diff(area)
@@ -107,7 +107,7 @@ class Window:
 
 
 def _area(starts: Floats, ends: Floats) -> Floats:
-    """The sum over `starts` of max(0, end - start), of each end."""
+    """Return sum(max(0, end - start) for start in starts) for each end."""
     ordered = np.sort(starts)
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     count = np.searchsorted(ordered, ends)

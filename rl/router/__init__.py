@@ -1,6 +1,5 @@
-"""The learned router: what it sees, how it scores replicas, and the file that keeps it.
+"""The learned router: its features, its scores of replicas, and its checkpoints.
 
-`features` and `scores` run once for each decision: plain Python and NumPy, which the simulator also compiles. They
-import neither numba nor torch: a router in front of real replicas uses them as they are. `compiled` makes them known
-to Numba.
+`features` and `scores` run once for each decision. They import neither numba nor torch, so that a router in front of
+real replicas uses them as plain Python and NumPy; `compiled` registers them with Numba for the simulator.
 """

@@ -1,8 +1,7 @@
-"""A policy in one file: safetensors, with what it needs to be used rightly as metadata.
+"""A checkpoint keeps a policy in one safetensors file, with its encoder's spec as metadata.
 
-Tensors `policy.*` are the weights for inference on raw features (rl.router.policy): the normaliser, `normaliser.*`, is
-folded into them.
-`train.*` are what training resumes from: rl.train.trainer writes and reads these.
+Tensors `policy.*` are the weights for inference on raw features (rl.router.policy), into which the normaliser,
+`normaliser.*`, is folded. rl.train.trainer writes and reads `train.*`, from which training resumes.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from vidur.errors import InputError
 
 FORMAT = "vidur-policy-1"
 SHIPPED = "default"
-# As of --ppo_global_scheduler_config_max_queue_requests.
+# The maximum of --ppo_global_scheduler_config_max_queue_requests.
 _MOST_QUEUE_REQUESTS = 64
 _POLICY, _NORMALISER, _TRAIN = "policy.", "normaliser.", "train."
 
@@ -36,9 +35,12 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """weights: for raw features. max_queue_requests: of the encoder. facts: JSON values on how it was made (seeds,
-    configuration, versions, whether it saw what no router can know). training: arrays to resume from, or empty.
-    normaliser: the statistics that are folded into the weights, which training needs to go on."""
+    """A policy and how it was made.
+
+    weights: for raw features. max_queue_requests: the encoder's. facts: JSON values (seeds, configuration, versions,
+    whether training used privileged information). training: arrays to resume from, or empty. normaliser: the
+    statistics that are folded into the weights; training unfolds them.
+    """
 
     weights: PolicyWeights
     max_queue_requests: int
@@ -48,7 +50,7 @@ class Checkpoint:
 
     @property
     def beta_range(self) -> tuple[float, float] | None:
-        """The betas of its training: as it says, or as the shipped suite that it names; None where neither is known."""
+        """The range of beta in training, from the facts or from the shipped suite that they name; None if unknown."""
         beta = self.facts.get("beta_range")
         suite = data_path("training") / f"{self.facts.get('training', {}).get('suite')}.yaml"
         if beta is None and suite.is_file():
@@ -56,55 +58,58 @@ class Checkpoint:
         return None if beta is None else (float(beta[0]), float(beta[1]))
 
     def save(self, path: str | Path) -> None:
-        """Write the file whole or not at all."""
+        """Write the file atomically."""
         arrays = {_POLICY + f.name: np.ascontiguousarray(getattr(self.weights, f.name)) for f in fields(PolicyWeights)}
         if self.normaliser is not None:
             arrays |= {_NORMALISER + name: array for name, array in vars(self.normaliser).items()}
-        # ascontiguousarray would make a vector of a number.
+        # ascontiguousarray would turn a scalar into a vector.
         arrays |= {_TRAIN + name: np.array(array, order="C") for name, array in self.training.items()}
         description = {
             "max_queue_requests": self.max_queue_requests,
             "spec": EncoderSpec.of(self.max_queue_requests).names(),
             "facts": self.facts,
         }
-        # One entry, because the order of several is not the same in every process.
+        # A single entry: safetensors writes several in an order that varies between processes.
         write_bytes(path, save(arrays, {FORMAT: json.dumps(description, sort_keys=True)}))
 
     @classmethod
     def load(cls, path: str | Path, training: bool = False) -> Checkpoint:
-        """Read a checkpoint, with what training resumes from if asked.
+        """Read a checkpoint; `training` reads the arrays to resume from as well.
 
-        Raises InputError, in one line, for a file that is missing, damaged, from elsewhere, or of another encoder.
+        Raises InputError for a file that is missing, damaged, no checkpoint, or made for another encoder.
         """
         try:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = file.metadata() or {}
                 if FORMAT not in metadata:
-                    raise InputError(f"{path} is a safetensors file, but no checkpoint of this router ({FORMAT})")
+                    raise InputError(f"{path} is a safetensors file, but not a checkpoint of this router ({FORMAT})")
                 names = list(file.keys())
                 arrays = {name: file.get_tensor(name) for name in names if training or not name.startswith(_TRAIN)}
         except FileNotFoundError:
             raise InputError(f"checkpoint {path}: no such file; python -m rl.train makes one") from None
-        # The last two: a type of numbers that NumPy does not have, as BF16.
+        # TypeError and AttributeError come from number types that NumPy lacks, such as BF16.
         except (SafetensorError, OSError, TypeError, AttributeError) as error:
             raise InputError(
-                f"checkpoint {path} cannot be read, it is damaged or no safetensors file: {error}"
+                f"checkpoint {path} cannot be read: it is damaged, or not a safetensors file: {error}"
             ) from None
-        depth, facts = _described(metadata[FORMAT], path)
+        depth, facts = _read_description(metadata[FORMAT], path)
         weights = _weights(arrays, path)
         spec = EncoderSpec.of(depth)
-        found = len(weights.replica) + len(weights.products), len(weights.context)
-        if found != (len(spec.replica), len(spec.context)):
-            raise InputError(f"checkpoint {path}: its weights do not fit its own encoder spec: it is damaged")
+        sizes = len(weights.replica) + len(weights.products), len(weights.context)
+        if sizes != (len(spec.replica), len(spec.context)):
+            raise InputError(f"checkpoint {path} is damaged: its weights do not fit its own encoder spec")
         if not all(np.isfinite(getattr(weights, f.name)).all() for f in fields(PolicyWeights)):
-            raise InputError(f"checkpoint {path}: its weights are not finite: take an earlier one")
-        kept = {name.removeprefix(_TRAIN): array for name, array in arrays.items() if name.startswith(_TRAIN)}
-        return cls(weights, depth, facts, kept, _statistics(arrays, weights, path))
+            raise InputError(f"checkpoint {path} has weights that are not finite: use an earlier one")
+        return cls(weights, depth, facts, _group(arrays, _TRAIN), _normaliser(arrays, weights, path))
 
 
-def _described(description: str, path: str | Path) -> tuple[int, dict[str, Any]]:
-    """max_queue_requests and facts of the metadata, after a look at the encoder's spec."""
-    damaged = InputError(f"checkpoint {path}: its metadata is damaged: take another copy")
+def _group(arrays: Arrays, prefix: str) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _read_description(description: str, path: str | Path) -> tuple[int, dict[str, Any]]:
+    """Return max_queue_requests and the facts. Raises InputError if the encoder's spec is not this version's."""
+    damaged = InputError(f"checkpoint {path} has damaged metadata: use another copy")
     try:
         parts = json.loads(description)
     except (ValueError, RecursionError):
@@ -118,7 +123,7 @@ def _described(description: str, path: str | Path) -> tuple[int, dict[str, Any]]
         raise damaged
     difference = spec_difference(EncoderSpec.of(depth).names(), theirs)
     if difference:
-        raise InputError(f"checkpoint {path} was trained with another encoder: {difference}; train anew (rl.train)")
+        raise InputError(f"checkpoint {path} was trained with another encoder: {difference}; retrain it (rl.train)")
     return depth, facts
 
 
@@ -126,39 +131,39 @@ def _weights(arrays: Arrays, path: str | Path) -> PolicyWeights:
     try:
         return PolicyWeights(**{f.name: arrays[_POLICY + f.name].astype(np.float64) for f in fields(PolicyWeights)})
     except (KeyError, ValueError) as error:
-        raise InputError(f"checkpoint {path}: its weights are incomplete: {error}") from None
+        raise InputError(f"checkpoint {path} lacks weights: {error}") from None
 
 
-def _statistics(arrays: Arrays, weights: PolicyWeights, path: str | Path) -> Normaliser | None:
-    found = {name.removeprefix(_NORMALISER): array for name, array in arrays.items() if name.startswith(_NORMALISER)}
-    if not found:
+def _normaliser(arrays: Arrays, weights: PolicyWeights, path: str | Path) -> Normaliser | None:
+    statistics = _group(arrays, _NORMALISER)
+    if not statistics:
         return None
     features, context = len(weights.replica), len(weights.context)
     expected = dict.fromkeys(("replica_mean", "replica_std"), features)
     expected |= dict.fromkeys(("context_mean", "context_std"), context)
-    if {name: array.shape for name, array in found.items()} != {name: (size,) for name, size in expected.items()}:
-        raise InputError(f"checkpoint {path}: the statistics of its features do not fit its weights: it is damaged")
-    if not all(np.isfinite(array).all() for array in found.values()):
-        raise InputError(f"checkpoint {path}: the statistics of its features are not finite: take an earlier one")
-    return Normaliser(**found)
+    if {name: array.shape for name, array in statistics.items()} != {name: (size,) for name, size in expected.items()}:
+        raise InputError(f"checkpoint {path} is damaged: its feature statistics do not fit its weights")
+    if not all(np.isfinite(array).all() for array in statistics.values()):
+        raise InputError(f"checkpoint {path} has feature statistics that are not finite: use an earlier one")
+    return Normaliser(**statistics)
 
 
 def policy_path(name: str | None) -> Path:
-    """The file of a checkpoint: the shipped one for None, a name in data/policies, or a path."""
-    wanted = SHIPPED if name is None else name
-    if "/" in wanted or wanted.endswith(".safetensors"):
-        return Path(wanted)
-    path = data_path("policies") / f"{wanted}.safetensors"
+    """Return the file of a checkpoint given as a path or as a name in data/policies; None means the default one."""
+    name = SHIPPED if name is None else name
+    if "/" in name or name.endswith(".safetensors"):
+        return Path(name)
+    path = data_path("policies") / f"{name}.safetensors"
     if not path.is_file():
         shipped = sorted(file.stem for file in data_path("policies").glob("*.safetensors"))
-        raise InputError(f"no policy '{wanted}' is shipped: give a file, or one of {', '.join(shipped) or '(none)'}")
+        raise InputError(f"no policy '{name}' is shipped: give a file, or one of {', '.join(shipped) or '(none)'}")
     return path
 
 
-def check_queue_requests(checkpoint: Checkpoint, asked: int | None, path: str | Path) -> None:
-    """Raise InputError if the cluster's configuration asks for another queue depth than the checkpoint's."""
-    if asked is not None and asked != checkpoint.max_queue_requests:
+def check_queue_requests(checkpoint: Checkpoint, configured: int | None, path: str | Path) -> None:
+    """Raise InputError if the configured queue depth differs from the checkpoint's."""
+    if configured is not None and configured != checkpoint.max_queue_requests:
         raise InputError(
-            f"checkpoint {path} sees {checkpoint.max_queue_requests} waiting requests of each replica, "
-            f"--ppo_global_scheduler_config_max_queue_requests asks for {asked}: leave the flag out, or train anew"
+            f"checkpoint {path} observes {checkpoint.max_queue_requests} waiting requests per replica, but "
+            f"--ppo_global_scheduler_config_max_queue_requests is {configured}: drop the flag, or retrain"
         )

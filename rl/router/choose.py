@@ -1,4 +1,4 @@
-"""The learned router as one kernel."""
+"""The kernel by which the learned router chooses a replica."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vidur.scheduler.routers.choice import least
 
 
 def choose_ppo(view: View, memory: Floats, draws: Floats) -> int:
-    """The replica of the highest score, equals in turns; or one at random by the policy's probabilities.
+    """Choose the replica with the highest score (ties take turns), or sample one with the policy's probabilities.
 
-    memory: see rl.router.scores.
+    memory: laid out as rl.router.scores says.
     """
     x = np.empty((int(memory[FEATURES] + memory[PRODUCTS]), len(view.available)))
     facts = np.empty((FACTS, len(view.available)))

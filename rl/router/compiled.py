@@ -1,10 +1,10 @@
-"""Makes the kernels known to Numba. Import this before a simulation compiles a learned router."""
+"""Register the policy's kernels with Numba: import this before a simulation compiles a learned router."""
 
 from __future__ import annotations
 
 from numba.extending import register_jitable
 
-import vidur.scheduler.compiled  # noqa: F401, it makes known what routers share
+import vidur.scheduler.compiled  # noqa: F401, it registers what routers share
 from rl.router import features, scores
 from vidur.engine.compile import COMPILED, INNER
 

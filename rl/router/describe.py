@@ -1,4 +1,4 @@
-"""python -m rl.describe: what the policy sees, number by number."""
+"""python -m rl.describe: list the features that the policy observes."""
 
 from __future__ import annotations
 
@@ -22,23 +22,21 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class DescribeConfig(Config):
-    """Which cluster, and which policy."""
+    """The cluster and the policy whose features are listed."""
 
     flag_prefix: ClassVar[str | None] = ""
-    help_title: ClassVar[str] = "what is described"
+    help_title: ClassVar[str] = "cluster and policy"
 
-    config: str | None = setting(None, help="YAML of vidur.main: its replica count is taken")
-    num_replicas: int | None = setting(None, help="of the cluster; 4 if there is no --config either", minimum=1)
+    config: str | None = setting(None, help="YAML of vidur.main, for its replica count")
+    num_replicas: int | None = setting(None, help="replicas of the cluster; else those of --config, or 4", minimum=1)
     max_queue_requests: int | None = setting(
-        None, help="requests without a first token; the checkpoint's if none", minimum=0, maximum=64
+        None, help="observed waiting requests per replica; by default the checkpoint's", minimum=0, maximum=64
     )
-    checkpoint: str | None = setting(
-        None, help="show the statistics of this policy: a file, or a name in data/policies"
-    )
+    checkpoint: str | None = setting(None, help="policy whose statistics are shown: a file, or a name in data/policies")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the encoder's spec. Returns the exit status of `run_tool`."""
+    """Print the features and return the exit status."""
     return run_tool("rl.describe", (DescribeConfig,), _describe, argv, description=__doc__ or "")
 
 
@@ -73,8 +71,8 @@ def _print(encoder: StateEncoder, normaliser: Normaliser | None) -> None:
     means = None if normaliser is None else list(zip(normaliser.context_mean, normaliser.context_std, strict=True))
     _table(console, encoder.spec.context, encoder.num_replicas * block, means)
     console.print(
-        "\nlog: log(1 + quantity), then less the checkpoint's mean, over its standard deviation. none: as it is.\n"
-        "A decode iteration is that of the fastest replica."
+        "\nlog: x = log(1 + quantity), then (x - mean) / std with the checkpoint's statistics. none: not normalised.\n"
+        "One decode iteration is that of the fastest replica."
     )
 
 
@@ -87,12 +85,12 @@ def _table(
     table.add_column("index", justify="right")
     for name in ("name", "unit", "norm.", *(("mean", "std") if statistics else ()), "meaning"):
         table.add_column(name, justify="right" if name in ("mean", "std") else "left")
-    for place, feature in enumerate(features):
+    for index, feature in enumerate(features):
         shown: list[str] = []
         if statistics:
-            known = place < len(statistics)
-            shown = [f"{value:.2f}" for value in statistics[place]] if known else ["", ""]
-        table.add_row(str(first + place), feature.name, feature.unit, feature.normalisation, *shown, feature.meaning)
+            known = index < len(statistics)
+            shown = [f"{value:.2f}" for value in statistics[index]] if known else ["", ""]
+        table.add_row(str(first + index), feature.name, feature.unit, feature.normalisation, *shown, feature.meaning)
     console.print(table)
 
 

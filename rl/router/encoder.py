@@ -1,4 +1,4 @@
-"""From what a router can know to the numbers that the policy takes. Sizes and names come from the cluster."""
+"""Encode observations of a cluster as the policy's features."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ DEFAULT_QUEUE_REQUESTS = 4
 
 @dataclass(frozen=True)
 class Feature:
-    """One number that the policy sees. `normalisation`: `log` for log(1 + quantity), then the checkpoint's mean and
-    standard deviation; `none` for interactions, which are products of quantities of order 1."""
+    """A number that the policy observes.
+
+    normalisation: `log` takes log(1 + quantity) and standardises it with the checkpoint's statistics; `none` is for
+    interactions, which are products of quantities of order 1.
+    """
 
     name: str
     unit: str
@@ -34,19 +37,19 @@ class Feature:
 
 # In the order of rl.router.features.
 _AGGREGATES = (
-    Feature("outstanding", "requests", "placed here and not seen to end"),
-    Feature("awaiting", "requests", "of these, without a first token"),
-    Feature("prompt_tokens", "tokens", "prompts of the outstanding"),
-    Feature("awaiting_tokens", "tokens", "prompts of those without a first token"),
-    Feature("streamed_tokens", "tokens", "what the outstanding have streamed"),
-    Feature("token_gap", "own decode iterations", "time between tokens of a stream, lately"),
+    Feature("outstanding", "requests", "requests placed here that have not ended"),
+    Feature("awaiting", "requests", "outstanding requests without a first token"),
+    Feature("prompt_tokens", "tokens", "prompts of the outstanding requests"),
+    Feature("awaiting_tokens", "tokens", "prompts of the requests without a first token"),
+    Feature("streamed_tokens", "tokens", "tokens streamed by the outstanding requests"),
+    Feature("token_gap", "own decode iterations", "inter-token latency, moving average"),
     Feature("slowness", "of the fastest replica", "1 / relative speed - 1"),
     Feature("load", "requests", "outstanding / relative speed"),
-    Feature("backlog", "decode iterations", "time to read the prompts of those without a first token"),
-    Feature("arrival", "decode iterations", "time to read the prompt of the arrival here"),
-    Feature("context_tokens", "tokens", "prompts read and tokens streamed of the outstanding"),
-    Feature("mean_prompt", "tokens", "mean prompt of the outstanding; of all, where there are none"),
-    Feature("kv_expected", "tenths of the KV-cache", "outstanding and arrival with the expected outputs"),
+    Feature("backlog", "decode iterations", "time to prefill the requests without a first token"),
+    Feature("arrival", "decode iterations", "time to prefill the arriving request here"),
+    Feature("context_tokens", "tokens", "prefilled and streamed tokens of the outstanding requests"),
+    Feature("mean_prompt", "tokens", "mean prompt of the outstanding requests; of all, if there are none"),
+    Feature("kv_expected", "tenths of the KV-cache", "use by the outstanding and arriving, with expected outputs"),
     Feature("waiting", "requests", "gauge: waiting"),
     Feature("kv_usage", "tenths of the KV-cache", "gauge: KV-cache in use"),
 )
@@ -54,47 +57,45 @@ _INTERACTIONS = tuple(
     Feature(name, unit, meaning, "none")
     for name, unit, meaning in (
         ("backlog_linear", "50 iterations", "backlog"),
-        ("interference", "2,000 iterations", "streams here x time to read the arrival's prompt"),
+        ("interference", "2,000 iterations", "decoding requests here x time to prefill the arriving request"),
         ("load_linear", "30 requests", "load"),
         ("slowness_linear", "of the fastest replica", "slowness"),
-        ("mean", "1", "log of the mean prompt here over the mean of all"),
-        ("size_backlog", "1", "size x backlog_linear, where size = log of the arrival's prompt over the mean of all"),
+        ("mean", "1", "log(mean prompt here / mean prompt of all)"),
+        ("size_backlog", "1", "size x backlog_linear, where size = log(arriving prompt / mean prompt of all)"),
         ("size_interference", "1", "size x interference"),
         ("size_load", "1", "size x load_linear"),
         ("size_slowness", "1", "size x slowness_linear"),
         ("size_mean", "1", "size x mean"),
-        ("load_load", "1", "load_linear squared; from 1.5 on, the tangent there"),
+        ("load_load", "1", "load_linear squared; above 1.5, its tangent"),
         ("load_mean", "1", "load_linear x mean"),
         ("load_larger", "1", "load_linear x max(size - mean, 0)"),
         ("backlog_backlog", "1", "backlog_linear squared"),
         ("kv_excess", "of the KV-cache", "max(kv_expected - 0.7, 0)"),
-        ("oldest", "50 iterations", "age of number 0 without a first token"),
+        ("oldest", "50 iterations", "age of the oldest request without a first token"),
     )
 )
 _CONTEXT = (
-    Feature("prompt", "tokens", "prompt of the arrival"),
+    Feature("prompt", "tokens", "prompt of the arriving request"),
     Feature("age", "decode iterations", "time since it arrived"),
     Feature("beta", "1", "weight of TTFT beside E2E: 10 (beta / 10)^1.4"),
-    Feature("expected_output", "tokens", "mean output of what has completed"),
-    Feature("all_prompts", "tokens", "mean prompt of all: completed, outstanding, arriving"),
-    Feature("replicas", "replicas", "available"),
+    Feature("expected_output", "tokens", "mean output of the completed requests"),
+    Feature("all_prompts", "tokens", "mean prompt of all requests: completed, outstanding, arriving"),
+    Feature("replicas", "replicas", "available replicas"),
     Feature("capacity", "of the fastest replica", "sum of the relative speeds"),
-    Feature("prefill_cost", "decode iterations", "time to read 1,000 tokens on the fastest replica"),
-    Feature("gauge_age", "seconds", "since the gauges were read"),
+    Feature("prefill_cost", "decode iterations", "time to prefill 1,000 tokens on the fastest replica"),
+    Feature("gauge_age", "seconds", "time since the gauges were read"),
 )
 
 
 def _queue_features(depth: int) -> tuple[Feature, ...]:
-    ages = [
-        Feature(f"queue_{i}_age", "decode iterations", f"age of number {i} without a first token") for i in range(depth)
-    ]
-    prompts = [Feature(f"queue_{i}_prompt", "decode iterations", "time to read its prompt") for i in range(depth)]
+    ages = [Feature(f"queue_{i}_age", "decode iterations", f"age of waiting request {i}") for i in range(depth)]
+    prompts = [Feature(f"queue_{i}_prompt", "decode iterations", f"time to prefill request {i}") for i in range(depth)]
     return (*ages, *prompts)
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """What each number is: `replica` once for each replica, then `context`."""
+    """The features in order: `replica` is repeated for each replica, then comes `context`."""
 
     replica: tuple[Feature, ...]
     context: tuple[Feature, ...]
@@ -110,10 +111,10 @@ class EncoderSpec:
 
 
 class StateEncoder:
-    """Encodes observations of a cluster of `num_replicas`.
+    """Encode observations of a cluster of `num_replicas`.
 
-    Each replica has the aggregates, then the age and the prompt of the `max_queue_requests` requests that were placed
-    first of those without a first token, then interactions. A decode iteration is that of the fastest replica.
+    Each replica has the aggregates, the ages and prompts of its `max_queue_requests` oldest requests without a first
+    token, and the interactions. One decode iteration is that of the fastest replica.
     """
 
     def __init__(self, num_replicas: int, max_queue_requests: int = DEFAULT_QUEUE_REQUESTS) -> None:
@@ -126,7 +127,7 @@ class StateEncoder:
         self.spec = EncoderSpec.of(max_queue_requests)
         self._x = np.zeros((self.replica_dimension, num_replicas))
         self._facts = np.zeros((kernel.FACTS, num_replicas))
-        # Of arrays that stay the same, views of the rows, which cost as much to make as to use.
+        # Views of the rows, made once: to make one costs as much as to use it.
         self._rows, self._constants = list(self._x), list(self._facts)
         self._hardware: Floats | None = None
         self._ledger: Floats | None = None
@@ -143,17 +144,17 @@ class StateEncoder:
 
     @property
     def flat_dimension(self) -> int:
-        """Of `flatten`: every replica's features and whether it is available, then the context."""
+        """The length of `flatten`: each replica's features and whether it is available, then the context."""
         return self.num_replicas * (self.replica_dimension + 1) + self.context_dimension
 
     def encode(self, observation: ClusterObservation, beta: float) -> tuple[Floats, Floats]:
-        """(float64[replicas, replica_dimension], float64[context_dimension]); the next call overwrites both.
+        """Return features [replicas, replica_dimension] and context [context_dimension]; the next call overwrites both.
 
-        The observation's ledger has the columns of `max_queue_requests` waiting requests (QUEUE_AGE) or more.
+        The observation's ledger must have columns (QUEUE_AGE) for `max_queue_requests` waiting requests or more.
         """
         assert observation.ledger.shape[1] >= LEDGER_COLUMNS + QUEUE_COLUMNS * self.max_queue_requests
         if observation.hardware is not self._hardware:
-            # A cluster's hardware is one array for good.
+            # A cluster's hardware stays the same array for its lifetime.
             self._hardware = observation.hardware
             kernel.derive_facts(observation.hardware, self._facts)
         if observation.ledger is not self._ledger:
@@ -176,12 +177,12 @@ class StateEncoder:
         return self._x.T, self._context
 
     def flatten(self, x: Floats, context: Floats, available: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """float32[flat_dimension], for a plain network; the features of a replica that is away are 0."""
+        """Return float32[flat_dimension] for a plain network; an unavailable replica's features are 0."""
         blocks = np.concatenate([np.where(available[:, None], x, 0.0), available[:, None]], axis=1)
         return np.concatenate([blocks.ravel(), context]).astype(np.float32)
 
     def flat_names(self) -> list[str]:
-        """What each number of `flatten` is, in order."""
+        """Name each number of `flatten`, in order."""
         blocks = [
             f"replica_{replica}.{name}"
             for replica in range(self.num_replicas)
@@ -191,7 +192,7 @@ class StateEncoder:
 
 
 def spec_difference(ours: Mapping[str, Sequence[str]], theirs: Mapping[str, Sequence[str]]) -> str:
-    """In words, how the features of a checkpoint (`theirs`) differ from ours; empty if they do not."""
+    """Describe how the features of a checkpoint (`theirs`) differ from `ours`; empty if they do not."""
     parts = []
     for kind in ("replica", "context"):
         mine, other = list(ours[kind]), list(theirs.get(kind, ()))

@@ -1,7 +1,7 @@
-"""What the policy sees of the cluster: raw features, before normalisation.
+"""Compute the policy's raw features, before normalisation.
 
-All times are in units of the fastest replica's decode iteration, so that a policy fits clusters of other models and
-hardware. Prompts are counted in iterations too: the time that the replica's hardware takes to read them.
+Times are in decode iterations of the fastest replica, so that a policy transfers to other models and hardware. Prompts
+are counted in iterations too, by the time that the replica takes to prefill them.
 """
 
 from __future__ import annotations
@@ -38,20 +38,19 @@ from vidur.scheduler.routers.choice import expected_output
 
 Rows: TypeAlias = Floats | list[Floats]
 
-# What the hardware comes to, computed once for a cluster. Rows of `derive_facts`; the last three are the same for every
-# replica: seconds of the time unit, and two features of the context.
+# Rows of `derive_facts`, computed once for a cluster. The last three are the same for every replica: seconds of the
+# time unit, and two features of the context.
 SLOWNESS, PER_SPEED, PER_DECODE, PREFILL_RATE, PER_KV, UNIT, CAPACITY, PREFILL_COST = range(8)
 FACTS = 8
 
-# Rows of a replica's features: log(1 + x) of quantities. The ages and the prompts of the queue follow, `queue_depth` of
-# each, then the interactions.
+# Rows of a replica's features, log(1 + quantity). `queue_depth` ages and as many prompts follow, then the interactions.
 (
     F_OUTSTANDING, F_AWAITING, F_PROMPT_TOKENS, F_AWAITING_TOKENS, F_STREAMED, F_TOKEN_GAP, F_SLOWNESS, F_LOAD,
     F_BACKLOG, F_ARRIVAL, F_CONTEXT, F_MEAN_PROMPT, F_KV_EXPECTED, F_WAITING, F_KV_USAGE,
 ) = range(15)  # fmt: skip
 AGGREGATES = 15
 
-# Interactions: products of quantities, which a score takes linearly.
+# Interactions: products of quantities, linear in the score.
 (
     I_BACKLOG, I_INTERFERENCE, I_LOAD, I_SLOWNESS, I_MEAN, I_SIZE_BACKLOG, I_SIZE_INTERFERENCE, I_SIZE_LOAD,
     I_SIZE_SLOWNESS, I_SIZE_MEAN, I_LOAD_LOAD, I_LOAD_MEAN, I_LOAD_LARGER, I_BACKLOG_BACKLOG, I_KV_EXCESS, I_OLDEST,
@@ -62,29 +61,30 @@ INTERACTIONS = 16
 G_PROMPT, G_AGE, G_BETA, G_OUTPUT, G_MEAN_PROMPT, G_REPLICAS, G_CAPACITY, G_PREFILL, G_GAUGE_AGE = range(9)
 CONTEXT = 9
 
-# What a request's expected output is before completions are seen.
+# The expected output of a request, in tokens, before any has completed.
 PRIOR_OUTPUT = 256.0
 
-# Of interactions: iterations of backlog, of interference, requests, tokens.
+# Units of the interactions: iterations of backlog, iterations of interference, requests; then two priors that smooth
+# ratios of prompts: tokens, requests.
 _BACKLOG, _INTERFERENCE, _LOAD, _SHORT, _FEW = 50.0, 2000.0, 30.0, 50.0, 0.2
 _KV_FULL = 0.7
-# Of load_load, in units of load_linear: where the square ends.
+# Where the square of load_load goes over into its tangent, in units of load_linear.
 LOAD_KNEE = 1.5
 
 
 def ttft_weight(beta: float) -> float:
-    """What TTFT weighs beside E2E at this beta: 10 at 10, and faster than beta: 3.8 at 5, 70 at 40."""
+    """Return the weight of TTFT beside E2E at this beta. It grows faster than beta: 3.8 at 5, 10 at 10, 70 at 40."""
     weight: float = 10.0 * (beta / 10.0) ** 1.4
     return weight
 
 
 def feature_count(queue_depth: int) -> int:
-    """How many features a replica has."""
+    """Return the number of features of a replica."""
     return AGGREGATES + 2 * queue_depth + INTERACTIONS
 
 
 def derive_facts(hardware: Floats, out: Floats) -> None:
-    """Into `out`, float64[FACTS, replicas]: what the features need of the hardware."""
+    """Write what the features need of the hardware into `out`, float64[FACTS, replicas]."""
     unit = hardware[:, DECODE_SECONDS].min()
     out[PER_SPEED] = 1.0 / hardware[:, SPEED]
     out[SLOWNESS] = out[PER_SPEED] - 1.0
@@ -97,8 +97,10 @@ def derive_facts(hardware: Floats, out: Floats) -> None:
 
 
 def mean_prompt_of_all(outstanding: float, prompts: float, arrival: Floats, completions: Floats) -> float:
-    """Mean prompt tokens of what has completed, is outstanding or arrives now; of the outstanding their number and the
-    sum of their prompts."""
+    """Return the mean prompt, in tokens, of all completed, outstanding and arriving requests.
+
+    outstanding: their number; prompts: the sum of their prompts.
+    """
     tokens = completions[COMPLETED_PROMPT] + prompts + arrival[ARRIVAL_PROMPT]
     return tokens / (completions[COMPLETED_COUNT] + outstanding + 1.0)  # type: ignore[no-any-return]
 
@@ -114,8 +116,10 @@ def encode_state(
     out: Floats,
     context: Floats,
 ) -> None:
-    """Into `out`, float64[features, replicas], the features of every replica, and into `context` those that hold for
-    all. facts: of `derive_facts`; available: how many replicas are."""
+    """Write every replica's features into `out`, float64[features, replicas], and the shared ones into `context`.
+
+    facts: from `derive_facts`; available: the number of available replicas.
+    """
     outstanding, prompts = ledger[:, OUTSTANDING].sum(), ledger[:, PROMPT_TOKENS].sum()
     mean_prompt = mean_prompt_of_all(outstanding, prompts, arrival, completions)
     encode_rows(ledger, gauges, facts, arrival, completions, mean_prompt, out, ledger.T, facts, out)
@@ -134,15 +138,15 @@ def encode_rows(
     constants: Rows,
     rows: Rows,
 ) -> None:
-    """What `encode_state` puts into `out`. mean_prompt: of all; columns, constants, rows: ledger.T, facts and out once
-    more, as arrays or as lists of views of their rows.
+    """Write every replica's features into `out`, float64[features, replicas].
 
-    In plain NumPy the number of operations is the cost, and to index an array is one: so several rows are taken at once
-    where they lie side by side, and else from lists.
+    mean_prompt: of all requests; columns, constants, rows: ledger.T, facts and out again, as arrays or as lists of
+    views of their rows. Plain NumPy pays for each operation, indexing included: so neighbouring rows are taken at once,
+    and single rows from the lists.
     """
     queue = len(out) - INTERACTIONS
     depth = (queue - AGGREGATES) // 2
-    # NumPy is slower with numbers of its own than with Python's.
+    # NumPy is slower with its own scalars than with Python's floats.
     output, prompt = float(expected_output(completions, PRIOR_OUTPUT)), float(arrival[ARRIVAL_PROMPT])
     size = math.log((prompt + _SHORT) / (mean_prompt + _SHORT))
     rate, slowness = constants[PREFILL_RATE], constants[SLOWNESS]
@@ -186,7 +190,7 @@ def encode_rows(
     np.log(mean, mean)
     products = out[queue:]
     np.multiply(products[I_BACKLOG : I_MEAN + 1], size, products[I_SIZE_BACKLOG : I_SIZE_MEAN + 1])
-    # The square, continued by its tangent.
+    # The square of the load, and beyond the knee its tangent.
     square = rows[queue + I_LOAD_LOAD]
     excess[:] = np.minimum(load, LOAD_KNEE)
     np.add(load, load, square)
@@ -218,7 +222,10 @@ def encode_context(
     available: int,
     out: Floats,
 ) -> None:
-    """Into `out`, float64[CONTEXT]: log(1 + x) of what holds for every replica. available: how many are."""
+    """Write the features of the request and the cluster into `out`, float64[CONTEXT].
+
+    available: the number of available replicas.
+    """
     out[G_PROMPT] = math.log1p(arrival[ARRIVAL_PROMPT])
     out[G_AGE] = math.log1p(arrival[ARRIVAL_AGE] / facts[UNIT, 0])
     out[G_BETA] = math.log1p(ttft_weight(beta))

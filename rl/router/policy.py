@@ -1,4 +1,4 @@
-"""The policy network's weights and its inference in NumPy: no torch, no numba."""
+"""The weights of the policy network, and inference with NumPy alone."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from rl.router.features import (
 )
 from vidur.observation import Floats
 
-# Of `bounded_products`: interactions that never attract, what load_load may take from the repulsion of load, and the
-# range of beta in which this holds.
+# For `bounded_products`: interactions whose weight stays negative, the greatest weight of load_load relative to that of
+# load, and the range of beta in which these bounds hold.
 _REPELLING = [I_BACKLOG, I_INTERFERENCE, I_LOAD, I_BACKLOG_BACKLOG, I_KV_EXCESS]
-_MOST_TAKEN = 0.9 / (2.0 * LOAD_KNEE)
+_MOST_LOAD_LOAD = 0.9 / (2.0 * LOAD_KNEE)
 _BETAS = 1.0, 50.0
 
 
 @dataclass(frozen=True)
 class PolicyWeights:
-    """The network of rl.router.scores. F features of a replica, I interactions, G features of the context, H1 and H2
-    hidden units.
+    """The weights of the network of rl.router.scores.
 
     replica [F, H1], context [G, H1], pooled [3 F, H1], bias_1 [H1], hidden [H1, H2], bias_2 [H2], score [H2],
-    products [I], products_by_beta [I].
+    products [I], products_by_beta [I], for F features of a replica, I interactions, G features of the context, and
+    H1 and H2 hidden units.
     """
 
     replica: Floats
@@ -52,7 +52,7 @@ class PolicyWeights:
     def __post_init__(self) -> None:
         for name in ("replica", "hidden"):
             if getattr(self, name).ndim != 2:
-                raise ValueError(f"policy weights: {name} is no matrix")
+                raise ValueError(f"policy weights: {name} is not a matrix")
         features, first = self.replica.shape
         second = self.hidden.shape[1]
         expected = {
@@ -66,18 +66,18 @@ class PolicyWeights:
             "products_by_beta": (len(self.products),),
         }
         for name, shape in expected.items():
-            found = getattr(self, name).shape
-            if found != shape:
-                raise ValueError(f"policy weights: {name} is {found}, not {shape}")
+            actual = getattr(self, name).shape
+            if actual != shape:
+                raise ValueError(f"policy weights: {name} is {actual}, not {shape}")
 
     @property
     def used(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """bool[F] and bool[G]: whether the network looks at a feature, itself or pooled, and at one of the context."""
+        """Which features the network uses, plain or pooled: bool[F] of a replica, bool[G] of the context."""
         kinds = np.concatenate([self.replica[None], self.pooled.reshape(3, *self.replica.shape)])
         return (kinds != 0.0).any(axis=(0, 2)), (self.context != 0.0).any(axis=1)
 
     def memory(self, beta: float, samples: bool) -> Floats:
-        """The router's memory (rl.router.scores): a head of sizes and settings, then the weights, flat."""
+        """Return the router's memory (rl.router.scores): a head of sizes and settings, then the weights, flat."""
         head = np.zeros(layout.HEAD)
         head[layout.LAST] = -1.0
         head[layout.SAMPLES] = float(samples)
@@ -89,7 +89,7 @@ class PolicyWeights:
         return np.concatenate([head, *(getattr(self, field.name).ravel() for field in fields(self))])
 
     def folded(self, normaliser: Normaliser) -> PolicyWeights:
-        """Weights that give, for raw features, what these give for normalised ones."""
+        """Return weights that score raw features as these score normalised ones."""
         replica = self.replica / normaliser.replica_std[:, None]
         context = self.context / normaliser.context_std[:, None]
         pooled = self.pooled / np.tile(normaliser.replica_std, 3)[:, None]
@@ -97,7 +97,7 @@ class PolicyWeights:
         return dataclasses.replace(self, replica=replica, context=context, pooled=pooled, bias_1=bias)
 
     def unfolded(self, normaliser: Normaliser) -> PolicyWeights:
-        """The inverse of `folded`."""
+        """Return the weights that `folded` turned into these."""
         bias = self.bias_1 + normaliser.shift(self.replica, self.context, self.pooled)
         replica = self.replica * normaliser.replica_std[:, None]
         context = self.context * normaliser.context_std[:, None]
@@ -106,26 +106,26 @@ class PolicyWeights:
 
 
 def bounded_products(products: Floats, by_beta: Floats) -> tuple[Floats, Floats]:
-    """The weights of the interactions [I], `products` and `products_by_beta`, brought to where, at every beta from 1 to
-    50, load, backlog, interference and want of memory by themselves repel: load at any number of requests, as load_load
-    grows at most 2 LOAD_KNEE times as fast as load_linear. Products with the sizes of prompts are left as they are.
+    """Bound the weights of the interactions, [I] each, so that load alone lowers a replica's score.
 
-    Training sees loads up to some hundred requests. What attracts beyond, if ever so little, sends everything to the
-    fullest replica where there are more.
+    At every beta from 1 to 50 the weights of load, backlog, interference and a full KV-cache are at most 0, and
+    load_load, which grows at most 2 LOAD_KNEE times as fast as load_linear, never outweighs load. Products with prompt
+    sizes are not changed. Outside the training range, some hundred requests, a positive weight on load, however small,
+    would send every request to the busiest replica.
     """
     low, high = (math.log1p(ttft_weight(beta)) for beta in _BETAS)
     ends = np.stack([products + low * by_beta, products + high * by_beta])
-    held = ends.copy()
-    held[:, _REPELLING] = np.minimum(held[:, _REPELLING], 0.0)
-    held[:, I_LOAD_LOAD] = np.minimum(held[:, I_LOAD_LOAD], -_MOST_TAKEN * held[:, I_LOAD])
-    changed = (held != ends).any(axis=0)
-    slope = (held[1] - held[0]) / (high - low)
-    return np.where(changed, held[0] - low * slope, products), np.where(changed, slope, by_beta)
+    bounded = ends.copy()
+    bounded[:, _REPELLING] = np.minimum(bounded[:, _REPELLING], 0.0)
+    bounded[:, I_LOAD_LOAD] = np.minimum(bounded[:, I_LOAD_LOAD], -_MOST_LOAD_LOAD * bounded[:, I_LOAD])
+    changed = (bounded != ends).any(axis=0)
+    slope = (bounded[1] - bounded[0]) / (high - low)
+    return np.where(changed, bounded[0] - low * slope, products), np.where(changed, slope, by_beta)
 
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Statistics of the features that a policy was trained on: a feature x becomes (x - mean) / std. [F] and [G]."""
+    """The statistics, [F] and [G], with which a policy normalises a feature x to (x - mean) / std."""
 
     replica_mean: Floats
     replica_std: Floats
@@ -133,23 +133,22 @@ class Normaliser:
     context_std: Floats
 
     def shift(self, replica: Floats, context: Floats, pooled: Floats) -> Floats:
-        """[H1]: what the means come to through weights on raw features."""
+        """Return [H1]: what the means add to the first layer, by weights on raw features."""
         shift: Floats = self.replica_mean @ replica + self.context_mean @ context
         return shift + np.tile(self.replica_mean, 3) @ pooled
 
 
 class NumpyPolicy:
-    """Scores of replicas from raw features. seen: the row [context, pooled, 1] of the last call.
+    """Score replicas from raw features with NumPy.
 
-    The number of NumPy operations is the cost, not that of sums, and an operation on what lies apart in memory costs
-    twice as much: so replicas are the last axis, a bias is a column of weights, and what is written to is kept from
-    call to call.
+    seen: the row [context, pooled, 1] of the last call. The cost is the number of NumPy operations, twice as much on
+    strided memory: so replicas are the last axis, a bias is a column of the weights, and buffers are reused.
     """
 
     def __init__(self, weights: PolicyWeights) -> None:
         self._weights = weights
         features, size = len(weights.replica), len(weights.context)
-        # [context, pooled, 1] @ this is what all replicas share.
+        # [context, pooled, 1] @ self._shared is the part of the first layer that all replicas share.
         self._shared = np.concatenate([weights.context, weights.pooled, weights.bias_1[None]])
         self._first = np.ascontiguousarray(weights.replica.T)
         self._second = np.concatenate([weights.hidden, weights.bias_2[None]]).T.copy()
@@ -169,7 +168,7 @@ class NumpyPolicy:
         self._plain = np.empty((replicas, len(self._mean)))
 
     def scores(self, x: Floats, context: Floats, available: NDArray[np.bool_]) -> Floats:
-        """float64[replicas]: x float64[replicas, F + I], context float64[G]; -inf where a replica is not available."""
+        """Return float64[replicas], -inf where unavailable, for x float64[replicas, F + I] and context float64[G]."""
         features = len(self._mean)
         if len(x) != self._replicas:
             self._allocate(len(x))
@@ -178,8 +177,8 @@ class NumpyPolicy:
             self._products = self._weights.products + self._weights.products_by_beta * self._beta
         rows, seen = x.T, self._plain
         seen[:] = x[:, :features]
-        everyone = bool(np.logical_and.reduce(available))
-        if not everyone:
+        all_available = bool(np.logical_and.reduce(available))
+        if not all_available:
             seen = seen[available]
         self._context[:] = context
         np.add.reduce(seen, out=self._mean)
@@ -195,6 +194,6 @@ class NumpyPolicy:
         np.maximum(second, 0.0, out=second)
         scores: Floats = np.dot(self._weights.score, second)
         np.add(scores, np.dot(self._products, rows[features:]), scores)
-        if not everyone:
+        if not all_available:
             scores[~available] = -np.inf
         return scores

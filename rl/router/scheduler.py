@@ -1,6 +1,6 @@
-"""The learned router as a global scheduler: in the simulator's loop, and in front of real replicas.
+"""The learned router as a global scheduler, for the simulator and for real replicas.
 
-Imports neither numba nor torch. The simulator compiles `PPOScheduler.choose`; `schedule` decides with NumPy.
+It imports neither numba nor torch: the simulator compiles `PPOScheduler.choose`, and `schedule` decides with NumPy.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from vidur.scheduler.routers import KernelScheduler, RouterContext
 
 
 class PPOScheduler(KernelScheduler):
-    """Routes with a trained policy: to the replica of the highest score, equals in turns; or, with `sample`, at random
-    by the policy's probabilities."""
+    """Route with a trained policy to the replica with the highest score; ties take turns.
+
+    sample: draw the replica with the policy's probabilities instead.
+    """
 
     choose = staticmethod(choose_ppo)
     observes = 2
@@ -45,40 +47,48 @@ class PPOScheduler(KernelScheduler):
         self._policy = NumpyPolicy(weights)
 
     def scores(self, observation: ClusterObservation) -> Floats:
-        """float64[replicas]: the logarithms of the policy's probabilities, but for a constant; -inf for one away."""
+        """Return float64[replicas]: the policy's logits, -inf for unavailable replicas."""
         return self._policy.scores(*self._encoder.encode(observation, self.beta), observation.available)
 
     @property
     def seen(self) -> Floats:
-        """float64[G + 3 F + 1]: what the last scores came from: the context, then mean, least and greatest of every
-        feature over the available replicas, then 1. A view."""
+        """A view of what the last scores came from, float64[G + 3 F + 1]: the context, then the mean, the least and the
+        greatest of every feature over the available replicas, then 1."""
         return self._policy.seen
 
     def schedule(self, observation: ClusterObservation) -> int:
         return self.choose_by(self.scores(observation))
 
     def choose_by(self, scores: Floats) -> int:
-        """The choice that `schedule` makes at these scores."""
+        """Choose as `schedule` does at these scores."""
         if self._samples:
             return sample(scores, float(self.draw(1)[0, 0]))
         values: list[float] = scores.tolist()
         greatest, last = max(values), int(self.memory[LAST])
         chosen = values.index(greatest)
         if chosen <= last and greatest in values[last + 1 :]:
-            # Equals take turns.
+            # Ties take turns.
             chosen = values.index(greatest, last + 1)
         self.memory[LAST] = chosen
         return chosen
 
 
 def ppo_maker(config: PPOGlobalSchedulerConfig) -> Callable[[RouterContext], PPOScheduler]:
-    """What makes the router that `config` describes for one cluster after the other, by a checkpoint that is read here.
-    Raises InputError for one that cannot be used."""
+    """Read the checkpoint that `config` names, and return a function that makes its router for a cluster.
+
+    Raises InputError for a checkpoint that cannot be used.
+    """
     if config.checkpoint == "new":
-        raise InputError(f"{config.flag('checkpoint')} new is no policy to evaluate: add {config.flag('mode')} train")
-    path = policy_path(config.checkpoint)
-    checkpoint = Checkpoint.load(path)
-    check_queue_requests(checkpoint, config.max_queue_requests, path)
+        raise InputError(f"{config.flag('checkpoint')} new has no policy to run: add {config.flag('mode')} train")
+    checkpoint = configured_checkpoint(config)
     return lambda context: PPOScheduler(
         context, checkpoint.weights, checkpoint.max_queue_requests, config.beta, config.sample, checkpoint.normaliser
     )
+
+
+def configured_checkpoint(config: PPOGlobalSchedulerConfig) -> Checkpoint:
+    """Read the checkpoint that `config` names. Raises InputError if it cannot be used."""
+    path = policy_path(config.checkpoint)
+    checkpoint = Checkpoint.load(path)
+    check_queue_requests(checkpoint, config.max_queue_requests, path)
+    return checkpoint

@@ -1,10 +1,10 @@
-"""The policy network, for inference: a score for each replica.
+"""Score replicas with the policy network.
 
-    h1 = relu(x A + context C + pooled D + a),  h2 = relu(h1 B + b),  score = h2 w + i (u + v b)
+    h1 = relu(x A + context C + pooled D + a),  h2 = relu(h1 B + b),  score = h2 w + i (u + v beta)
 
-x: a replica's features; i: its interactions; b: the context's feature of beta; pooled: mean, least and greatest of x
-over the available replicas. The normaliser is folded into the weights. They lie in one flat array, in the order
-A C D a B b w u v after a head: it is also the router's memory.
+x: a replica's features; i: its interactions; beta: the context's feature G_BETA; pooled: mean, least and greatest of x
+over the available replicas. The normaliser is folded into the weights, which lie in one flat array, the router's
+memory, in the order A C D a B b w u v after a head.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEAD = 8
 
 
 def pool(x: Floats, features: int, available: NDArray[np.int64], out: Floats) -> None:
-    """Mean, least and greatest of the first rows of x over the available replicas, into float64[3 * features]."""
+    """Write mean, least and greatest of x's first rows over the available replicas into `out` [3 * features]."""
     for row in range(features):
         count = 0
         total = least = greatest = 0.0
@@ -39,9 +39,9 @@ def pool(x: Floats, features: int, available: NDArray[np.int64], out: Floats) ->
 
 
 def score(x: Floats, context: Floats, available: NDArray[np.int64], memory: Floats, scores: Floats) -> None:
-    """Into `scores`, float64[replicas], the policy's scores; the unavailable get -inf. x: float64[features, replicas].
+    """Write the policy's scores into `scores`, float64[replicas], -inf where unavailable.
 
-    Loops, which Numba turns into vector instructions: each adds a multiple of a row of weights.
+    x: float64[features, replicas]. Each inner loop adds a multiple of a row of weights, which Numba vectorises.
     """
     features, size, products = int(memory[FEATURES]), int(memory[CONTEXT_SIZE]), int(memory[PRODUCTS])
     first, second = int(memory[HIDDEN_1]), int(memory[HIDDEN_2])
@@ -97,7 +97,7 @@ def score(x: Floats, context: Floats, available: NDArray[np.int64], memory: Floa
 
 
 def sample(scores: Floats, draw: float) -> int:
-    """A replica with the probabilities softmax(scores), by a uniform draw in [0, 1)."""
+    """Sample a replica with the probabilities softmax(scores) by a uniform draw in [0, 1)."""
     greatest = scores.max()
     total = 0.0
     for replica in range(len(scores)):
@@ -115,7 +115,7 @@ def sample(scores: Floats, draw: float) -> int:
 
 
 def log_probability(scores: Floats, replica: int) -> float:
-    """log softmax(scores)[replica]."""
+    """Return log softmax(scores)[replica]."""
     greatest = scores.max()
     total = 0.0
     for other in range(len(scores)):

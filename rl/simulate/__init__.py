@@ -1,1 +1,1 @@
-"""Running simulations whose requests a policy or a scheduler places, decision by decision."""
+"""Run simulations in which a policy or a scheduler places each request, and record the decisions."""

@@ -1,4 +1,4 @@
-"""Decisions of schedulers in running simulations, recorded as the rollouts of a policy are."""
+"""Record the decisions of schedulers in running simulations as rollouts."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from vidur.request_generator import RequestTable
 from vidur.scheduler.routers import GLOBAL_SCHEDULERS, GlobalScheduler, KernelScheduler, RouterContext
 from vidur.scheduler.routers.lookahead import LookaheadScheduler, ReplicaModel
 
-# Needs a file of the user's.
+# Needs the user's file, so a name is not enough.
 _NOT_BY_NAME = ("custom",)
 
 
 def scheduler_names() -> list[str]:
-    """The schedulers that `make_scheduler` knows."""
+    """Return the names that `make_scheduler` takes."""
     return sorted(set(BaseGlobalSchedulerConfig.family) - set(_NOT_BY_NAME))
 
 
 def make_scheduler(
     name: str, plans: Plans, requests: RequestTable, beta: float, rng: np.random.Generator
 ) -> GlobalScheduler:
-    """The scheduler of that name with its default settings; `lookahead` and `ppo` with `beta`.
+    """Make the scheduler of a name with its default settings; `lookahead` and `ppo` take `beta`.
 
-    requests: size_split takes its thresholds from their lengths. Raises InputError for an unknown name.
+    requests: their lengths give the thresholds of size_split. Raises InputError for an unknown name.
     """
     if name not in scheduler_names():
         raise unknown_name("global scheduler", name, scheduler_names())
@@ -47,10 +47,9 @@ def make_scheduler(
         return LookaheadScheduler.from_config(LookaheadGlobalSchedulerConfig(beta=beta), context)
     if name == "ppo":
         return ppo_maker(PPOGlobalSchedulerConfig(beta=beta))(context)
-    made: GlobalScheduler = GLOBAL_SCHEDULERS.get(name).from_config(
-        BaseGlobalSchedulerConfig.from_type(name)(), context
-    )
-    return made
+    config = BaseGlobalSchedulerConfig.from_type(name)()
+    scheduler: GlobalScheduler = GLOBAL_SCHEDULERS.get(name).from_config(config, context)
+    return scheduler
 
 
 def begin_simulation(
@@ -61,8 +60,10 @@ def begin_simulation(
     beta: float,
     events: Floats | None = None,
 ) -> RunningSimulation:
-    """A simulation of `requests` in which the scheduler, and an encoder of `max_queue_requests`, see what they need.
-    events: in place of those of the plans."""
+    """Begin a simulation that observes what the scheduler, and an encoder of `max_queue_requests`, need.
+
+    events: replace those of the plans.
+    """
     fresh = isinstance(scheduler, KernelScheduler) and scheduler.needs_fresh_gauges
     seen = replace(plans, gauge_interval=0.0) if fresh else plans
     return RunningSimulation.of(seen, requests, max(max_queue_requests, scheduler.queue_depth), beta, events)
@@ -75,12 +76,12 @@ def run_scheduler(
     decisions: int | None = None,
     labels: bool = False,
 ) -> Rollout:
-    """The next decisions of the simulation, taken by `scheduler`: `decisions`, or as many as are left (all if None).
+    """Let `scheduler` take the next `decisions`, or as many as are left (all if None).
 
-    The features are those of a StateEncoder of `max_queue_requests`; log_probabilities are 0. all_costs holds the costs
-    of every choice if `labels`, inf in part 0 where a replica is away or refuses; it is empty otherwise.
-    Rollouts of policies and of schedulers may follow one another in one simulation. Raises InputError where a request
-    fits no replica it was sent to, or is beyond the execution-time tables.
+    The features are those of a StateEncoder of `max_queue_requests`; log_probabilities are 0. With `labels`, all_costs
+    holds the costs of every choice, inf in part 0 where a replica is unavailable or refuses; otherwise it is empty.
+    Rollouts of policies and schedulers may follow one another in a simulation. Raises InputError if a request does not
+    fit the chosen replica or exceeds the execution-time tables.
     """
     recorded = _Decisions(StateEncoder(simulation.num_replicas, max_queue_requests), simulation.beta)
     while (observation := simulation.observe()) is not None:
@@ -95,7 +96,7 @@ def run_scheduler(
 
 
 class _Decisions:
-    """What was seen and decided so far, row by row."""
+    """The observations and decisions so far, one row each."""
 
     def __init__(self, encoder: StateEncoder, beta: float) -> None:
         self._encoder = encoder
@@ -114,7 +115,7 @@ class _Decisions:
         self._decided.append((replica, request, outstanding, costs, all_costs))
 
     def rollout(self, labels: bool, ended: bool) -> Rollout:
-        """With an unused last row if the simulation has ended."""
+        """Return the decisions as a rollout, whose last row is unused if the simulation has `ended`."""
         encoder = self._encoder
         rollout = Rollout.empty(len(self), encoder.num_replicas, encoder.replica_dimension, labels)
         for row, (x, context, available, now) in enumerate(self._seen):

@@ -1,4 +1,4 @@
-"""Decisions of the policy in one running simulation, compiled together with the engine."""
+"""Roll out a policy in a running simulation, compiled with the engine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from vidur.engine.foresight import foresee
 from vidur.engine.state import Floats, Ints, open_state
 from vidur.observation import OUTSTANDING
 
-# How a rollout decides: by the policy's probabilities, or by the least marginal cost with the true output lengths.
+# The mode of a rollout: sample from the policy, or take the least marginal cost with the true output lengths.
 BY_POLICY, BY_COST = 0, 1
 
 
 class Recorded(NamedTuple):
-    """The arrays that decisions are written to, a row each: rl.simulate.rollout.Rollout says what they hold.
+    """The arrays of rl.simulate.rollout.Rollout, into which each decision is written as one row.
 
-    features, contexts, masks and decided_at have one row more: what is seen at the decision after the last.
+    features, contexts, masks and decided_at have one more row, for the decision after the last.
     """
 
     features: NDArray[np.float32]
@@ -42,8 +42,10 @@ class Recorded(NamedTuple):
 def costs_of_all(
     request: int, batcher: int, objectives: Floats, projected: Floats, costs: Floats, address: int
 ) -> None:
-    """Into `costs`, float64[replicas, COST_PARTS], what the request costs on each replica; inf in part 0 where one is
-    away or refuses it."""
+    """Write the request's cost on each replica into `costs`, float64[replicas, COST_PARTS].
+
+    Part 0 is inf where the replica is unavailable or refuses the request.
+    """
     s = open_state(address)
     for replica in range(len(costs)):
         costs[replica] = 0.0
@@ -59,11 +61,11 @@ def roll(
     begin: int, mode: int, batcher: int, marks: Ints, memory: Floats, weights: Floats, draws: Floats,
     objectives: Floats, projected: Floats, recorded: Recorded, address: int,
 ) -> tuple[int, int]:  # fmt: skip
-    """Take decisions from row `begin` on, until the rows are full or the simulation stops, and write each into its row.
+    """Decide and record from row `begin` on, until the rows are full or the simulation stops.
 
-    Returns how many rows are written, and DECISION where they are full, else the engine's status: DONE, ROWS_FULL (call
-    again with more room), TABLE_MISS; or REFUSED. weights: float64[parts], by which BY_COST adds up the parts of a
-    cost. The costs of all choices are recorded where there are rows for them.
+    Returns the number of rows written, and DECISION if they are full, REFUSED, or the engine's status: DONE, ROWS_FULL
+    (call again with more room), TABLE_MISS. weights: float64[COST_PARTS], of the parts of a cost under BY_COST. The
+    costs of all choices are recorded if `recorded` has rows for them.
     """
     s = open_state(address)
     num_replicas = len(s.books.available)

@@ -1,4 +1,4 @@
-"""Rollouts: the decisions of a policy in running simulations, as arrays."""
+"""Rollouts record the decisions of a policy in running simulations as arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vidur.observation import ClusterObservation, Floats
 from vidur.plans import event_rows, plan_replicas
 from vidur.request_generator import RequestTable
 
-# Seconds: TTFT and TPOT that a request should meet, for the parts of a cost that count misses.
+# The objectives for TTFT and TPOT, in seconds; two parts of a cost count the requests that miss them.
 OBJECTIVES = (1.0, 0.05)
 
 
@@ -33,11 +33,11 @@ OBJECTIVES = (1.0, 0.05)
 class Rollout:
     """T successive decisions in one simulation.
 
-    features float32[T + 1, R, F], contexts float32[T + 1, G], masks bool[T + 1, R]: what was seen, raw; the last row
-    is the decision after the last, or unused if `ended`. actions int64[T]; log_probabilities [T] under the policy that
-    acted; costs [T, COST_PARTS]: by how much the decision grew the cost of all requests, with their true lengths
-    (vidur.engine.foresight); all_costs [T, R, COST_PARTS]: the same of every choice, or [0, ...]; decided_at [T + 1]:
-    seconds; outstanding [T, R]: requests before the decision; requests int64[T]: the numbers of those placed.
+    features float32[T + 1, R, F], contexts float32[T + 1, G], masks bool[T + 1, R]: the raw observations; the last row
+    belongs to the next decision, or is unused if `ended`. actions int64[T]; log_probabilities [T] under the policy that
+    acted; costs [T, COST_PARTS]: the growth of the cost of all requests by the decision, with their true output lengths
+    (vidur.engine.foresight); all_costs [T, R, COST_PARTS]: the same for every choice, or [0, ...]; decided_at [T + 1]
+    in seconds; outstanding [T, R]: requests before the decision; requests int64[T]: the request placed.
     """
 
     features: NDArray[np.float32]
@@ -54,7 +54,7 @@ class Rollout:
 
     @classmethod
     def empty(cls, decisions: int, replicas: int, features: int, labels: bool) -> Rollout:
-        """Room for so many decisions. labels: for the costs of every choice too."""
+        """Allocate room for `decisions`; with `labels`, also for the costs of every choice."""
         return cls(
             features=np.zeros((decisions + 1, replicas, features), np.float32),
             contexts=np.zeros((decisions + 1, CONTEXT), np.float32),
@@ -73,7 +73,7 @@ class Rollout:
         return len(self.actions)
 
     def cut(self, count: int) -> Rollout:
-        """The first `count` decisions, after which the simulation has ended."""
+        """Return the first `count` decisions of a simulation that ended after them."""
         return Rollout(
             self.features[: count + 1],
             self.contexts[: count + 1],
@@ -91,7 +91,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Plans:
-    """What many simulations of one cluster share."""
+    """The plans that all simulations of one cluster share."""
 
     replicas: list[ReplicaPlan]
     hardware: list[HardwarePlan]
@@ -101,12 +101,12 @@ class Plans:
 
     @property
     def facts(self) -> Floats:
-        """float64[replicas, HARDWARE_COLUMNS]."""
+        """The hardware of the replicas, float64[replicas, HARDWARE_COLUMNS]."""
         return hardware_facts(self.replicas)
 
     @classmethod
     def of(cls, config: SimulationConfig, longest: RequestTable) -> Plans:
-        """longest: requests no shorter than any to be simulated: the tables reach as far as they need."""
+        """Plan the cluster of a configuration, with execution-time tables that cover the requests `longest`."""
         cluster = config.cluster_config
         only_one_router(cluster, "learning")
         replicas, hardware, batcher = plan_replicas(config, longest)
@@ -114,11 +114,11 @@ class Plans:
 
 
 class RunningSimulation:
-    """One simulation whose requests are placed one by one, or by a policy, rollout after rollout; and what each of them
-    costs all requests, with the true output lengths. engine: made for routers that observe everything.
+    """A simulation that pauses at each routing decision, for the caller or a policy to place the request.
 
-    Its methods raise InputError where a batch is beyond the execution-time tables, or a request is placed on a replica
-    that is away or can never hold it; then nothing is placed.
+    Each placement returns what it costs all requests, with their true output lengths. engine: made for routers that
+    observe everything. Methods raise InputError if a batch exceeds the execution-time tables, or if a replica is
+    unavailable or can never hold the request; then nothing is placed.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class RunningSimulation:
         objectives: tuple[float, float] = OBJECTIVES,
         time_limit: float = np.inf,
     ) -> RunningSimulation:
-        """events: in place of those of the plans. time_limit: seconds."""
+        """Begin a simulation of `requests`. events: replace those of the plans. time_limit: seconds."""
         options = EngineOptions(
             time_limit=time_limit, record_rows=False, gauge_interval=plans.gauge_interval, queue_depth=queue_depth
         )
@@ -155,34 +155,32 @@ class RunningSimulation:
         return cls(engine, plans.batcher, beta, objectives)
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
-        """Copies of all that changes as the simulation goes on."""
-        kept = self.engine.snapshot()
-        return {**kept, "marks": self._marks.copy(), "projected": self._projected.copy()}
+        """Copy everything that changes as the simulation runs."""
+        return {**self.engine.snapshot(), "marks": self._marks.copy(), "projected": self._projected.copy()}
 
     def restore(self, snapshot: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from where `snapshot` was taken, in a simulation made alike."""
+        """Continue from a snapshot of a simulation with the same plans and requests."""
         self.engine.restore(snapshot)
         self._marks[...] = snapshot["marks"]
         self._projected[...] = snapshot["projected"]
 
     def advance(self) -> bool:
-        """Run up to the next decision, unless one is pending. False: there is none, the simulation has ended."""
+        """Run to the next decision, unless one is pending. Returns False if the simulation has ended."""
         while self._goes_on(status := self._advance()):
             pass
         return status == DECISION
 
     def observe(self) -> ClusterObservation | None:
-        """`advance`, and what a router can know then; None at the end. Views that the next decision changes."""
+        """`advance`, and return what a router can observe, or None at the end. The next decision changes the arrays."""
         return self._simulation.observation() if self.advance() else None
 
     @property
     def request(self) -> int:
-        """The number of the request to be placed: in order of arrival."""
+        """The request to be placed, numbered in order of arrival."""
         return int(self.engine.clock.current)
 
     def assign(self, replica: int) -> Floats:
-        """Place the request of the pending decision. Returns float64[COST_PARTS], by how much that grew the cost of all
-        requests (vidur.engine.foresight)."""
+        """Place the pending request, and return the growth of the cost of all requests, float64[COST_PARTS]."""
         self._check(replica)
         cost = np.zeros(COST_PARTS)
         if not assign(
@@ -192,15 +190,17 @@ class RunningSimulation:
         return cost
 
     def costs_of_all(self) -> Floats:
-        """float64[R, COST_PARTS]: what `assign` would return for each replica; inf in part 0 where it would refuse."""
+        """Return what `assign` would for each replica, float64[R, COST_PARTS]; part 0 is inf where it would refuse."""
         costs = np.zeros((self.num_replicas, COST_PARTS))
         costs_of_all(self.request, self._batcher, self._objectives, self._projected, costs, self.engine.address)
         return costs
 
     def step(self, replica: int, cost: Floats, seen: NDArray[np.float32], mask: NDArray[np.bool_]) -> bool:
-        """`assign` (not at -1), then `advance`, at once. Overwrites `cost`, float64[COST_PARTS]; what is seen, as
-        StateEncoder.flatten lays it out, float32[R * (F + 1) + G]; and which replicas are available, bool[R]: the last
-        two may have room for more replicas, and are 0 at the end."""
+        """`assign` (unless replica is -1), `advance` and encode in one call. Returns False at the end.
+
+        Overwrites cost, float64[COST_PARTS], seen, float32[R * (F + 1) + G], as StateEncoder.flatten lays it out, and
+        mask, bool[R], the available replicas. R may exceed the number of replicas; both are 0 at the end.
+        """
         if replica >= 0:
             self._check(replica)
         cost[:] = 0.0
@@ -213,8 +213,7 @@ class RunningSimulation:
                 raise self._refusal(replica)
             if not self._goes_on(status):
                 return bool(status == DECISION)
-            # It is placed.
-            replica = -1
+            replica = -1  # it is placed already
 
     def roll(
         self,
@@ -225,17 +224,20 @@ class RunningSimulation:
         labels: bool = False,
         weights: Floats | None = None,
     ) -> Rollout:
-        """The next decisions of a policy, `decisions` or as many as are left. memory: PolicyWeights.memory, its beta
-        this one's. mode, weights: see rl.simulate.roll. labels: whether the costs of all choices are recorded."""
+        """Take the next `decisions` with a policy, or as many as are left.
+
+        memory: PolicyWeights.memory with the beta of this simulation. mode, weights: as in rl.simulate.roll. labels:
+        record the costs of all choices.
+        """
         assert mode == BY_POLICY or (labels and weights is not None)
         rollout = Rollout.empty(decisions, self.num_replicas, self._features, labels)
         recorded = Recorded(*(getattr(rollout, name) for name in Recorded._fields))
-        priced = np.zeros(COST_PARTS) if weights is None else weights
+        cost_weights = np.zeros(COST_PARTS) if weights is None else weights
         count, draws = 0, rng.random(decisions)
         while True:
             count, status = roll(
-                count, mode, self._batcher, self._marks, memory, priced, draws, self._objectives, self._projected,
-                recorded, self.engine.address,
+                count, mode, self._batcher, self._marks, memory, cost_weights, draws, self._objectives,
+                self._projected, recorded, self.engine.address,
             )  # fmt: skip
             if status == REFUSED:
                 raise self._refusal(int(rollout.actions[count]))
@@ -247,11 +249,11 @@ class RunningSimulation:
         return int(advance(self._batcher, self._marks, self._objectives, self._projected, self.engine.address))
 
     def _goes_on(self, status: int) -> bool:
-        """Whether a kernel that stopped with this status is to be called again: the recorded rows have room again."""
+        """Return whether to call the kernel again: it ran out of rows, and now has more."""
         if status == TABLE_MISS:
             raise InputError(
-                f"the execution-time tables of replica {self.engine.clock.error_replica} end before a batch that "
-                "it forms: raise the workload's max_tokens"
+                f"a batch of replica {self.engine.clock.error_replica} exceeds its execution-time tables: "
+                "raise the workload's max_tokens"
             )
         if status == ROWS_FULL:
             self.engine.grow_rows()
@@ -268,7 +270,7 @@ class RunningSimulation:
         request = self.engine.requests[self.request]
         return InputError(
             f"replica {replica} can never hold a request of {request.prompt} prompt and {request.output} output "
-            "tokens, or the execution-time tables end before it: give it more memory, or shorten the requests"
+            "tokens, or its execution-time tables are too short: give it more memory, or shorten the requests"
         )
 
 

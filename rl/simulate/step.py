@@ -1,4 +1,4 @@
-"""One decision at a time: a placement in, what is seen at the next decision out. Compiled together with the engine."""
+"""Step a simulation from one routing decision to the next, compiled with the engine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vidur.engine.compile import allocating_kernel
 from vidur.engine.foresight import COST_PARTS, foresee
 from vidur.engine.state import Floats, Ints, State, open_state
 
-# What is kept beside the engine's state, int64: whether a decision is pending; the timed events seen.
+# Fields of `marks`, int64, kept beside the engine's state: whether a decision is pending; the timed events seen so far.
 PENDING, EVENTS = range(2)
 MARKS = 2
 
-# In place of a status of the engine: the replica can never hold the request, or a lookup is beyond the tables.
+# Beside the engine's statuses: the replica can never hold the request, or a lookup is beyond the tables.
 REFUSED = -1
 
 _STEPS = 1 << 40
@@ -26,8 +26,10 @@ _STEPS = 1 << 40
 def assign(
     replica: int, batcher: int, marks: Ints, objectives: Floats, projected: Floats, cost: Floats, address: int
 ) -> bool:
-    """Place the request of the pending decision on `replica`. Adds to `cost`, float64[COST_PARTS], what that costs all
-    requests, with their true output lengths (vidur.engine.foresight). False: it was refused, and nothing is placed.
+    """Place the pending request on `replica`, and add what that costs all requests to `cost`, float64[COST_PARTS].
+
+    The cost takes the true output lengths (vidur.engine.foresight). Returns False, with nothing placed, if the replica
+    refuses the request.
     """
     s = open_state(address)
     request = s.clock[0].current
@@ -40,7 +42,7 @@ def assign(
 
 @allocating_kernel
 def advance(batcher: int, marks: Ints, objectives: Floats, projected: Floats, address: int) -> int:
-    """Run up to the next decision, unless one is pending. Returns the engine's status: DECISION, DONE, or an error."""
+    """Run to the next decision, unless one is pending, and return the engine's status: DECISION, DONE, or an error."""
     s = open_state(address)
     if marks[PENDING] != 0:
         return DECISION
@@ -61,7 +63,7 @@ def advance(batcher: int, marks: Ints, objectives: Floats, projected: Floats, ad
 
 @allocating_kernel
 def look(beta: float, facts: Floats, x: Floats, context: Floats, s: State) -> None:
-    """Encode what is seen at the pending decision: rl.router.features. facts: of the cluster's hardware."""
+    """Encode the observation of the pending decision into `x` and `context` (rl.router.features.encode_state)."""
     books = s.books
     encode_state(
         books.observed, books.gauges, facts, books.arrival, books.completions[0], beta, books.available.sum(), x,
@@ -74,11 +76,10 @@ def step(
     replica: int, batcher: int, beta: float, marks: Ints, objectives: Floats, projected: Floats, cost: Floats,
     seen: NDArray[np.float32], mask: NDArray[np.bool_], address: int,
 ) -> int:  # fmt: skip
-    """`assign` (none at replica -1), then `advance`, then write what is seen. Returns the engine's status, or REFUSED.
+    """`assign` (unless replica is -1), `advance`, and encode. Returns the engine's status, or REFUSED.
 
-    Adds to `cost`. seen, float32[R * (F + 1) + G], and mask, bool[R], for the most replicas R that are stepped
-    side by side: as StateEncoder.flatten lays them out, with zeros where there is no replica, or one that is away.
-    At the end `seen` is 0.
+    Adds to `cost`; overwrites seen, float32[R * (F + 1) + G], as StateEncoder.flatten lays it out, and mask, bool[R]. R
+    may exceed the number of replicas. Absent and unavailable replicas are 0, and all of `seen` is 0 at the end.
     """
     s = open_state(address)
     if replica >= 0 and not assign(replica, batcher, marks, objectives, projected, cost, address):
@@ -95,11 +96,11 @@ def step(
     context = np.empty(CONTEXT)
     derive_facts(s.books.hardware, facts)
     look(beta, facts, x, context, s)
-    for number in range(num_replicas):
-        if s.books.available[number] != 0:
-            mask[number] = True
-            begin = number * (columns + 1)
-            seen[begin : begin + columns] = x[:, number]
+    for i in range(num_replicas):
+        if s.books.available[i] != 0:
+            mask[i] = True
+            begin = i * (columns + 1)
+            seen[begin : begin + columns] = x[:, i]
             seen[begin + columns] = 1.0
     seen[len(mask) * (columns + 1) :] = context
     return DECISION

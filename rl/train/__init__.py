@@ -1,1 +1,1 @@
-"""Training: the episodes that a policy learns from, the search and PPO that change it, and what a run records."""
+"""Train policies: suites of episodes, a warm start, a search of weights, PPO, and the log of a run."""

@@ -1,4 +1,4 @@
-"""python -m rl.train: a policy from nothing: warm start, then PPO over many simulations at once."""
+"""python -m rl.train: train a policy by a warm start, then PPO over many simulations at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CLASSES = (TrainConfig, SearchConfig, WarmStartConfig, PPOGlobalSchedulerConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train as the flags say. Returns 1 where the loss is not finite, else as `run_tool`."""
+    """Train as the flags say and return the exit status: 1 if the loss is not finite."""
     return run_tool(
         "rl.train",
         lambda words: parse_tool(prog("rl.train"), __doc__ or "", _CLASSES, words, NOT_OF_TRAINING),
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(config: TrainConfig, search: SearchConfig, warm: WarmStartConfig, ppo: PPOGlobalSchedulerConfig) -> int:
-    # This brings in numba and torch: after the flags are known to be good.
+    # Import numba and torch only after the flags are checked.
     from rl.train.run import TrainingRun
 
     run = TrainingRun(config, search, warm, ppo)

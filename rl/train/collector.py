@@ -1,4 +1,4 @@
-"""Many simulations side by side, from which a policy's rollouts are collected."""
+"""Collect a policy's rollouts from many simulations in parallel."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _EPISODES, _DRAWS = 1, 2
 
 
 class Collector:
-    """`groups` episodes, each replayed by `members` simulations at once.
+    """Simulate `groups` episodes at once, each in `members` copies.
 
-    All that is random is drawn by (seed, episode) and (seed, collection, simulation): the number of threads changes
-    nothing, and a snapshot needs no generator's state.
+    All randomness is seeded by (seed, episode) or (seed, collection, simulation), so results do not depend on the
+    number of threads, and a snapshot needs no generator state.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Collector:
         return RunningSimulation.of(episode.plans, episode.requests, self._depth, episode.beta, episode.events)
 
     def collect(self, weights: PolicyWeights, decisions: int) -> tuple[list[Rollout], list[Window]]:
-        """The next decisions of each simulation, and the windows on them that rewards are made from.
+        """Take the next decisions in each simulation; return the rollouts and the windows for their rewards.
 
-        A group whose episode ended begins another one with the next call.
+        A group whose episode ended begins another one in the next call.
         """
 
         def roll(index: int) -> tuple[Rollout, Window]:
@@ -58,12 +58,12 @@ class Collector:
             return rollout, Window.of(rollout, simulation)
 
         with ThreadPoolExecutor(self._threads) as pool:
-            made = list(pool.map(roll, range(len(self._simulations))))
+            pairs = list(pool.map(roll, range(len(self._simulations))))
         self._collected += 1
-        rollouts = [rollout for rollout, _ in made]
+        rollouts = [rollout for rollout, _ in pairs]
         for group in sorted({self.groups[index] for index, rollout in enumerate(rollouts) if rollout.ended}):
             self._replace(group)
-        return rollouts, [window for _, window in made]
+        return rollouts, [window for _, window in pairs]
 
     def _replace(self, group: int) -> None:
         self._episode_of[group] = self._next_episode
@@ -73,7 +73,7 @@ class Collector:
             self._simulations[group * self._members + member] = self._begin(self._episodes[group])
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
-        """Everything that the next collection depends on, as arrays."""
+        """Return everything that the next collection depends on, as arrays."""
         arrays = {
             "collected": np.array(self._collected),
             "next_episode": np.array(self._next_episode),

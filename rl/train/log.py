@@ -1,4 +1,4 @@
-"""What a training run records: log.jsonl, which the report reads, TensorBoard events, and the line of progress."""
+"""Record a training run in log.jsonl, from which the report is made, and as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 
 LOG, SPEED, EVENTS = "log.jsonl", "speed.jsonl", "tensorboard"
 
-# Of the machine and not of the run: they differ from one machine to the next, so they are kept out of log.jsonl.
+# These depend on the machine, so they are kept out of log.jsonl.
 SPEED_NAMES = ("charts/SPS",)
 
-# Percent: the quantiles that stand for a distribution in log.jsonl.
+# The percentiles by which log.jsonl records a distribution.
 QUANTILES = (0, 1, 5, 10, 25, 50, 75, 90, 95, 99, 100)
 
-# Of the figures of an update.
 _LOSSES = (
     "policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "explained_variance", "kl_to_reference",
 )  # fmt: skip
@@ -39,16 +38,15 @@ _Row = dict[str, Any]
 
 
 class TrainingLog:
-    """The record of one run in `folder`. Steps are decisions so far, and never go down.
+    """Record one run in `folder`. A step is the number of decisions so far; steps must not decrease.
 
-    log.jsonl has one JSON object on a line: first the hyper-parameters, then a row for each step, with `step` and what
-    was recorded at it: `scalars`, `histograms` (count, mean and QUANTILES of each), `evaluation` (by scenario and
-    metric), `clone` (see rl.train.warm_start.clone). The same run gives the same bytes. speed.jsonl has the scalars of
-    SPEED_NAMES. The events for TensorBoard lie in tensorboard/; without the package there are none.
+    log.jsonl has one JSON object per line: the hyper-parameters, then for each step a row with `step` and some of
+    `scalars`, `histograms` (count, mean and QUANTILES of each), `evaluation` (by scenario and metric) and `clone` (see
+    rl.train.warm_start.clone). The same run gives the same bytes. speed.jsonl has the scalars of SPEED_NAMES.
+    tensorboard/ has events if TensorBoard is installed.
 
-    resume_step: go on after the rows of this step: those beyond it are cut off, so that a run that was killed and
-    resumed has the log.jsonl of one that was not. None begins anew. Raises InputError for a log that is damaged before
-    that step.
+    resume_step: cut off the rows beyond this step, so that a run that was killed and resumed has the log of an
+    uninterrupted one; None begins a new log. Raises InputError for a log that is damaged before that step.
     """
 
     def __init__(self, folder: Path, resume_step: int | None = None) -> None:
@@ -57,7 +55,7 @@ class TrainingLog:
         self._events = _event_writer(folder / EVENTS, resume_step)
 
     def hyperparameters(self, values: Mapping[str, Any]) -> None:
-        """What the run was asked for, once, before anything else; a resumed log has it already."""
+        """Record the hyper-parameters, before anything else; a resumed log has them already."""
         if not self._log.has_header:
             self._log.write_header({"hyperparameters": dict(values)})
             if self._events is not None:
@@ -65,7 +63,7 @@ class TrainingLog:
                 self._events.add_text("hyperparameters", _markdown(rows), 0)
 
     def clone(self, step: int, cloned: Mapping[str, Any]) -> None:
-        """What rl.train.warm_start.clone returned."""
+        """Record what rl.train.warm_start.clone returned."""
         self._log.add(step, "clone", cloned)
         if self._events is not None:
             self._events.add_text("clone", _markdown(clone_table(cloned)), step)
@@ -73,8 +71,7 @@ class TrainingLog:
     def update(
         self, step: int, figures: Mapping[str, float], rollouts: Sequence[Rollout], results: Sequence[RewardResult]
     ) -> None:
-        """An update: the figures of Trainer.learn and `sps`, decisions per second; what was learned from, and the
-        rewards of that."""
+        """Record an update. figures: those of Trainer.learn, and `sps`, decisions per second."""
         stages = {name: np.concatenate([getattr(result, name) for result in results])
                   for name in ("raw", "scaled", "clipped")}  # fmt: skip
         scalars = {f"losses/{name}": figures[name] for name in _LOSSES}
@@ -91,7 +88,7 @@ class TrainingLog:
         self.histogram(step, "policy/action_distribution", _shares(rollouts))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Values by the field's names, such as losses/approx_kl."""
+        """Record values by name, such as losses/approx_kl."""
         for name in SPEED_NAMES:
             if name in values:
                 self._speed.add(step, "scalars", {name: values[name]})
@@ -101,7 +98,7 @@ class TrainingLog:
                 self._events.add_scalar(name, value, step)
 
     def histogram(self, step: int, name: str, values: NDArray[Any]) -> None:
-        """The distribution of `values`; those that are not finite are left out."""
+        """Record the distribution of the finite values."""
         present = np.asarray(values, np.float64).ravel()
         present = present[np.isfinite(present)]
         if not len(present):
@@ -113,11 +110,11 @@ class TrainingLog:
         }
         self._log.add(step, "histograms", {name: summary})
         if self._events is not None:
-            # A scalar of the same name is another chart.
+            # The suffix keeps it apart from the scalar of the same name.
             self._events.add_histogram(f"{name}_distribution", present, step)
 
     def evaluation(self, step: int, scenarios: Mapping[str, Mapping[str, float]]) -> None:
-        """Figures by scenario and metric; `<metric>_vs_<baseline>` is relative, negative where the policy is better."""
+        """Record figures by scenario and metric; `<metric>_vs_<baseline>` is negative where the policy is better."""
         self._log.add(step, "evaluation", {scenario: dict(figures) for scenario, figures in scenarios.items()})
         if self._events is not None:
             for scenario, figures in scenarios.items():
@@ -132,11 +129,11 @@ class TrainingLog:
 
 
 class _Rows:
-    """JSON lines, one for each step. What is added to the newest step is on disk at once: its line is written anew."""
+    """A file of JSON lines, one per step. Each addition to the newest step rewrites its line at once."""
 
     def __init__(self, path: Path, resume_step: int | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [] if resume_step is None or not path.exists() else list(_kept(path, resume_step))
+        rows = [] if resume_step is None or not path.exists() else list(_lines(path, resume_step))
         write_text(path, "".join(rows))
         self._row: _Row = json.loads(rows[-1]) if rows else {}
         self.has_header = bool(rows) and "step" not in json.loads(rows[0])
@@ -167,8 +164,8 @@ class _Rows:
         self._file.close()
 
 
-def _kept(path: Path, resume_step: int) -> Iterable[str]:
-    """The lines up to a step. The last line may be cut short, by a kill."""
+def _lines(path: Path, last_step: int) -> Iterable[str]:
+    """Yield the lines up to `last_step`, without an incomplete last line of a killed or running process."""
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
         if not line.endswith("\n"):
             return
@@ -176,36 +173,36 @@ def _kept(path: Path, resume_step: int) -> Iterable[str]:
             step = json.loads(line).get("step", -1)
         except (ValueError, AttributeError, RecursionError):
             raise InputError(
-                f"{path}:{number} is no JSON object, the log is damaged: train anew, in another folder"
+                f"the log is damaged: {path}:{number} is not a JSON object; train in another folder"
             ) from None
-        if step > resume_step:
+        if step > last_step:
             return
         yield line
 
 
 def read_log(folder: Path) -> tuple[dict[str, Any], list[_Row]]:
-    """The hyper-parameters and the rows of a run's log.jsonl, with the scalars of speed.jsonl in them. Also of a run
-    that is going on: a last line that is not whole is left out. Raises InputError if there is no log, or a damaged one.
+    """Read the hyper-parameters and the rows of a run, finished or not; the rows include the scalars of speed.jsonl.
+
+    Raises InputError if there is no log or it is damaged.
     """
     path = folder / LOG
     if not path.is_file():
         raise InputError(f"there is no {path}: give the folder of a training run (python -m rl.train --folder)")
-    everything = sys.maxsize
     hyperparameters: dict[str, Any] = {}
     rows: dict[int, _Row] = {}
-    for row in map(json.loads, _kept(path, everything)):
+    for row in map(json.loads, _lines(path, sys.maxsize)):
         if "step" in row:
             rows[row["step"]] = row
         else:
             hyperparameters = row["hyperparameters"]
     if (folder / SPEED).is_file():
-        for row in map(json.loads, _kept(folder / SPEED, everything)):
+        for row in map(json.loads, _lines(folder / SPEED, sys.maxsize)):
             rows.setdefault(row["step"], {"step": row["step"]}).setdefault("scalars", {}).update(row["scalars"])
     return hyperparameters, [rows[step] for step in sorted(rows)]
 
 
 def _finite(value: Any) -> Any:
-    """With None for numbers that JSON has no word for."""
+    """Replace numbers that JSON cannot express by None."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -216,7 +213,7 @@ def _finite(value: Any) -> Any:
 
 
 def _shares(rollouts: Sequence[Rollout]) -> NDArray[np.float64]:
-    """The share of the decisions that each replica got, over its simulation's mean share, of all simulations."""
+    """Return each replica's share of its simulation's decisions, relative to the mean share."""
     shares = [
         np.bincount(rollout.actions, minlength=rollout.masks.shape[1]) * rollout.masks.shape[1] / len(rollout)
         for rollout in rollouts
@@ -230,28 +227,28 @@ def _rounded(value: float) -> float:
 
 
 def clone_table(cloned: Mapping[str, Any]) -> list[list[str]]:
-    """What rl.train.warm_start.clone returned, as texts: the headings, then each demonstrator, then the clone."""
-    rows = [["Scheduler", "Weight", "Decisions", "Agreement", "Cost", "The clone's", "Mean E2E", "p99 TTFT"]]
-    for its in cloned["demonstrators"]:
+    """Format what rl.train.warm_start.clone returned: the headings, a row per demonstrator, and one for the clone."""
+    rows = [["Scheduler", "Weight", "Decisions", "Agreement", "Cost", "Cost of clone", "Mean E2E", "p99 TTFT"]]
+    for figures in cloned["demonstrators"]:
         rows.append([
-            its["scheduler"], f"{its['weight']:g}", f"{its['decisions']:,}", percent(its["agreement"]),
-            significant(its["cost"]), significant(its["cost_of_clone"]),
+            figures["scheduler"], f"{figures['weight']:g}", f"{figures['decisions']:,}", percent(figures["agreement"]),
+            significant(figures["cost"]), significant(figures["cost_of_clone"]),
         ])  # fmt: skip
     rows.append(["the clone", *[""] * 5])
-    for row, its in zip(rows[1:], [*cloned["demonstrators"], cloned], strict=True):
-        row += [in_seconds(its["mean_e2e"]), in_seconds(its["p99_ttft"])]
+    for row, figures in zip(rows[1:], [*cloned["demonstrators"], cloned], strict=True):
+        row += [in_seconds(figures["mean_e2e"]), in_seconds(figures["p99_ttft"])]
     return rows
 
 
 def _markdown(rows: Sequence[Sequence[Any]]) -> str:
-    """A table; the first row are its headings."""
+    """Format a table whose first row has the headings."""
     first, *others = ("| " + " | ".join(map(str, row)) + " |" for row in rows)
     return "\n".join([first, "|---" * len(rows[0]) + "|", *others])
 
 
 def _event_writer(folder: Path, resume_step: int | None) -> SummaryWriter | None:
     if find_spec("tensorboard") is None or find_spec("torch") is None:
-        print("TensorBoard is not installed (pip install tensorboard): log.jsonl alone is written", file=sys.stderr)
+        print("TensorBoard is not installed (pip install tensorboard): only log.jsonl is written", file=sys.stderr)
         return None
     from torch.utils.tensorboard import SummaryWriter
 
@@ -261,24 +258,19 @@ def _event_writer(folder: Path, resume_step: int | None) -> SummaryWriter | None
     return SummaryWriter(str(folder), purge_step=None if resume_step is None else resume_step + 1)
 
 
-# Seconds between two plain lines of progress.
-_LINE_EVERY = 15.0
-
-# (name of a figure, how it is called, format), in the order of the line.
-_FIGURES = (
-    ("reward", "reward", "{:.3f}"),
-    ("approx_kl", "approx_kl", "{:.4f}"),
-    ("clipfrac", "clipfrac", "{:.3f}"),
-    ("entropy", "entropy", "{:.3f}"),
-    ("explained_variance", "explained_variance", "{:.2f}"),
-    ("kl_to_reference", "kl_to_reference", "{:.3f}"),
-)
+# The figures of a line of progress, with their formats.
+_FIGURES = {
+    "reward": "{:.3f}", "approx_kl": "{:.4f}", "clipfrac": "{:.3f}", "entropy": "{:.3f}",
+    "explained_variance": "{:.2f}", "kl_to_reference": "{:.3f}",
+}  # fmt: skip
 _COMPARED = {"mean_e2e_vs_least_tokens": "mean E2E", "p99_ttft_vs_least_tokens": "p99 TTFT"}
 
 
 class ProgressNotes:
-    """What stands behind a training run's progress: the figures of the last update that matter. Those against
-    least_tokens stay until there are new ones."""
+    """Format the figures of the last update beside a training run's progress.
+
+    The comparison with least_tokens is repeated until there is a new one.
+    """
 
     def __init__(self) -> None:
         self._compared: dict[str, float] = {}
@@ -286,7 +278,7 @@ class ProgressNotes:
     def text(self, figures: Mapping[str, float]) -> str:
         self._compared |= {name: figures[name] for name in _COMPARED if name in figures}
         parts = [f"{figures['sps']:,.0f} decisions/s"] if "sps" in figures else []
-        parts += [f"{label} {form.format(figures[name])}" for name, label, form in _FIGURES if name in figures]
+        parts += [f"{name} {form.format(figures[name])}" for name, form in _FIGURES.items() if name in figures]
         if self._compared:
             shown = [f"{label} {_signed(self._compared[name])}" for name, label in _COMPARED.items()
                      if name in self._compared]  # fmt: skip

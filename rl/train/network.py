@@ -1,4 +1,4 @@
-"""The policy and its critic in torch, for training."""
+"""The actor and the critic in torch, for training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vidur.observation import Floats
 class ReplicaNetwork(nn.Module):
     """Two hidden layers shared by all replicas: relu(x A + context C + pooled D + a), relu(. B + b).
 
-    forward(x [N, R, F], context [N, G], mask bool[N, R]) -> [N, R, H2]. x and context are normalised. pooled: mean,
+    forward(x [N, R, F], context [N, G], mask bool[N, R]) -> [N, R, H2], of normalised x and context. pooled: mean,
     least and greatest of x over the replicas in the mask.
     """
 
@@ -31,7 +31,7 @@ class ReplicaNetwork(nn.Module):
 
 
 def pool(x: Tensor, mask: Tensor) -> Tensor:
-    """[N, 3 F]: mean, least and greatest over the replicas in the mask."""
+    """Return mean, least and greatest over the replicas in the mask, [N, 3 F]."""
     absent = ~mask[:, :, None]
     count = mask.sum(1, keepdim=True)
     mean = x.masked_fill(absent, 0.0).sum(1) / count
@@ -41,10 +41,10 @@ def pool(x: Tensor, mask: Tensor) -> Tensor:
 
 
 class Actor(nn.Module):
-    """Scores of replicas: a network of the features, and linear in the interactions, which are the last features.
+    """Score replicas by a network of the features, plus a linear function of the interactions, the last features.
 
-    It holds the normaliser of the features and of the context, frozen once it is set; interactions stay as they are.
-    The network begins as nothing: the last layer's weights are 0.
+    The actor holds the normaliser of features and context; interactions are not normalised. The network's last layer
+    starts at 0.
     """
 
     replica_mean: Tensor
@@ -66,12 +66,12 @@ class Actor(nn.Module):
             self.register_buffer(f"{name}_std", torch.ones(size))
 
     def normalise(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Features without the interactions, and context, as a network takes them."""
+        """Normalise the features, without the interactions, and the context."""
         plain = x[:, :, : self.features]
         return (plain - self.replica_mean) / self.replica_std, (context - self.context_mean) / self.context_std
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """log-probabilities [N, R] from raw features; -inf outside the mask."""
+        """Return log-probabilities [N, R] from raw features, -inf outside the mask."""
         scores = self.score(self.network(*self.normalise(x, context), mask)).squeeze(2)
         by_beta = self.products + self.products_by_beta * context[:, G_BETA, None]
         scores = scores + (x[:, :, self.features :] * by_beta[:, None, :]).sum(2)
@@ -79,15 +79,15 @@ class Actor(nn.Module):
 
     @torch.no_grad()
     def fit_normaliser(self, x: Tensor, context: Tensor, mask: Tensor) -> None:
-        """Take mean and standard deviation of the features of available replicas and of the context.
+        """Set the normaliser to the statistics of the context and of the available replicas' features.
 
-        A feature that does not vary here gets weights of 0: the chance weights of what training never moves would be
-        noise where it does vary.
+        A feature that is constant here gets weights of 0: training would leave its random weights, which add noise
+        wherever it varies.
         """
         seen = x[mask][:, : self.features].double()
         for name, values in (("replica", seen), ("context", context.double())):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
-            # What hardly varies in training must not blow up elsewhere.
+            # The bound keeps a feature that hardly varies in training from exploding elsewhere.
             getattr(self, f"{name}_std").copy_(values.std(0).clamp_min(0.05))
             constant = values.amin(0) == values.amax(0)
             getattr(self.network, name).weight[:, constant] = 0.0
@@ -98,8 +98,10 @@ class Actor(nn.Module):
     def set_products(
         self, products: Floats, by_beta: Floats, x: Tensor, context: Tensor, mask: Tensor, entropy: float
     ) -> None:
-        """Take weights of the interactions up to a factor: the one that gives, without the network, this mean entropy
-        (nats) in the states x, context, mask: a policy that is sure of itself has nothing to learn from."""
+        """Set the weights of the interactions, scaled so that the policy has this mean entropy (nats) in the states.
+
+        A policy that does not explore cannot learn.
+        """
         directions = torch.from_numpy(products).float(), torch.from_numpy(by_beta).float()
         low, high = 1e-3, 1e3
         for _ in range(40):
@@ -107,19 +109,19 @@ class Actor(nn.Module):
             self.products.copy_(directions[0] * factor)
             self.products_by_beta.copy_(directions[1] * factor)
             distribution = self(x, context, mask)
-            found = -(distribution.exp() * distribution.masked_fill(~mask, 0.0)).sum(1).mean()
-            low, high = (factor, high) if found > entropy else (low, factor)
+            mean = -(distribution.exp() * distribution.masked_fill(~mask, 0.0)).sum(1).mean()
+            low, high = (factor, high) if mean > entropy else (low, factor)
 
     @torch.no_grad()
     def bound(self) -> None:
-        """To be called after each step of an optimiser: see rl.router.policy.bounded_products."""
+        """Bound the interactions' weights (rl.router.policy.bounded_products); call this after each optimiser step."""
         products, by_beta = bounded_products(_array(self.products), _array(self.products_by_beta))
         self.products.copy_(torch.from_numpy(products))
         self.products_by_beta.copy_(torch.from_numpy(by_beta))
 
     @torch.no_grad()
     def weights(self) -> PolicyWeights:
-        """Weights for inference on raw features: the normaliser is folded in."""
+        """Return weights for inference on raw features, with the normaliser folded in."""
         network = self.network
         return PolicyWeights(
             replica=_array(network.replica.weight.T),
@@ -140,7 +142,7 @@ class Actor(nn.Module):
 
     @torch.no_grad()
     def set_weights(self, weights: PolicyWeights, normaliser: Normaliser) -> None:
-        """The inverse of `weights` and `normaliser`. The sizes are this network's."""
+        """Take the result of `weights` and `normaliser` of a network of the same sizes."""
         for name, values in vars(normaliser).items():
             getattr(self, name).copy_(torch.from_numpy(values))
         plain, network = weights.unfolded(normaliser), self.network
@@ -159,7 +161,7 @@ def _array(tensor: Tensor) -> Floats:
 
 
 class Critic(nn.Module):
-    """The expected return of a state: the same kind of network, pooled over the replicas."""
+    """Estimate the expected return of a state by a ReplicaNetwork, pooled over the replicas."""
 
     def __init__(self, queue_depth: int, hidden_1: int, hidden_2: int) -> None:
         super().__init__()
@@ -167,5 +169,5 @@ class Critic(nn.Module):
         self.value = nn.Linear(3 * hidden_2, 1)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
-        """[N] from normalised features."""
+        """Return values [N] of normalised features."""
         return self.value(pool(self.network(x, context, mask), mask)).squeeze(1)  # type: ignore[no-any-return]

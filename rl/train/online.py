@@ -1,4 +1,4 @@
-"""Learning while one simulation runs: `--ppo_global_scheduler_config_mode train`."""
+"""Train a policy while a simulation runs: `--ppo_global_scheduler_config_mode train`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from typing import Any
 import torch
 
 from rl.reward.reward import Reward, RewardConfig, Window
-from rl.router.checkpoint import Checkpoint, check_queue_requests, policy_path
 from rl.router.encoder import DEFAULT_QUEUE_REQUESTS
-from rl.router.scheduler import PPOScheduler
+from rl.router.scheduler import PPOScheduler, configured_checkpoint
 from rl.simulate.rollout import RunningSimulation
 from rl.train.log import TrainingLog
 from rl.train.report import write_training_report
@@ -28,17 +27,17 @@ from vidur.metrics.text import plural
 from vidur.observation import ClusterObservation
 from vidur.scheduler.routers import DrivingScheduler, RouterContext
 
-# Decisions between two updates of one simulation, if the configuration leaves it open.
+# The default number of decisions between two updates.
 _ROLLOUT_DECISIONS = 1024
 
 NEW = "new"
 
 
 class OnlineTrainer(DrivingScheduler):
-    """Routes by sampling from a policy that its own decisions improve, rollout after rollout.
+    """Route by sampling from a policy, and improve it by PPO after each rollout.
 
-    It begins with the configured checkpoint, or with nothing for the name `new`, and saves the policy to `output`; the
-    log of its updates and their report go into a folder beside it, `mine_training` for mine.safetensors.
+    Training starts from the configured checkpoint, or from scratch for the name `new`. The policy is saved to `output`,
+    its log and report to a folder beside it: `mine_training` for mine.safetensors.
     """
 
     def __init__(self, config: PPOGlobalSchedulerConfig, context: RouterContext) -> None:
@@ -46,23 +45,23 @@ class OnlineTrainer(DrivingScheduler):
         self._rng = context.rng
         seed = int(context.rng.integers(2**31))
         torch.set_num_threads(1)
-        begun = None if config.checkpoint == NEW else _load(config)
+        start = None if config.checkpoint == NEW else configured_checkpoint(config)
         depth = DEFAULT_QUEUE_REQUESTS if config.max_queue_requests is None else config.max_queue_requests
-        self.queue_depth = depth if begun is None else begun.max_queue_requests
-        hidden = (config.hidden_1, config.hidden_2) if begun is None else begun.weights.hidden.shape
+        self.queue_depth = depth if start is None else start.max_queue_requests
+        hidden = (config.hidden_1, config.hidden_2) if start is None else start.weights.hidden.shape
         self._rollout_decisions = config.rollout_decisions or _ROLLOUT_DECISIONS
         self._config = dataclasses.replace(
             config, max_queue_requests=self.queue_depth, rollout_decisions=self._rollout_decisions,
             hidden_1=hidden[0], hidden_2=hidden[1],
         )  # fmt: skip
         self._trainer = Trainer(self._config, self.queue_depth, Reward(RewardConfig.load(config.reward)), seed)
-        self._fresh = begun is None
-        if begun is not None:
-            self._trainer.begin_with(begun)
+        self._fresh = start is None
+        if start is not None:
+            self._trainer.begin_with(start)
         self._decided = self._updates = 0
 
     def schedule(self, observation: ClusterObservation) -> int:
-        """By the policy as it is, without learning: for simulations that are driven decision by decision."""
+        """Sample from the current policy without learning, for simulations that ask decision by decision."""
         policy = PPOScheduler(self.context, self._trainer.weights(), self.queue_depth, self._config.beta, sample=True)
         return policy.schedule(observation)
 
@@ -81,7 +80,7 @@ class OnlineTrainer(DrivingScheduler):
         print(f"Policy after {plural(self._updates, 'update')}: {output}\nReport: {report}", file=sys.stderr)
 
     def _roll(self, running: RunningSimulation, log: TrainingLog) -> bool:
-        """A rollout, and what there is to learn from it. Returns whether the simulation has ended."""
+        """Roll out the policy and learn from it. Returns whether the simulation has ended."""
         started = time.perf_counter()
         rollout = running.roll(
             self._trainer.weights().memory(self._config.beta, True), self._rollout_decisions, self._rng
@@ -97,7 +96,7 @@ class OnlineTrainer(DrivingScheduler):
                 figures, results = self._trainer.learn([rollout], [Window.of(rollout, running)], [0], progress)
             except FloatingPointError as error:
                 raise InputError(
-                    f"training stopped, {error}: lower {self._config.flag('learning_rate')} or clip the reward"
+                    f"training stopped as {error}: lower {self._config.flag('learning_rate')} or clip the reward"
                 ) from None
             self._updates += 1
             figures["sps"] = len(rollout) / (time.perf_counter() - started)
@@ -105,17 +104,10 @@ class OnlineTrainer(DrivingScheduler):
         return rollout.ended
 
     def _settings(self) -> dict[str, Any]:
-        """Those that matter in training: the same run says the same, wherever its output goes."""
+        """Return the settings that matter in training, without the output's path."""
         return {key: value for key, value in asdict(self._config).items() if key not in ("mode", "sample", "output")}
 
     def _save(self, output: Path) -> None:
         facts = {"ppo": self._settings(), "decisions": self._decided, "updates": self._updates, "online": True,
                  "uses_the_future": False}  # fmt: skip
         self._trainer.checkpoint(facts, with_training=False).save(output)
-
-
-def _load(config: PPOGlobalSchedulerConfig) -> Checkpoint:
-    path = policy_path(config.checkpoint)
-    checkpoint = Checkpoint.load(path)
-    check_queue_requests(checkpoint, config.max_queue_requests, path)
-    return checkpoint

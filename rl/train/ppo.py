@@ -1,8 +1,7 @@
-"""Proximal policy optimisation: advantages of a rollout, and the update.
+"""Proximal policy optimisation: compute advantages and update actor and critic.
 
-Sources: generalised advantage estimation, Schulman et al., 2016 (arXiv 1506.02438), equation 16; the clipped surrogate,
-Schulman et al., 2017 (arXiv 1707.06347), equation 7; the estimator of the KL divergence of an update, Schulman, 2020
-(joschu.net/blog/kl-approx).
+Sources: generalised advantage estimation (GAE), Schulman et al., 2016 (arXiv 1506.02438), equation 16; the clipped
+surrogate, Schulman et al., 2017 (arXiv 1707.06347), equation 7; approx_kl, Schulman, 2020 (joschu.net/blog/kl-approx).
 """
 
 from __future__ import annotations
@@ -19,16 +18,18 @@ from vidur.observation import Floats
 
 
 def advantages(rewards: Floats, values: Floats, ended: bool, discount: float, gae_lambda: float) -> Floats:
-    """GAE of one simulation: rewards [T]; values [T + 1], the last one of the state after the last decision, which
-    counts as 0 if the simulation has ended."""
+    """Return the GAE advantages [T] of one simulation's rewards [T] and values [T + 1].
+
+    The last value, of the state after the last decision, counts as 0 if the simulation has `ended`.
+    """
     estimates = np.zeros(len(rewards))
-    following = 0.0 if ended else float(values[-1])
+    next_value = 0.0 if ended else float(values[-1])
     advantage = 0.0
     for step in range(len(rewards) - 1, -1, -1):
-        surprise = rewards[step] + discount * following - values[step]
-        advantage = surprise + discount * gae_lambda * advantage
+        delta = rewards[step] + discount * next_value - values[step]
+        advantage = delta + discount * gae_lambda * advantage
         estimates[step] = advantage
-        following = values[step]
+        next_value = values[step]
     return estimates
 
 
@@ -36,8 +37,9 @@ def advantages(rewards: Floats, values: Floats, ended: bool, discount: float, ga
 class TrainingBatch:
     """Decisions of many simulations, padded to the most replicas.
 
-    features [N, R, F] raw, contexts [N, G], masks bool[N, R]; actions int64[N]; log_probabilities [N] of these under
-    the policy that acted; reference [N, R]: log-probabilities under the reference policy; advantages, returns [N].
+    features [N, R, F] raw, contexts [N, G], masks bool[N, R]; actions int64[N]; log_probabilities [N] of the actions
+    under the policy that acted; reference [N, R]: log-probabilities under the reference policy; advantages, returns
+    [N].
     """
 
     features: Tensor
@@ -55,7 +57,7 @@ class TrainingBatch:
 
 @dataclass(frozen=True)
 class Weights:
-    """What changes over the training: the learning rate, and the weights of the entropy and of the KL divergence."""
+    """The scheduled hyper-parameters: the learning rate, and the weights of entropy and KL divergence in the loss."""
 
     learning_rate: float
     entropy: float
@@ -63,10 +65,10 @@ class Weights:
 
     @classmethod
     def at(cls, progress: float, config: PPOGlobalSchedulerConfig) -> Weights:
-        """progress: 0 to 1 over the training."""
+        """Return the values at a progress, 0 to 1, of the training."""
 
-        def linear(start: float, end: float, part: float) -> float:
-            return start + (end - start) * min(progress / part, 1.0)
+        def linear(start: float, end: float, duration: float) -> float:
+            return start + (end - start) * min(progress / duration, 1.0)
 
         return cls(
             learning_rate=linear(config.learning_rate, config.final_learning_rate, 1.0),
@@ -76,22 +78,23 @@ class Weights:
 
 
 def policy_loss(log_probabilities: Tensor, before: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
-    """The clipped surrogate, negated: the mean over the decisions of max(-r A, -clip(r, 1 - e, 1 + e) A)."""
+    """Return the negated clipped surrogate, the mean over decisions of max(-r A, -clip(r, 1 - e, 1 + e) A)."""
     ratio = (log_probabilities - before).exp()
     return torch.max(-advantage * ratio, -advantage * ratio.clamp(1 - clip_range, 1 + clip_range)).mean()
 
 
 def entropy(log_probabilities: Tensor) -> Tensor:
-    """[N] of the distributions [N, R]; -inf is a probability of 0."""
+    """Return the entropies [N] of distributions [N, R]; -inf is a probability of 0."""
     return -(log_probabilities.exp() * finite(log_probabilities)).sum(1)
 
 
 def kl_divergence(log_probabilities: Tensor, reference: Tensor) -> Tensor:
-    """[N]: KL(policy || reference) of the distributions [N, R]."""
+    """Return KL(policy || reference), [N], of distributions [N, R]."""
     return (log_probabilities.exp() * (finite(log_probabilities) - finite(reference))).sum(1)
 
 
 def finite(log_probabilities: Tensor) -> Tensor:
+    """Replace -inf by 0, so that a probability of 0 times its logarithm is 0."""
     return log_probabilities.masked_fill(log_probabilities == -torch.inf, 0.0)
 
 
@@ -104,15 +107,15 @@ def update(
     weights: Weights,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Improve actor and critic on a batch. Returns the means of what is worth watching, and `epochs` done.
+    """Improve actor and critic on a batch. Returns the mean diagnostics, and the number of `epochs`.
 
-    Raises FloatingPointError if the loss is not finite; the step is not taken then.
+    Raises FloatingPointError before a step whose loss or gradient is not finite.
     """
     for group in optimizer.param_groups:
         group["lr"] = weights.learning_rate
     parameters = [*actor.parameters(), *critic.parameters()]
     scaled = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
-    seen: list[list[float]] = []
+    diagnostics: list[list[float]] = []
     epochs = 0
     for _ in range(config.epochs):
         order = torch.randperm(len(batch), generator=generator)
@@ -145,8 +148,10 @@ def update(
                 approx_kl = (change.exp() - 1 - change).mean().item()
                 clipped = ((change.exp() - 1).abs() > config.clip_range).float().mean().item()
             divergences.append(approx_kl)
-            seen.append([surrogate.item(), value_loss.item(), bonus.item(), to_reference.item(), approx_kl, clipped])
+            diagnostics.append(
+                [surrogate.item(), value_loss.item(), bonus.item(), to_reference.item(), approx_kl, clipped]
+            )
         if np.mean(divergences) > config.target_kl:
             break
     names = ("policy_loss", "value_loss", "entropy", "kl_to_reference", "approx_kl", "clipfrac")
-    return {**dict(zip(names, np.mean(seen, 0).tolist(), strict=True)), "epochs": float(epochs)}
+    return {**dict(zip(names, np.mean(diagnostics, 0).tolist(), strict=True)), "epochs": float(epochs)}

@@ -1,4 +1,4 @@
-"""python -m rl.training_report FOLDER: report.html of a training run, from its log; also while the run goes on."""
+"""python -m rl.training_report FOLDER: write report.html of a training run, also while it is running."""
 
 from __future__ import annotations
 
@@ -19,41 +19,40 @@ REPORT = "report.html"
 _DECISIONS = "decisions"
 _VS = "_vs_"
 _METRICS = {"mean_e2e": "Mean E2E", "mean_ttft": "Mean TTFT", "p99_ttft": "p99 TTFT"}
-# A ratio to a baseline, and what it is.
-_RATIOS = {"cost": ("Cost", "what training minimises, over what it is under least_tokens")}
+_RATIOS = {"cost": ("Cost", "the objective of training, relative to least_tokens")}
 _TERM = "reward/term/"
 
 # (name, title, note)
 _LOSSES = (
-    ("losses/policy_loss", "Policy loss", "the clipped surrogate, negated: noise around 0 is normal"),
+    ("losses/policy_loss", "Policy loss", "negated clipped surrogate: noise around 0 is normal"),
     ("losses/value_loss", "Value loss", "squared error of the critic, in scaled returns"),
-    ("losses/explained_variance", "Explained variance", "of the returns by the critic: 1 is all, 0 is none"),
-    ("losses/entropy", "Entropy", "of the policy, in nats: it falls as the policy makes up its mind"),
-    ("losses/approx_kl", "Approximate KL", "how far one update moves the policy"),
+    ("losses/explained_variance", "Explained variance", "of the returns by the critic: 1 is perfect, 0 is none"),
+    ("losses/entropy", "Entropy", "of the policy, in nats: it falls as the policy becomes deterministic"),
+    ("losses/approx_kl", "Approximate KL", "change of the policy in one update"),
     ("losses/clipfrac", "Clip fraction", "decisions whose probability ratio left the clip range"),
-    ("losses/kl_to_reference", "KL to the reference", "how far the policy is from where PPO began"),
+    ("losses/kl_to_reference", "KL to the reference", "distance from the policy at the start of PPO"),
 )
 _SPEED = (
-    ("charts/SPS", "Speed", "decisions per second: simulating and learning"),
+    ("charts/SPS", "Speed", "decisions per second, simulated and learned from"),
     ("charts/learning_rate", "Learning rate", "of Adam"),
 )
 _UNITS = {"charts/SPS": "decisions per second", "losses/entropy": "entropy (nats)"}
 _STAGES = {
-    "reward/raw": ("Raw reward", "the weighted terms, added up"),
-    "reward/scaled": ("Scaled reward", "after scale and normalisation"),
-    "reward/clipped": ("Clipped reward", "what the learner gets"),
+    "reward/raw": ("Raw reward", "sum of the weighted terms"),
+    "reward/scaled": ("Scaled reward", "after scaling and normalisation"),
+    "reward/clipped": ("Clipped reward", "the reward that the learner gets"),
 }
 _ACTIONS = "policy/action_distribution"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the report of the folder that is named. Returns the exit status of `run_tool`."""
+    """Write the report and return the exit status."""
     return run_tool("rl.training_report", _parse, lambda folder: print(write_training_report(folder)), argv)
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[Path]:
     parser = FlagParser(prog="python -m rl.training_report", description=__doc__, allow_abbrev=False)
-    parser.add_argument("folder", metavar="FOLDER", help="of a training run: it holds log.jsonl")
+    parser.add_argument("folder", metavar="FOLDER", help="folder of a training run, with its log.jsonl")
     return (Path(parser.parse_args(argv).folder),)
 
 
@@ -92,18 +91,17 @@ def _facts(rows: Sequence[Mapping[str, Any]], hyperparameters: Mapping[str, Any]
 
 
 def _cards(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """The last of what matters."""
-    made = []
+    """Return the latest of the most important figures."""
+    cards = []
     for scenario, metric in _evaluated(rows):
         steps, values = _evaluation(rows, scenario, metric)
         name, _, baseline = metric.partition(_VS)
+        title = f"{_METRICS.get(name, name)}, {scenario}"
         if baseline:
             sign = "+" if values[-1] > 0 else ""
-            made.append(
-                (f"{_METRICS.get(name, name)}, {scenario}", f"{sign}{100 * values[-1]:.1f} %", f"against {baseline}")
-            )
+            cards.append((title, f"{sign}{100 * values[-1]:.1f} %", f"against {baseline}"))
         elif name in _METRICS:
-            made.append((f"{_METRICS[name]}, {scenario}", in_seconds(values[-1]), f"after {steps[-1]:,} decisions"))
+            cards.append((title, in_seconds(values[-1]), f"after {steps[-1]:,} decisions"))
     for name, label, note in (
         ("reward/raw", "Reward", "raw, mean of the last update"),
         ("losses/entropy", "Entropy", "nats"),
@@ -112,12 +110,12 @@ def _cards(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     ):
         _, values = _scalar(rows, name)
         if values:
-            made.append((label, significant(values[-1]), note))
-    return made
+            cards.append((label, significant(values[-1]), note))
+    return cards
 
 
 def _learning_curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """For each scenario and metric: the policy relative to each baseline, and its value."""
+    """Draw each scenario and metric relative to the baselines, or its value if it was not compared."""
     charts: list[Chart] = []
     evaluated = _evaluated(rows)
     for scenario in dict.fromkeys(scenario for scenario, _ in evaluated):
@@ -130,7 +128,7 @@ def _learning_curves(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 
 def _against(rows: Sequence[Mapping[str, Any]], scenario: str, label: str, metrics: Sequence[str]) -> Chart:
-    """A line for each baseline; 0 is the baseline."""
+    """Draw a line for each baseline, which itself is at 0."""
     traces = []
     last = 0
     for metric, color in zip(metrics, COLORS, strict=False):
@@ -139,43 +137,42 @@ def _against(rows: Sequence[Mapping[str, Any]], scenario: str, label: str, metri
         percents = short([100 * value for value in values])
         traces.append(line(steps, percents, f"against {metric.partition(_VS)[2]}", color, mode="lines+markers"))
     dotted = {"line": {"color": FAINT, "width": 1, "dash": "dot"}, "showlegend": False, "hoverinfo": "skip"}
-    traces.append(line([0, last], [0, 0], "as good", FAINT, **dotted))
-    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis("difference (%)")}
-    return Chart(label, f"{scenario}, fixed seeds: below 0 the policy is better", traces, shown)
+    traces.append(line([0, last], [0, 0], "equal", FAINT, **dotted))
+    return Chart(label, f"{scenario}, fixed seeds: below 0 the policy is better", traces, _axes("difference (%)"))
 
 
 def _absolute(rows: Sequence[Mapping[str, Any]], scenario: str, metric: str) -> Chart:
     title, note = _RATIOS.get(metric, (_METRICS.get(metric, metric), "fixed seeds"))
     steps, values = _evaluation(rows, scenario, metric)
     trace = line(steps, short(values), title, ACCENT, mode="lines+markers")
-    shown = {
-        "xaxis": axis(_DECISIONS, rangemode="tozero"),
-        "yaxis": axis(f"{title} (s)" if metric in _METRICS else title.lower()),
-    }
-    return Chart(title, f"{scenario}: {note}", [trace], shown)
+    axes = _axes(f"{title} (s)" if metric in _METRICS else title.lower())
+    return Chart(title, f"{scenario}: {note}", [trace], axes)
+
+
+def _axes(y: str) -> dict[str, Any]:
+    return {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(y)}
 
 
 def _curve(rows: Sequence[Mapping[str, Any]], name: str, title: str, note: str) -> Chart:
-    """Each update as a faint line, and a running mean of some of them over it."""
+    """Draw the value of each update as a faint line, with a running mean on top."""
     steps, values = _scalar(rows, name)
-    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(_UNITS.get(name, title.lower()))}
+    axes = _axes(_UNITS.get(name, title.lower()))
     if len(values) < 40:
-        return Chart(title, note, [line(steps, short(values), title, ACCENT, mode="lines+markers")], shown)
-    faint = line(steps, short(values), "each update", f"{ACCENT}/0.35", showlegend=False)
-    return Chart(
-        title, note, [faint, line(steps, short(_smooth(values)), "mean of the last", ACCENT, showlegend=False)], shown
-    )
+        return Chart(title, note, [line(steps, short(values), title, ACCENT, mode="lines+markers")], axes)
+    updates = line(steps, short(values), "each update", f"{ACCENT}/0.35", showlegend=False)
+    mean = line(steps, short(_smooth(values)), "running mean", ACCENT, showlegend=False)
+    return Chart(title, note, [updates, mean], axes)
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """An exponential mean with a memory of a sixtieth of the run, unbiased at its beginning."""
+    """Return an exponential moving average over about a sixtieth of the run, unbiased at its beginning."""
     keep = 1 - 1 / max(len(values) / 60, 2)
     total = weight = 0.0
-    made = []
+    means = []
     for value in values:
         total, weight = keep * total + value, keep * weight + 1
-        made.append(total / weight)
-    return made
+        means.append(total / weight)
+    return means
 
 
 def _reward_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
@@ -183,9 +180,8 @@ def _reward_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
 
 
 def _fan(rows: Sequence[Mapping[str, Any]], name: str, title: str, note: str, unit: str) -> Chart:
-    """How a distribution moves: bands from p1 to p99, p5 to p95, p25 to p75, the median and the mean."""
+    """Draw a distribution over the training: bands from p1 to p99, p5 to p95 and p25 to p75, median and mean."""
     points = [(row["step"], row["histograms"][name]) for row in rows if name in row.get("histograms", {})]
-    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis(unit)}
     steps = [step for step, _ in points]
 
     def quantile(percent: int) -> list[float | None]:
@@ -199,7 +195,7 @@ def _fan(rows: Sequence[Mapping[str, Any]], name: str, title: str, note: str, un
         traces.append(line(steps, quantile(high), f"p{low} to p{high}", ACCENT, **edge, **band))
     traces.append(line(steps, quantile(50), "median", ACCENT))
     traces.append(line(steps, short([own["mean"] for _, own in points]), "mean", COLORS[1]))
-    return Chart(title, note, traces, shown)
+    return Chart(title, note, traces, _axes(unit))
 
 
 def _clipped(rows: Sequence[Mapping[str, Any]]) -> Chart:
@@ -210,13 +206,11 @@ def _clipped(rows: Sequence[Mapping[str, Any]]) -> Chart:
     ):
         steps, values = _scalar(rows, name)
         traces.append(line(steps, short([100 * value for value in values]), label, color))
-    return Chart(
-        "Clipped share", "decisions whose reward is cut at a bound", traces, layout(_DECISIONS, "decisions (%)")
-    )
+    return Chart("Clipped share", "decisions whose reward is clipped", traces, layout(_DECISIONS, "decisions (%)"))
 
 
 def _terms(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """The mean of each weighted term, where a reward has more than one."""
+    """Draw the mean of each weighted term, if the reward has several."""
     names = sorted({name for row in rows for name in row.get("scalars", {}) if name.startswith(_TERM)})
     if len(names) < 2:
         return []
@@ -224,40 +218,31 @@ def _terms(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
     for name, color in zip(names, COLORS, strict=False):
         steps, values = _scalar(rows, name)
         traces.append(line(steps, short(_smooth(values)), name.removeprefix(_TERM), color))
-    shown = {"xaxis": axis(_DECISIONS, rangemode="tozero"), "yaxis": axis("mean reward")}
-    return [Chart("Terms of the reward", "weighted, running means", traces, shown)]
+    return [Chart("Terms of the reward", "weighted, running means", traces, _axes("mean reward"))]
 
 
 def _action_charts(rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    charts = [
-        _fan(
-            rows,
-            _ACTIONS,
-            "Shares of the replicas",
-            "1 is an equal share of the decisions; bands over replicas and simulations",
-            "share of an equal share",
-        )
-    ]
-    certain = _curve(
-        rows, "policy/max_probability", "Greatest probability", "of a decision, mean: 1 is a policy that never explores"
-    )
-    return [*charts, *([certain] if certain.has_data else [])]
+    note = "decisions per replica over the mean of its simulation; bands over replicas and simulations"
+    charts = [_fan(rows, _ACTIONS, "Shares of the replicas", note, "relative share")]
+    note = "mean over the decisions: 1 is a policy that does not explore"
+    greatest = _curve(rows, "policy/max_probability", "Greatest probability", note)
+    return [*charts, *([greatest] if greatest.has_data else [])]
 
 
 def _clone(cloned: Mapping[str, Any]) -> tuple[str, Table]:
     headings, *lines = clone_table(cloned)
-    note = "Costs: above the best choice's, in the states of the demonstrator that were held out."
+    note = "Costs are above the best choice's, in the demonstrator's held-out states."
     return note, Table(headings, lines)
 
 
 def _scalar(rows: Iterable[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values, where there is one."""
+    """Return the steps that have this scalar, and its values."""
     points = [(row["step"], row["scalars"][name]) for row in rows if row.get("scalars", {}).get(name) is not None]
     return [step for step, _ in points], [value for _, value in points]
 
 
 def _evaluated(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(scenario, metric) of all evaluations, in the order of their first."""
+    """Return (scenario, metric) of all evaluations, in order of appearance."""
     return list(
         dict.fromkeys(
             (scenario, metric)

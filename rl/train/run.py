@@ -1,4 +1,4 @@
-"""A training run: warm start, then PPO over many simulations at once."""
+"""Run a training: a warm start, then PPO over many simulations at once."""
 
 from __future__ import annotations
 
@@ -34,16 +34,19 @@ from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
 from vidur.progress import Progress
 
-# Decisions of each simulation between two updates, if the configuration leaves it open.
+# The default number of decisions of each simulation between two updates.
 _ROLLOUT_DECISIONS = 128
 
-# At most: lookahead takes some seconds for each.
+# The most episodes on which a clone is validated, as lookahead takes seconds for each.
 _CLONE_EPISODES = 12
 
 
 class TrainingRun:
-    """One run: its learner, its simulations, and its folder of policy.safetensors (of the least cost in validation),
-    checkpoint.safetensors (to resume from), log.jsonl and report.html."""
+    """A training run, which writes into its folder.
+
+    policy.safetensors has the policy of the least cost in validation, checkpoint.safetensors the state to resume from;
+    beside them are log.jsonl and report.html.
+    """
 
     def __init__(
         self, train: TrainConfig, search: SearchConfig, warm: WarmStartConfig, ppo: PPOGlobalSchedulerConfig
@@ -58,7 +61,7 @@ class TrainingRun:
         self._update = 0
         self._decisions = 0
         self._best_cost = float("inf")
-        # One thread: the same sums in the same order on any number of cores.
+        # One thread, so that sums are the same on any number of cores.
         torch.set_num_threads(1)
 
     @property
@@ -67,13 +70,13 @@ class TrainingRun:
 
     @property
     def next_step(self) -> str:
-        """What to do after the run was interrupted."""
+        """How to continue after an interruption."""
         if self._checkpoint.is_file():
-            return "--resume goes on from the last checkpoint"
-        return "there is no checkpoint yet, so it begins anew"
+            return "--resume continues from the last checkpoint"
+        return "there is no checkpoint yet, so start again"
 
     def run(self) -> int:
-        """Train to the end, or until the loss is not finite. Returns the exit status."""
+        """Train to the end and return the exit status: 1 if the loss is not finite."""
         self._check_folder()
         saved = Checkpoint.load(self._checkpoint, training=True) if self._train.resume else None
         cloned = None
@@ -115,8 +118,8 @@ class TrainingRun:
                     figures, results = self._trainer.learn(rollouts, windows, collector.groups, share)
                 except FloatingPointError as error:
                     print(
-                        f"rl.train: stopped, {error}{self._last_good_state}: "
-                        "lower --learning_rate or clip the reward, and train anew",
+                        f"rl.train: stopped as {error}{self._last_good_state}: "
+                        "lower --learning_rate or clip the reward, and start again",
                         file=sys.stderr,
                     )
                     return 1
@@ -142,7 +145,7 @@ class TrainingRun:
         return ""
 
     def _validate(self, validation: Validation, log: TrainingLog) -> dict[str, float]:
-        """Compare the policy with the baselines, and save it if its cost is the least so far."""
+        """Compare the policy with the baselines, and save it if it has the least cost so far."""
         figures = validation.figures(self._trainer.weights())
         log.evaluation(self._decisions, {"training": figures})
         if figures["cost"] < self._best_cost:
@@ -152,7 +155,7 @@ class TrainingRun:
         return figures
 
     def _warm_start(self) -> dict[str, Any] | None:
-        """Everything before PPO. Returns what became of the clone, None if there is none."""
+        """Search, clone and run DAgger, as configured. Returns the figures of the clone, if there is one."""
         cloned = None
         seed, actor = self._train.seed, self._trainer.actor
         if self._search.search_iterations:
@@ -173,15 +176,15 @@ class TrainingRun:
         return cloned
 
     def _look_around(self, policy: PolicyWeights) -> list[Rollout]:
-        """What a policy sees, over as many episodes as there are simulations."""
+        """Roll out a policy over as many episodes as there are simulations."""
         count = self._train.groups * self._train.members
         collector = Collector(self._suite, self._depth, count, 1, self._train.seed + 1, self._threads)
         return collector.collect(policy, self._suite.requests // 3)[0]
 
     def _facts(self) -> dict[str, Any]:
-        """What the checkpoint says of how it was made."""
+        """Return the facts that a checkpoint records of its training."""
         return {
-            "training": {key: value for key, value in asdict(self._train).items() if key not in _NOT_KEPT},
+            "training": {key: value for key, value in asdict(self._train).items() if key not in _MAY_CHANGE},
             "search": asdict(self._search),
             "warm_start": asdict(self._warm),
             "ppo": {key: value for key, value in asdict(self._ppo).items() if key not in NOT_OF_TRAINING},
@@ -198,9 +201,9 @@ class TrainingRun:
 
     def _check_folder(self) -> None:
         if self._train.resume and not self._checkpoint.is_file():
-            raise InputError(f"--resume: there is no {self._checkpoint} yet: leave --resume out")
+            raise InputError(f"--resume: there is no {self._checkpoint} yet: drop --resume")
         if not self._train.resume and self._checkpoint.exists():
-            raise InputError(f"--folder {self._folder} holds a run: give --resume to go on with it, or another folder")
+            raise InputError(f"--folder {self._folder} holds a run: give --resume to continue it, or another folder")
         check_writable(self._folder, "--folder")
 
     def _check_same_run(self, saved: Checkpoint) -> None:
@@ -227,5 +230,5 @@ class TrainingRun:
         self._best_cost = float(saved.training["best_cost"])
 
 
-# What may differ between a run and its continuation.
-_NOT_KEPT = ("folder", "resume", "threads")
+# Flags that may differ between a run and its continuation.
+_MAY_CHANGE = ("folder", "resume", "threads")

@@ -1,8 +1,8 @@
-"""Before PPO: search the weights of the interactions by what whole episodes cost.
+"""Search the weights of the interactions by the cost of whole episodes, before PPO.
 
-A policy that is linear in the interactions has few weights, so that they can be tried out: no credit has to be assigned
-to single decisions, and what a placement does to requests that are yet to come counts in full. The cross-entropy
-method: Rubinstein, 1999; all candidates of an iteration replay the same episodes.
+A policy that is linear in the interactions has few enough weights to try them out. So no credit is assigned to single
+decisions, and a placement's effect on later requests counts in full. The search is the cross-entropy method
+(Rubinstein, 1999); all candidates of an iteration replay the same episodes.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from vidur.progress import Progress
 from vidur.scheduler.routers.base import ChooseKernel
 from vidur.scheduler.routers.least_tokens import choose_least_tokens
 
-# The beta in the middle of the range, at which a candidate's first half are the weights.
+# A middle beta, at which the first half of a candidate gives the weights.
 _MIDDLE = 10.0
-# Where the search begins: a backlog and the streams that a prompt would hold up are to be avoided, and load a little.
+# The start of the search: avoid a backlog and interference with decoding requests, and load a little.
 _BEGIN = {I_BACKLOG: 1.0, I_INTERFERENCE: 1.0, I_LOAD: 0.5}
 _SPREAD, _SPREAD_BY_BETA, _LEAST_SPREAD = 0.6, 0.2, 0.02
 _ELITES, _KEPT = 0.25, 0.4
 
 
 def linear_policy(products: Floats, products_by_beta: Floats, queue_depth: int) -> PolicyWeights:
-    """A policy without a network."""
+    """Return a policy that is linear in the interactions: its network has no units."""
     features = feature_count(queue_depth) - INTERACTIONS
     none = np.zeros(0)
     return PolicyWeights(
@@ -49,8 +49,10 @@ def linear_policy(products: Floats, products_by_beta: Floats, queue_depth: int) 
 def search(
     suite: TrainingSuite, queue_depth: int, config: SearchConfig, seed: int, threads: int
 ) -> tuple[Floats, Floats, list[float]]:
-    """The weights found: (products, products_by_beta), and the mean cost in each iteration, over that of
-    least_tokens. Same seed, same bytes."""
+    """Return the best products and products_by_beta, and each iteration's mean cost relative to least_tokens.
+
+    The same seed gives the same bytes.
+    """
     rng = np.random.default_rng([seed, 0])
     mean = np.zeros(2 * INTERACTIONS)
     for interaction, weight in _BEGIN.items():
@@ -62,8 +64,8 @@ def search(
     with ThreadPoolExecutor(threads) as pool, progress:
         for iteration in range(config.search_iterations):
             first = iteration * config.search_episodes
-            drawn = [np.random.default_rng([seed, 1, first + number]) for number in range(config.search_episodes)]
-            tests = list(pool.map(partial(_Test.of, suite), drawn))
+            rngs = [np.random.default_rng([seed, 1, first + i]) for i in range(config.search_episodes)]
+            tests = list(pool.map(partial(_Test.of, suite), rngs))
             candidates = mean + spread * rng.standard_normal((config.search_candidates, len(mean)))
             candidates[0] = mean
             costs = np.array(list(pool.map(partial(_mean_cost, tests, queue_depth), candidates)))
@@ -71,21 +73,21 @@ def search(
             mean = _KEPT * mean + (1 - _KEPT) * best.mean(0)
             spread = np.maximum(_KEPT * spread + (1 - _KEPT) * best.std(0), _LEAST_SPREAD)
             history.append(float(costs[0]))
-            progress.update(iteration + 1, f"cost {np.mean(history[-10:]):.3f} of least_tokens'")
+            progress.update(iteration + 1, f"cost {np.mean(history[-10:]):.3f} relative to least_tokens")
     if history:
         print(progress.text(), file=sys.stderr, flush=True)
     return (*_weights(mean), history)
 
 
 def _weights(candidate: Floats) -> tuple[Floats, Floats]:
-    """A candidate (what repels, at the middle beta, and its growth with the feature of beta) as a policy's weights."""
+    """Turn a candidate, costs at the middle beta and their growth with the feature of beta, into a policy's weights."""
     middle, growth = candidate[:INTERACTIONS], candidate[INTERACTIONS:]
     return bounded_products(-(middle - growth * math.log1p(_MIDDLE)), -growth)
 
 
 @dataclass(frozen=True)
 class _Test:
-    """An episode, and what it costs under least_tokens."""
+    """An episode, and its cost under least_tokens."""
 
     episode: Episode
     base: float

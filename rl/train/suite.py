@@ -1,4 +1,4 @@
-"""What a policy trains on: clusters, lengths, arrivals, loads and betas to draw episodes from."""
+"""A training suite draws episodes from clusters, request lengths, arrivals, loads and betas."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from vidur.scheduler.routers.least_tokens import choose_least_tokens
 
 
 class Range(NamedTuple):
-    """The least and the greatest of what is drawn, both above 0."""
+    """The least and the greatest value of what is drawn, both above 0."""
 
     low: float
     high: float
 
     @classmethod
     def of_document(cls, value: Any, where: str) -> Range:
-        """Of `[least, most]`."""
+        """Read `[least, most]`."""
         if (
             not isinstance(value, list)
             or len(value) != 2
@@ -49,19 +49,21 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingCluster(Config):
-    """A cluster of a suite: its settings go over those of the suite's base."""
+    """A cluster of a suite, whose settings override those of the suite's base."""
 
-    name: str = setting(MISSING, help="what the cluster is called")
-    cluster_config: dict[str, Any] = setting(MISSING, help="as of a configuration of vidur.main")
-    weight: float = setting(1.0, help="how often it is drawn, beside the others'", minimum=0)
+    name: str = setting(MISSING, help="name of the cluster")
+    cluster_config: dict[str, Any] = setting(MISSING, help="as in a configuration of vidur.main")
+    weight: float = setting(1.0, help="relative frequency", minimum=0)
 
 
 @dataclass(frozen=True)
 class TrainingLengths(Config):
+    """A distribution of request lengths of a suite."""
+
     distribution: str = setting(MISSING, help="a name in data/workloads, or a file of quantiles")
-    weight: float = setting(1.0, help="how often it is drawn, beside the others'", minimum=0)
-    prompt_scale: Range = setting(Range(1.0, 1.0), help="factors of an episode's prompts")
-    output_scale: Range = setting(Range(1.0, 1.0), help="factors of an episode's outputs")
+    weight: float = setting(1.0, help="relative frequency", minimum=0)
+    prompt_scale: Range = setting(Range(1.0, 1.0), help="factor of an episode's prompts")
+    output_scale: Range = setting(Range(1.0, 1.0), help="factor of an episode's outputs")
 
     @cached_property
     def table(self) -> QuantileTable:
@@ -73,10 +75,7 @@ class TrainingLengths(Config):
 
 @dataclass(frozen=True)
 class Episode:
-    """One simulation to be: its cluster (a name and an index into `TrainingSuite.clusters`), requests and events.
-
-    time_unit: seconds of a decode iteration of the fastest replica.
-    """
+    """The inputs of one simulation. name: of the cluster; time_unit: seconds of a decode iteration."""
 
     name: str
     plans: Plans
@@ -88,7 +87,7 @@ class Episode:
     def run(
         self, choose: ChooseKernel, memory: Floats, queue_depth: int, rng: np.random.Generator | None = None
     ) -> Engine:
-        """Simulate it to the end under a router that is a kernel; the engine as it is then. rng: for its draws."""
+        """Simulate the episode with a router's kernel and return the engine at the end. rng: for the router's draws."""
         plans = self.plans
         options = EngineOptions(
             record_rows=False,
@@ -104,23 +103,25 @@ class Episode:
 
 @dataclass(frozen=True)
 class TrainingSuite(Config):
-    """What episodes are drawn from; every key is in data/training/default.yaml, with a comment."""
+    """The distribution of training episodes; data/training/default.yaml explains every key."""
 
     clusters: tuple[TrainingCluster, ...] = setting(MISSING, help="a list of clusters")
     lengths: tuple[TrainingLengths, ...] = setting(MISSING, help="a list of distributions of lengths")
-    max_tokens: int = setting(MISSING, help="a longer request has its prompt cut", minimum=2)
-    load: Range = setting(MISSING, help="of the measured capacity")
-    poisson_share: float = setting(MISSING, help="of the episodes; the others have Gamma gaps", minimum=0, maximum=1)
-    gamma_cv: Range = setting(MISSING, help="coefficients of variation of the Gamma gaps")
-    beta: Range = setting(MISSING, help="weights of the tail of TTFT, log-uniform")
-    slow_share: float = setting(MISSING, help="of the episodes: one replica is slowed", minimum=0, maximum=1)
-    slow_factor: Range = setting(MISSING, help="by which it is slowed")
-    requests: int = setting(MISSING, help="of an episode", minimum=1)
+    max_tokens: int = setting(MISSING, help="tokens of a request, above which its prompt is cut", minimum=2)
+    load: Range = setting(MISSING, help="share of the measured capacity")
+    poisson_share: float = setting(
+        MISSING, help="share of episodes with Poisson arrivals; the others have Gamma gaps", minimum=0, maximum=1
+    )
+    gamma_cv: Range = setting(MISSING, help="coefficient of variation of the Gamma gaps")
+    beta: Range = setting(MISSING, help="weight of the tail of TTFT, log-uniform")
+    slow_share: float = setting(MISSING, help="share of episodes in which a replica slows down", minimum=0, maximum=1)
+    slow_factor: Range = setting(MISSING, help="factor of the slow replica's times")
+    requests: int = setting(MISSING, help="requests per episode", minimum=1)
     base: dict[str, Any] | None = setting(None, help="a configuration of vidur.main, which each cluster changes")
 
     @classmethod
     def read(cls, name: str) -> TrainingSuite:
-        """The suite of a name in data/training, or of a YAML file. Raises InputError."""
+        """Read the suite of a name in data/training, or of a YAML file. Raises InputError."""
         path, document = named_document("training suite", "training", name)
         return read(cls, document, str(path))
 
@@ -151,7 +152,7 @@ class TrainingSuite(Config):
         return {}
 
     def plans(self, cluster: TrainingCluster) -> Plans:
-        """The plans of a cluster, for requests of up to `max_tokens`; made once."""
+        """Return the plans of a cluster for requests of up to `max_tokens`, which are made once."""
         if cluster.name not in self._plans:
             half = np.full(1, self.max_tokens // 2)
             longest = RequestTable.of(np.zeros(1), half, self.max_tokens - half, "the longest request")
@@ -159,7 +160,7 @@ class TrainingSuite(Config):
         return self._plans[cluster.name]
 
     def draw(self, rng: np.random.Generator, only: TrainingCluster | None = None) -> Episode:
-        """An episode, of one cluster `only` if it is given. The same generator state gives the same one."""
+        """Draw an episode, of the cluster `only` if given. The same generator state gives the same episode."""
         clusters = self.clusters if only is None else (only,)
         cluster = clusters[_weighted([item.weight for item in clusters], rng)]
         plans = self.plans(cluster)
@@ -186,7 +187,7 @@ class TrainingSuite(Config):
         )
 
     def _draw_lengths(self, plans: Plans, rng: np.random.Generator) -> tuple[Any, Any]:
-        """Prompts and outputs that every replica of the cluster can hold."""
+        """Draw prompts and outputs that every replica of the cluster can hold."""
         lengths = self.lengths[_weighted([item.weight for item in self.lengths], rng)]
         prompts, outputs = lengths.table.sample(self.requests, rng)
         longest = min(self.max_tokens, *(plan.max_request_tokens for plan in plans.replicas))
@@ -197,9 +198,9 @@ class TrainingSuite(Config):
 
 
 def capacity(plans: Plans, prompts: Any, outputs: Any) -> float:
-    """Requests per second that the cluster completes when all of them are there from the start.
+    """Return the requests per second that the cluster completes under least_tokens, if all arrive at the start.
 
-    Under least_tokens, over the middle half of the completions.
+    The rate is that of the middle half of the completions.
     """
     table = RequestTable.of(np.zeros(len(prompts)), prompts, outputs, "capacity")
     options = EngineOptions(record_rows=False, observed=1, memory=np.array([-1.0, float(outputs.mean())]))

@@ -1,4 +1,4 @@
-"""The learner: actor, critic, reference policy and optimiser; rollouts in, a better policy out."""
+"""The learner, which improves a policy from rollouts by PPO."""
 
 from __future__ import annotations
 
@@ -21,21 +21,18 @@ from vidur.config import PPOGlobalSchedulerConfig
 from vidur.errors import InputError
 from vidur.observation import Floats
 
-# How much of the scale of returns one update replaces.
+# The weight of the newest update in the moving average of the returns' scale.
 _SCALE_WEIGHT = 0.1
 
-# Below this, rewards are all the same.
+# A standard deviation of rewards below this counts as 0.
 _LEAST_SPREAD = 1e-6
 
-# Of each hidden layer. The critic is used in training only.
+# Units of each hidden layer of the critic.
 _CRITIC_UNITS = 64
 
 
 class Trainer:
-    """Learns from rollouts by PPO. `seed` makes its weights and the order of its minibatches.
-
-    progress, 0 to 1, is how much of the training is done; schedules follow it.
-    """
+    """Actor, critic, reference policy and optimiser. seed: of the weights and the order of minibatches."""
 
     def __init__(self, config: PPOGlobalSchedulerConfig, max_queue_requests: int, reward: Reward, seed: int) -> None:
         self.config = config
@@ -55,27 +52,26 @@ class Trainer:
         return torch.optim.Adam(parameters, self.config.learning_rate, eps=1e-5)
 
     def start_from_here(self) -> None:
-        """Make the policy as it is the reference, and begin to optimise anew."""
+        """Make the current policy the reference, and reset the optimiser."""
         self.reference = copy.deepcopy(self.actor).requires_grad_(False)
         self.optimizer = self._new_optimizer()
 
     def begin_with(self, checkpoint: Checkpoint) -> None:
-        """Take a checkpoint's policy, of this network's sizes, as the one to improve, and as the reference. Raises
-        InputError if it has no statistics of its features."""
+        """Start from a checkpoint of the same sizes. Raises InputError if it has no statistics of its features."""
         assert checkpoint.weights.hidden.shape == (self.config.hidden_1, self.config.hidden_2)
         if checkpoint.normaliser is None:
-            raise InputError("the checkpoint has no statistics of its features, so it cannot be trained further")
+            raise InputError("the checkpoint has no feature statistics, so it cannot be trained further")
         self.actor.set_weights(checkpoint.weights, checkpoint.normaliser)
         self.start_from_here()
 
     def fit_normaliser(self, rollouts: Sequence[Rollout]) -> None:
-        """Take the statistics of the features from rollouts."""
+        """Set the normaliser to the statistics of rollouts."""
         self.actor.fit_normaliser(*states_of(rollouts))
 
     def begin_with_products(
         self, products: Floats, by_beta: Floats, entropy: float, rollouts: Sequence[Rollout]
     ) -> None:
-        """Take weights of the interactions, scaled to a mean entropy (nats) in the states of rollouts."""
+        """Set the weights of the interactions, scaled to a mean entropy (nats) in the states of rollouts."""
         self.actor.set_products(products, by_beta, *states_of(rollouts), entropy)
 
     def weights(self) -> PolicyWeights:
@@ -84,11 +80,10 @@ class Trainer:
     def learn(
         self, rollouts: Sequence[Rollout], windows: Sequence[Window], groups: Sequence[int], progress: float
     ) -> tuple[dict[str, float], list[RewardResult]]:
-        """One update from rollouts and the windows on their simulations. Rollouts of one group, a number each, replay
-        the same requests: see `centred`.
+        """Update once from rollouts and their windows; return diagnostics and each window's rewards.
 
-        Returns what is worth watching, and what the reward made of each window. Raises FloatingPointError where the
-        loss is not finite: the policy is then what it was before, or after the last good step.
+        groups: a number for each rollout; rollouts of one group replay the same requests (see `centred`). progress: of
+        the training, 0 to 1. Raises FloatingPointError before a step whose loss is not finite.
         """
         results = [self.reward.evaluate(window, progress) for window in windows]
         rewards = centred([result.clipped for result in results], groups)
@@ -109,32 +104,29 @@ class Trainer:
         contexts = torch.from_numpy(np.concatenate([rollout.contexts for rollout in rollouts]))
         masks = torch.from_numpy(np.concatenate([padded(rollout.masks, replicas) for rollout in rollouts]))
         values = self._values(features, contexts, masks)
-        estimates, kept, begin = [], [], 0
+        estimates, rows, actions, log_probabilities, begin = [], [], [], [], 0
         for rollout, reward in zip(rollouts, rewards, strict=True):
-            count, end = len(reward), begin + len(rollout.features)
-            # A rollout that was cut to the shortest of its group goes on after its last reward.
+            count = len(reward)
+            # A rollout that is cut to the shortest of its group does not end at its last reward.
             ended = rollout.ended and count == len(rollout)
             value = values[begin : begin + count + 1]
             estimates.append(advantages(reward, value, ended, self.config.discount, self.config.gae_lambda))
-            kept.append(np.arange(begin, begin + count))
-            begin = end
-        rows = np.concatenate(kept)
+            rows.append(np.arange(begin, begin + count))
+            actions.append(rollout.actions[:count])
+            log_probabilities.append(rollout.log_probabilities[:count])
+            begin += len(rollout.features)
+        chosen = np.concatenate(rows)
         advantage = np.concatenate(estimates)
-        returns = advantage + values[rows]
+        returns = advantage + values[chosen]
         explained = 1.0 - float(np.var(advantage) / max(np.var(returns), 1e-12))
         self._rescale(returns)
-        chosen = torch.from_numpy(rows)
         x, context, mask = features[chosen], contexts[chosen], masks[chosen]
-        counts = [len(reward) for reward in rewards]
-        taken = zip(rollouts, counts, strict=True)
         batch = TrainingBatch(
             features=x,
             contexts=context,
             masks=mask,
-            actions=torch.from_numpy(np.concatenate([rollout.actions[:count] for rollout, count in taken])),
-            log_probabilities=torch.from_numpy(
-                np.concatenate([r.log_probabilities[:count] for r, count in zip(rollouts, counts, strict=True)])
-            ).float(),
+            actions=torch.from_numpy(np.concatenate(actions)),
+            log_probabilities=torch.from_numpy(np.concatenate(log_probabilities)).float(),
             reference=self.reference(x, context, mask),
             advantages=torch.from_numpy(advantage).float(),
             returns=torch.from_numpy(returns / self._return_scale).float(),
@@ -142,9 +134,10 @@ class Trainer:
         return batch, explained
 
     def _values(self, features: Tensor, contexts: Tensor, masks: Tensor) -> Floats:
-        """The critic's, in the reward's units. The row after the end of a simulation is not used."""
-        seen = masks | ~masks.any(1, keepdim=True)
-        values = self.critic(*self.actor.normalise(features, contexts), seen)
+        """Return the critic's values in the reward's units."""
+        # The unused row after the end of a simulation has no available replica.
+        nonempty = masks | ~masks.any(1, keepdim=True)
+        values = self.critic(*self.actor.normalise(features, contexts), nonempty)
         scaled: Floats = values.double().numpy() * self._return_scale
         return scaled
 
@@ -156,12 +149,12 @@ class Trainer:
     def checkpoint(self, facts: Mapping[str, Any], with_training: bool, more: Mapping[str, Any] | None = None) -> (
         Checkpoint
     ):  # fmt: skip
-        """The policy, and what training resumes from: `more` and the learner's state."""
+        """Return the policy as a checkpoint; `with_training` adds the state to resume from and `more`."""
         training = {**self.state(), **(more or {})} if with_training else {}
         return Checkpoint(self.weights(), self.max_queue_requests, facts, training, self.actor.normaliser())
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Everything that the next update depends on, as arrays."""
+        """Return everything that the next update depends on, as arrays."""
         arrays: dict[str, NDArray[Any]] = {}
         for name, module in (("actor", self.actor), ("critic", self.critic), ("reference", self.reference)):
             arrays |= {f"{name}.{key}": value.numpy().copy() for key, value in module.state_dict().items()}
@@ -173,12 +166,12 @@ class Trainer:
         return arrays
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Go on from `state`. Raises InputError if it is of another network."""
+        """Continue from `state`. Raises InputError if it is that of another network."""
         for name, module in (("actor", self.actor), ("critic", self.critic), ("reference", self.reference)):
-            found = {key: torch.from_numpy(np.array(arrays[f"{name}.{key}"])) for key in module.state_dict()
-                     if f"{name}.{key}" in arrays}  # fmt: skip
+            tensors = {key: torch.from_numpy(np.array(arrays[f"{name}.{key}"])) for key in module.state_dict()
+                       if f"{name}.{key}" in arrays}  # fmt: skip
             try:
-                module.load_state_dict(found)
+                module.load_state_dict(tensors)
             except RuntimeError as error:
                 raise InputError(f"the checkpoint's {name} does not fit: {' '.join(str(error).split())}") from None
         state = self.optimizer.state_dict()
@@ -194,7 +187,7 @@ class Trainer:
 
 
 def states_of(rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, contexts and masks of all decisions, padded to the most replicas."""
+    """Return features, contexts and masks of all decisions, padded to the most replicas."""
     most = max(rollout.masks.shape[1] for rollout in rollouts)
     return (
         torch.from_numpy(np.concatenate([padded(rollout.features[: len(rollout)], most) for rollout in rollouts])),
@@ -204,29 +197,27 @@ def states_of(rollouts: Sequence[Rollout]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def centred(rewards: Sequence[Floats], groups: Sequence[int]) -> list[Floats]:
-    """Rewards less their mean over the group at each decision, over the group's standard deviation, cut to the shortest
-    of the group; a simulation that is alone in its group keeps its rewards as they are.
+    """Subtract at each decision the group's mean reward, and divide by the group's standard deviation.
 
-    So an overloaded episode, in which every request costs a hundred times as much, does not drown the others.
+    Rewards are cut to the shortest of the group; a simulation alone in its group keeps its rewards. Without the
+    division, an overloaded episode, whose requests cost a hundred times as much, would dominate the others.
     """
-    made: list[Floats] = []
+    centred_rewards: list[Floats] = []
     for reward, group in zip(rewards, groups, strict=True):
-        others = [other for other, its in zip(rewards, groups, strict=True) if its == group]
-        shortest = min(len(other) for other in others)
-        if len(others) == 1:
-            made.append(reward)
+        members = [member for member, other in zip(rewards, groups, strict=True) if other == group]
+        if len(members) == 1:
+            centred_rewards.append(reward)
             continue
-        apart = np.array([other[:shortest] for other in others])
-        apart -= apart.mean(0)
-        spread = float(apart.std()) if apart.size else 0.0
-        made.append(
-            (reward[:shortest] - np.mean([other[:shortest] for other in others], 0)) / max(spread, _LEAST_SPREAD)
-        )
-    return made
+        shortest = min(len(member) for member in members)
+        cut = np.array([member[:shortest] for member in members])
+        mean = cut.mean(0)
+        spread = float((cut - mean).std()) if cut.size else 0.0
+        centred_rewards.append((reward[:shortest] - mean) / max(spread, _LEAST_SPREAD))
+    return centred_rewards
 
 
 def padded(array: NDArray[Any], replicas: int) -> NDArray[Any]:
-    """[N, R, ...] with zeros for the replicas that are missing to `replicas`."""
+    """Pad [N, R, ...] with zeros to [N, replicas, ...]."""
     missing = [(0, 0)] * array.ndim
     missing[1] = (0, replicas - array.shape[1])
     return np.pad(array, missing)

@@ -1,4 +1,4 @@
-"""Episodes on fixed seeds, on which a policy in training is compared with schedulers that do not learn."""
+"""Compare a policy in training with schedulers, on episodes of fixed seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vidur.scheduler.routers.base import ChooseKernel
 from vidur.scheduler.routers.least_tokens import choose_least_tokens
 from vidur.scheduler.routers.round_robin import choose_round_robin
 
-# Not among the seeds of training, which are small.
+# Apart from the seeds of training, which are smaller.
 _SEED = 1 << 32
 
 _LATENCIES = ("mean_e2e", "mean_ttft", "p99_ttft")
@@ -30,7 +30,7 @@ Figures = dict[str, float]
 
 
 class Validation:
-    """`count` episodes of a suite. Latencies are compared at one beta; costs at each episode's own."""
+    """Compare on `count` episodes of a suite: latencies at `beta`, costs at each episode's own."""
 
     def __init__(self, suite: TrainingSuite, max_queue_requests: int, beta: float, count: int, threads: int) -> None:
         self._episodes = [suite.draw(np.random.default_rng([_SEED, index])) for index in range(count)]
@@ -40,16 +40,18 @@ class Validation:
 
     @cached_property
     def baselines(self) -> dict[str, dict[str, Floats]]:
-        """What `_run` measures of each."""
+        """The measurements of `_run` for each baseline."""
         return {
             "round_robin": self._run(choose_round_robin, lambda episode: np.full(1, -1.0)),
             "least_tokens": self._run(choose_least_tokens, lambda episode: np.array([-1.0, 256.0])),
         }
 
     def figures(self, weights: PolicyWeights) -> Figures:
-        """mean_e2e, mean_ttft and p99_ttft (seconds, means over the episodes), and `mean_e2e_vs_<baseline>` and so on:
-        the mean over the episodes of the relative difference, negative where the policy is better. cost: what the
-        episodes cost at their own betas over what they cost under least_tokens, a mean of ratios."""
+        """Return the policy's mean_e2e, mean_ttft and p99_ttft in seconds, and its figures relative to baselines.
+
+        `mean_e2e_vs_<baseline>` etc. are relative differences, negative where the policy is better; `cost` is relative
+        to least_tokens. All are means over the episodes.
+        """
         ours = self._run(choose_ppo, lambda episode: weights.memory(self._beta, False))
         figures = _latencies(ours)
         for baseline, theirs in self.baselines.items():
@@ -60,14 +62,14 @@ class Validation:
         return figures
 
     def policy_latencies(self, weights: PolicyWeights) -> Figures:
-        """mean_e2e, mean_ttft and p99_ttft (seconds, means over the episodes)."""
+        """Return the policy's mean_e2e, mean_ttft and p99_ttft, in seconds, means over the episodes."""
         return _latencies(self._run(choose_ppo, lambda episode: weights.memory(self._beta, False)))
 
     def scheduler_latencies(self, name: str) -> Figures:
-        """The same of a scheduler with its default settings. Raises InputError for an unknown name."""
+        """Return the same of a scheduler with default settings. Raises InputError for an unknown name."""
         rows = []
-        for number, episode in enumerate(self._episodes):
-            rng = np.random.default_rng([_SEED, number, 1])
+        for i, episode in enumerate(self._episodes):
+            rng = np.random.default_rng([_SEED, i, 1])
             scheduler = make_scheduler(name, episode.plans, episode.requests, self._beta, rng)
             simulation = begin_simulation(scheduler, episode.plans, episode.requests, 0, self._beta, episode.events)
             run_scheduler(simulation, scheduler, 0)
@@ -75,7 +77,7 @@ class Validation:
         return _latencies(_columns(rows))
 
     def _run(self, choose: ChooseKernel, memory: Callable[[Episode], Floats]) -> dict[str, Floats]:
-        """Of each episode: mean_e2e, mean_ttft, p99_ttft in seconds, and cost."""
+        """Return mean_e2e, mean_ttft, p99_ttft, in seconds, and cost of each episode."""
 
         def run(episode: Episode) -> list[float]:
             return _measured(episode.run(choose, memory(episode), self._depth), episode)
@@ -86,7 +88,7 @@ class Validation:
 
 
 def _measured(engine: Engine, episode: Episode) -> list[float]:
-    """Of an episode's simulation that has ended: mean_e2e, mean_ttft, p99_ttft in seconds, and cost."""
+    """Return mean_e2e, mean_ttft, p99_ttft, in seconds, and cost of a finished simulation."""
     arrived = engine.requests["arrived_at"]
     ttft = engine.requests["first_token_at"] - arrived
     e2e = engine.requests["completed_at"] - arrived

@@ -1,12 +1,12 @@
-"""Before PPO: clone schedulers from demonstrations, then learn the marginal costs of placements (DAgger).
+"""Clone schedulers from demonstrations, then learn the marginal costs of placements by DAgger, before PPO.
 
-Behaviour cloning reproduces what it is shown, and balanced routing is a local optimum that PPO does not leave. DAgger
-(Ross et al., 2011, arXiv 1011.0686) visits the states of the policy itself and labels every choice there with what it
-costs, with the true output lengths, which training may know and the features may not. Its loss is linear in the costs,
+Behaviour cloning only reproduces the schedulers, and balanced routing is a local optimum that PPO does not leave.
+DAgger (Ross et al., 2011, arXiv 1011.0686) visits the policy's own states and labels every choice with its cost. The
+cost takes the true output lengths, which training may use but features may not. The loss is linear in the costs c,
 
     sum_a pi(a) c(a) + temperature * sum_a pi(a) log pi(a),
 
-so the policy learns the cost to be expected given what it can see.
+so the policy learns the expected cost given its observation.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ from vidur.errors import InputError
 from vidur.observation import Floats
 from vidur.progress import Progress
 
-# A choice that costs more than this above the best is simply bad; so is one that its replica refuses.
+# The most that a choice can cost above the best one; a refused choice costs this too.
 _MOST = 20.0
 
-# Of one episode of a demonstrator.
+# Decisions per episode of a demonstrator.
 _CLONE_DECISIONS = 400
 
 
 @dataclass(frozen=True)
 class LabelledStates:
-    """Labelled states: features [N, R, F], contexts [N, G], masks bool[N, R], costs [N, R], each above the best."""
+    """States with the costs [N, R] of all choices above the best: features [N, R, F], contexts [N, G], masks [N, R]."""
 
     features: Tensor
     contexts: Tensor
@@ -62,8 +62,10 @@ class LabelledStates:
 def dagger(
     actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, seed: int, threads: int
 ) -> list[dict[str, float]]:
-    """Train `actor`, whose normaliser is set, by DAgger. Returns a row for each round: states, the mean cost of the
-    policy's choices above the best, and that of a uniform choice. Same seed, same bytes."""
+    """Train `actor`, whose normaliser is set, by DAgger. The same seed gives the same bytes.
+
+    Returns for each round the number of states, and the mean cost above the best of the policy and of random choices.
+    """
     generator = torch.Generator().manual_seed(seed)
     collected: list[LabelledStates] = []
     rows = []
@@ -94,7 +96,7 @@ def _collect(
     actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, key: Sequence[int],
     by_cost: bool, threads: int,
 ) -> LabelledStates:  # fmt: skip
-    """States on the policy's own path (the first time on that of the least costs), with the costs of all choices."""
+    """Collect labelled states that the policy visits or, with `by_cost`, that choices of the least cost visit."""
     weights = actor.weights()
     episodes = [suite.draw(np.random.default_rng([*key, index])) for index in range(config.dagger_episodes)]
 
@@ -114,10 +116,9 @@ def _collect(
 
 
 def _states(rollout: Rollout, prices: Floats, most: int) -> LabelledStates:
-    """The states of a rollout with the costs of all choices, padded to `most` replicas."""
+    """Return a rollout's states with the costs of all choices, padded to `most` replicas."""
     count = len(rollout)
     parts = rollout.all_costs[:count]
-    # A refusal is inf in the first part.
     refused = np.isinf(parts[:, :, 0])
     costs = np.where(refused, np.inf, np.where(np.isfinite(parts), parts, 0.0) @ prices)
     above = np.minimum(costs - costs.min(1, keepdims=True), _MOST)
@@ -142,23 +143,23 @@ def clone(
     actor: Actor, suite: TrainingSuite, max_queue_requests: int, config: WarmStartConfig, seed: int,
     validation: Validation,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train `actor`, whose normaliser is set, to decide as the demonstrators do: cross-entropy, each decision weighted
-    by its demonstrator. A tenth of the episodes is held out.
+    """Train `actor`, whose normaliser is set, to decide as the demonstrators do, by weighted cross-entropy.
 
-    Returns mean_e2e, mean_ttft and p99_ttft of the clone in `validation`, in seconds, and `demonstrators`, a row for
-    each: scheduler, weight, decisions, agreement (of the most probable choice, held out), cost (mean marginal cost of
-    its decisions above the best), cost_of_clone (of the clone's in its states), and the same latencies.
+    A tenth of the episodes is held out. Returns the clone's mean_e2e, mean_ttft and p99_ttft in `validation`, in
+    seconds, and `demonstrators`, with for each: scheduler, weight, decisions, agreement (share of held-out decisions
+    that are the clone's most probable choice), cost and cost_of_clone (mean marginal costs above the best of its and of
+    the clone's choices in its held-out states), and the same latencies.
     """
     demonstrators = [parse_demonstrator(text) for text in config.demonstrators]
     generator = torch.Generator().manual_seed(seed)
-    shown = [
+    demonstrations = [
         _demonstrate(name, suite, max_queue_requests, config.clone_decisions // len(demonstrators), [seed, 2, index])
         for index, (name, _) in enumerate(demonstrators)
     ]
-    training = _concatenate([states for states, _, _ in shown])
-    actions = torch.cat([actions for _, actions, _ in shown])
-    pairs = zip(demonstrators, shown, strict=True)
-    weights = torch.cat([torch.full((len(held),), weight) * ~held for (_, weight), (_, _, held) in pairs])
+    training = _concatenate([states for states, _, _ in demonstrations])
+    actions = torch.cat([actions for _, actions, _ in demonstrations])
+    pairs = zip(demonstrators, demonstrations, strict=True)
+    weights = torch.cat([torch.full((len(test),), weight) * ~test for (_, weight), (_, _, test) in pairs])
     optimizer = torch.optim.Adam(actor.parameters(), config.warm_learning_rate)
     for _ in Progress("epochs of cloning", config.clone_epochs).over(range(config.clone_epochs)):
         for rows in torch.split(torch.randperm(len(training), generator=generator), config.warm_minibatch):
@@ -169,46 +170,46 @@ def clone(
             loss.backward()
             optimizer.step()
             actor.bound()
-    reproduced = [
+    rows_of_demonstrators = [
         {
             "scheduler": name,
             "weight": weight,
-            "decisions": len(theirs),
-            **_reproduced(actor, states, theirs, held_out),
+            "decisions": len(actions),
+            **_agreement(actor, states, actions, test),
             **validation.scheduler_latencies(name),
         }
-        for (name, weight), (states, theirs, held_out) in zip(demonstrators, shown, strict=True)
+        for (name, weight), (states, actions, test) in zip(demonstrators, demonstrations, strict=True)
     ]
-    return {"demonstrators": reproduced, **validation.policy_latencies(actor.weights())}
+    return {"demonstrators": rows_of_demonstrators, **validation.policy_latencies(actor.weights())}
 
 
 def print_clone(cloned: Mapping[str, Any], file: IO[str] | None = None) -> None:
-    """What `clone` returned, as a table, on standard output if `file` is None."""
+    """Print what `clone` returned as a table to `file`, by default standard output."""
     console = make_console(file)
     headings, *rows = clone_table(cloned)
     table = make_table(console, headings)
     for row in rows:
         table.add_row(*row)
-    print_table(console, "Cloned; costs are above those of the best choice, in the demonstrator's states", table)
+    print_table(console, "Cloned; costs are above the best choice's, in the demonstrator's states", table)
 
 
 @torch.no_grad()
-def _reproduced(actor: Actor, states: LabelledStates, actions: Tensor, held: Tensor) -> dict[str, float]:
-    distribution = actor(states.features[held], states.contexts[held], states.masks[held])
-    costs, theirs = states.costs[held], actions[held]
+def _agreement(actor: Actor, states: LabelledStates, actions: Tensor, test: Tensor) -> dict[str, float]:
+    cloned = actor(states.features[test], states.contexts[test], states.masks[test]).argmax(1)
+    costs, demonstrated = states.costs[test], actions[test]
     return {
-        "agreement": (distribution.argmax(1) == theirs).float().mean().item(),
-        "cost": costs.gather(1, theirs[:, None]).mean().item(),
-        "cost_of_clone": costs.gather(1, distribution.argmax(1, keepdim=True)).mean().item(),
+        "agreement": (cloned == demonstrated).float().mean().item(),
+        "cost": costs.gather(1, demonstrated[:, None]).mean().item(),
+        "cost_of_clone": costs.gather(1, cloned[:, None]).mean().item(),
     }
 
 
 def _demonstrate(
     name: str, suite: TrainingSuite, max_queue_requests: int, decisions: int, key: Sequence[int]
 ) -> tuple[LabelledStates, Tensor, Tensor]:
-    """Labelled states on a scheduler's own path, its choices there, and which of them are held out."""
-    made: list[LabelledStates] = []
-    actions, held = [], []
+    """Return labelled states that a scheduler visits, its choices, and which of them are held out."""
+    states: list[LabelledStates] = []
+    actions, test = [], []
     number = count = 0
     with Progress(f"decisions of {name} demonstrated", decisions) as progress:
         while count < decisions:
@@ -221,17 +222,17 @@ def _demonstrate(
             )
             most = min(decisions - count, _CLONE_DECISIONS, max(decisions // 10, 1))
             rollout = run_scheduler(simulation, scheduler, max_queue_requests, most, labels=True)
-            made.append(_states(rollout, cost_weights(episode.beta, episode.time_unit), suite.max_replicas))
+            states.append(_states(rollout, cost_weights(episode.beta, episode.time_unit), suite.max_replicas))
             actions.append(torch.from_numpy(rollout.actions))
-            held.append(torch.full((len(rollout),), number % 10 == 9))
+            test.append(torch.full((len(rollout),), number % 10 == 9))
             count += len(rollout)
             progress.update(count)
             number += 1
-    return _concatenate(made), torch.cat(actions), torch.cat(held)
+    return _concatenate(states), torch.cat(actions), torch.cat(test)
 
 
 def _fit(actor: Actor, states: LabelledStates, config: WarmStartConfig, last: bool, generator: torch.Generator) -> None:
-    """Minimise the expected cost over all states; after the last round with a learning rate that goes to 0."""
+    """Minimise the expected cost over all states; in the last round the learning rate falls to 0."""
     optimizer = torch.optim.Adam(actor.parameters(), config.warm_learning_rate)
     for epoch in Progress("epochs of DAgger", config.dagger_epochs).over(range(config.dagger_epochs)):
         if last:
@@ -250,7 +251,7 @@ def _fit(actor: Actor, states: LabelledStates, config: WarmStartConfig, last: bo
 
 
 def run_warm_start(run: WarmStartRunConfig, warm: WarmStartConfig) -> None:
-    """Clone and learn as the flags say, save the policy, and print how well it does. Raises InputError."""
+    """Train as the flags say, save the policy, and print its comparison with baselines. Raises InputError."""
     if not warm.demonstrators and not warm.dagger_rounds:
         raise InputError("nothing to learn from: give --demonstrators least_tokens=1 lor=1, or --dagger_rounds 4")
     torch.set_num_threads(1)
