@@ -167,14 +167,14 @@ def test_other_schedulers_choose_as_they_do(choose, scores, memory) -> None:  # 
 
 
 def test_policy_that_sees_one_thing_is_explained_by_it() -> None:
-    """On equal replicas the backlog is the prompt tokens not yet read, and nothing else."""
+    """On equal replicas the backlog is the prompt tokens to prefill, and nothing else."""
     findings = explained("four", "backlog")
     first, *others = findings.by_quantity
-    assert first.name == "prompt tokens not yet read" and first.lost > 20 and first.changed > 20
-    assert all(its.lost == 0 and its.changed == pytest.approx(0) for its in others)
-    assert [its.name for its in findings.by_group if its.lost] == ["prefill queue"]
-    assert [its.name for its in findings.by_feature if its.changed > 1e-9] == ["backlog_linear"]
-    curve = next(its for its in findings.curves if its.quantity.name == first.name)
+    assert first.name == "prompt tokens to prefill" and first.lost > 20 and first.changed > 20
+    assert all(item.lost == 0 and item.changed == pytest.approx(0) for item in others)
+    assert [item.name for item in findings.by_group if item.lost] == ["prefill queue"]
+    assert [item.name for item in findings.by_feature if item.changed > 1e-9] == ["backlog_linear"]
+    curve = next(item for item in findings.curves if item.quantity.name == first.name)
     for kind in (SHORT, LONG):
         assert (np.diff(curve.score[kind]) < 0).all() and (np.diff(curve.chosen[kind]) <= 1e-9).all()
         assert curve.chosen[kind][0] > 40 and curve.chosen[kind][-1] < 10
@@ -182,27 +182,27 @@ def test_policy_that_sees_one_thing_is_explained_by_it() -> None:
 
 def test_policy_that_sees_speed_is_explained_by_it() -> None:
     findings = explained("half_slow", "slowness")
-    lost = {its.name: its.lost for its in findings.by_quantity}
+    lost = {item.name: item.lost for item in findings.by_quantity}
     assert findings.by_quantity[0].changed > 0 and lost["relative speed"] != 0
-    changed = {its.name: its.changed for its in findings.by_quantity}
+    changed = {item.name: item.changed for item in findings.by_quantity}
     assert max(changed, key=changed.__getitem__) == "relative speed"
     # Both kinds of requests count in the load, the prompts do not.
-    assert changed["requests that are streaming"] > 0
-    assert changed["prompt tokens not yet read"] == changed["prompt of the arrival"] == pytest.approx(0)
+    assert changed["decoding requests"] > 0
+    assert changed["prompt tokens to prefill"] == changed["arriving prompt"] == pytest.approx(0)
 
 
 def test_policy_that_is_lor_agrees_with_lor() -> None:
     findings = explained("four", "load")
     assert findings.agreement[LOR] == pytest.approx(100) and findings.agreement[POLICY] == pytest.approx(100)
-    assert findings.waste[POLICY] == pytest.approx(findings.waste[LOR])
-    assert findings.waste[RANDOM] == pytest.approx(100)
-    assert sum(its.decisions for its in findings.by_class[:4]) == DECISIONS
-    assert sum(its.decisions for its in findings.by_load) == DECISIONS
-    for its in (*findings.by_class, *findings.by_load):
-        assert its.agreement[LOR] == pytest.approx(100) and 0 <= its.agreement[LEAST_TOKENS] <= 100
+    assert findings.regret[POLICY] == pytest.approx(findings.regret[LOR])
+    assert findings.regret[RANDOM] == pytest.approx(100)
+    assert sum(item.decisions for item in findings.by_class[:4]) == DECISIONS
+    assert sum(item.decisions for item in findings.by_load) == DECISIONS
+    for item in (*findings.by_class, *findings.by_load):
+        assert item.agreement[LOR] == pytest.approx(100) and 0 <= item.agreement[LEAST_TOKENS] <= 100
     # Classes are parts of the whole.
-    parts = sum(its.waste[LEAST_TOKENS] * its.decisions for its in findings.by_class[:4])
-    assert parts / DECISIONS == pytest.approx(findings.waste[LEAST_TOKENS])
+    parts = sum(item.regret[LEAST_TOKENS] * item.decisions for item in findings.by_class[:4])
+    assert parts / DECISIONS == pytest.approx(findings.regret[LEAST_TOKENS])
 
 
 def test_policy_that_keeps_long_prompts_apart_is_seen_to() -> None:
@@ -219,15 +219,15 @@ def test_policy_that_keeps_long_prompts_apart_is_seen_to() -> None:
 def test_beta_moves_a_policy_that_heeds_it() -> None:
     _, states = watched("four", "load")
     heeds = only({I_LOAD: -30.0}, {I_BACKLOG: -3.0})
-    its = by_beta(heeds, [Judged.of(heeds, states)])
-    assert its.least_backlog[-1] > 90 > its.least_backlog[0]
+    item = by_beta(heeds, [Judged.of(heeds, states)])
+    assert item.least_backlog[-1] > 90 > item.least_backlog[0]
     ignores = only({I_LOAD: -1.0})
     assert len(set(by_beta(ignores, [Judged.of(ignores, states)]).least_backlog.tolist())) == 1
 
 
 def test_permuting_keeps_the_values_and_nothing_but_the_chosen_changes() -> None:
     _, states = watched("half_slow", "random")
-    things = {its.name: its for its in quantities(DEPTH)}
+    things = {item.name: item for item in quantities(DEPTH)}
     speed = things["relative speed"]
     changed = permuted(states, [speed], np.random.default_rng(0))
     for state in range(0, len(states), 11):
@@ -240,13 +240,13 @@ def test_permuting_keeps_the_values_and_nothing_but_the_chosen_changes() -> None
     assert len(np.unique(np.round(seconds * changed.speed, 12))) == len(
         np.unique(np.round(states.of(speed.columns[1]) * states.speed, 12))
     )
-    prompt = permuted(states, [things["prompt of the arrival"]], np.random.default_rng(0))
+    prompt = permuted(states, [things["arriving prompt"]], np.random.default_rng(0))
     assert sorted(prompt.prompts) == sorted(states.prompts) and (prompt.prompts != states.prompts).any()
 
 
 def test_a_replica_is_shown_at_another_value() -> None:
     _, states = watched("half_slow", "random")
-    unread = next(its for its in quantities(DEPTH) if its.name == "prompt tokens not yet read")
+    unread = next(item for item in quantities(DEPTH) if item.name == "prompt tokens to prefill")
     replica = np.arange(len(states)) % 4
     changed = with_value(states, unread, replica, 777.0)
     rows = np.arange(len(states))
@@ -256,7 +256,7 @@ def test_a_replica_is_shown_at_another_value() -> None:
 
 
 def test_without_a_queue_there_is_no_queue_to_see() -> None:
-    assert {its.name for its in quantities(1)} - {its.name for its in quantities(0)} == {
+    assert {item.name for item in quantities(1)} - {item.name for item in quantities(0)} == {
         "ages of the first in the queue", "prompts of the first in the queue",
     }  # fmt: skip
 
@@ -274,8 +274,8 @@ def test_equals_share_a_choice() -> None:
 def test_waste_is_zero_for_hindsight_and_a_hundred_for_chance() -> None:
     weights, states = watched("half_slow", "random")
     judged = Judged.of(weights, states)
-    assert judged.waste(choices(-states.costs)).max() == 0.0
-    assert Decisions.of([judged]).waste[RANDOM].mean() == pytest.approx(100)
+    assert judged.regret(choices(-states.costs)).max() == 0.0
+    assert Decisions.of([judged]).regret[RANDOM].mean() == pytest.approx(100)
     assert (backlog(states) >= 0).all()
 
 
@@ -299,13 +299,13 @@ def test_command_explains_on_screen_and_in_a_page(
     rows = [" ".join(line.split()) for line in printed.splitlines()]
     for label, text in findings.facts():
         assert f"{label} {text}" in rows
-    for its in (*findings.by_group, *findings.by_quantity[:8]):
-        assert f"{its.name} {its.lost:.1f} % {its.changed:.1f} %" in rows
-    for its in (*findings.by_class, *findings.by_load):
-        assert any(row.startswith(f"{its.name} {its.decisions:,} ") for row in rows)
+    for item in (*findings.by_group, *findings.by_quantity[:8]):
+        assert f"{item.name} {item.lost:.1f} % {item.changed:.1f} %" in rows
+    for item in (*findings.by_class, *findings.by_load):
+        assert any(row.startswith(f"{item.name} {item.decisions:,} ") for row in rows)
     head, charts = page_and_charts(page)
     assert len(charts) > 15
-    assert "What apart has learned" in head and f"{findings.waste[LOR]:.0f} %" in head
+    assert "What apart has learned" in head and f"{findings.regret[LOR]:.0f} %" in head
 
 
 def test_command_takes_a_configuration(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -343,5 +343,5 @@ def test_bad_input_gets_one_line(flags: list[str], says: str, capsys: pytest.Cap
 def test_one_replica_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "one.yaml"
     path.write_text("cluster_config:\n  num_replicas: 1\n")
-    with pytest.raises(InputError, match="one replica leaves nothing to choose"):
+    with pytest.raises(InputError, match="has one replica, so there is nothing to choose"):
         collect(only({}), DEPTH, str(path), TrainingSuite.read("default"), BETA, DECISIONS, 0)

@@ -1,1 +1,1 @@
-"""Evaluation: the learned router beside every heuristic, what it must reach, and the pages that say so."""
+"""Evaluate the learned router against every heuristic, check targets, and report the results."""

@@ -1,4 +1,4 @@
-"""python -m rl.evaluate: the learned router beside every heuristic, on the same requests, scenario by scenario."""
+"""python -m rl.evaluate: compare the learned router with every heuristic on the same requests in each scenario."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from vidur.tool import run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate as the flags say. Returns the exit status of `run_tool`."""
+    """Evaluate as the flags say and return the exit status."""
     return run_tool(
         "rl.evaluate", (EvaluateConfig,), evaluate, argv, description=__doc__ or "", advice=RESUMABLE, forks=True
     )
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    # This brings in numba: after the flags are known to be good.
+    # Import numba only after the flags are checked.
     from rl.evaluate import evaluation
 
     evaluation.evaluate(config)

@@ -1,4 +1,4 @@
-"""The chart of an evaluation as SVG: how far routers are from least_tokens, scenario by scenario."""
+"""Draw the routers' differences from least_tokens in each scenario as SVG."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _METRICS = ("mean_e2e", "p99_ttft")
 _COLORS = ("#2563eb", "#0d9488", "#c026a3", "#ea7317", "#7c3aed")
 _BEST = "#94a3b8"
 _INK, _SOFT, _GRID = "#0f172a", "#64748b", "#e2e8f0"
-# Pixels: names of scenarios, a panel, between panels, a row, above and below the rows.
+# Pixels: width of the names, of a panel and of the gap between panels; height of a row, above and below the rows.
 _NAMES, _PANEL, _GAP, _ROW, _TOP, _BOTTOM = 92, 380, 28, 34, 64, 34
 # Differences above this, in percent, are drawn at the edge.
 _LIMIT = 60.0
-# In a page the colours are those of its theme.
+# The colours of a page's theme that replace those of the file.
 _THEME = {
     "#ffffff": "paper",
     "#f8fafc": "raised",
@@ -33,7 +33,7 @@ _FONT = "font-family='Inter, Segoe UI, Roboto, Helvetica, Arial, sans-serif'"
 
 @dataclass(frozen=True)
 class _Panel:
-    """One metric's part of the chart: percent from `low` to `high` over _PANEL pixels from `left`."""
+    """One metric's part of the chart, from `low` to `high` percent over _PANEL pixels from `left`."""
 
     left: float
     low: float
@@ -44,8 +44,10 @@ class _Panel:
 
 
 def chart_svg(results: EvaluationResults) -> str:
-    """Mean E2E and p99 TTFT: a dot and its interval for the learned router at each beta, a diamond for the best
-    heuristic."""
+    """Draw mean E2E and p99 TTFT.
+
+    The learned router is a dot with its interval at each beta, the best heuristic is a diamond.
+    """
     height = _TOP + _ROW * len(results.scenarios) + _BOTTOM
     width = _NAMES + 2 * _PANEL + _GAP + 20
     parts = [
@@ -71,14 +73,14 @@ def chart_svg(results: EvaluationResults) -> str:
 
 
 def themed(svg: str) -> str:
-    """The chart in the colours of the page that holds it, light or dark."""
+    """Give the chart the colours of its page, light or dark."""
     for color, name in _THEME.items():
         svg = svg.replace(f"'{color}'", f"'var(--{name})'")
     return svg
 
 
 def _differences(results: EvaluationResults, point: ScenarioResults, metric: str) -> list[PairedDifference]:
-    """From least_tokens: of the best heuristic, then of the learned router at each beta."""
+    """Return the differences from least_tokens of the best heuristic, then of the learned router at each beta."""
     return [point.difference(router, LEAST_TOKENS, metric) for router in (point.best(metric), *results.ppo)]
 
 

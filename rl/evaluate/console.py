@@ -1,4 +1,4 @@
-"""The results as they are printed."""
+"""Print the results of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vidur.compare.figures import metric_title, value_text
 
 
 def print_details(results: EvaluationResults, metrics: Sequence[str]) -> None:
-    """Every router in every scenario, with its differences from least_tokens."""
+    """Print every router in every scenario, with its differences from least_tokens."""
     console = make_console()
     for point in results.scenarios:
         title = f"{point.scenario.name}: {point.scenario.title}; {point.scenario.rate:.1f} requests/s; "
@@ -28,7 +28,7 @@ def print_details(results: EvaluationResults, metrics: Sequence[str]) -> None:
 
 
 def print_summary(results: EvaluationResults) -> None:
-    """The learned router beside the best heuristic of each scenario, then the targets."""
+    """Print the learned router beside each scenario's best heuristic, then the targets."""
     console = make_console()
     for metric in ("mean_e2e", "p99_ttft"):
         headings = ["Scenario", "Best heuristic", metric_title(metric), *results.ppo]

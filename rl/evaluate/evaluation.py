@@ -1,4 +1,4 @@
-"""An evaluation: a sweep of the learned router and every heuristic, and what is said of it."""
+"""Run an evaluation: sweep the learned router and every heuristic, then report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vidur.errors import InputError, unknown_name
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Simulate what is missing, print, and write the files. Raises InputError."""
+    """Run the missing simulations, print the results and write the files. Raises InputError."""
     metrics = names(config.metrics, "--metrics")
     for metric in metrics:
         if metric not in METRICS:
@@ -99,7 +99,7 @@ def _write(config: EvaluateConfig, results: EvaluationResults, compared: Results
 
 
 def _command(config: EvaluateConfig) -> str:
-    """What gives the same figures: the flags that differ from their defaults and matter to them."""
+    """Return the command that reproduces the figures."""
     words = ["python", "-m", "rl.evaluate"]
     for name in ("checkpoint", "scenarios", "betas", "seeds", "first_seed", "requests", "lookahead"):
         value = getattr(config, name)

@@ -1,4 +1,4 @@
-"""The results as Markdown: no dates and no machine, so that the same command gives the same text."""
+"""Write the results as Markdown, without dates or machine, so that the same command gives the same text."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vidur.metrics.text import percent, significant
 
 
 def write_markdown(path: Path, results: EvaluationResults) -> None:
-    """Write `path` and, beside it, the chart that it shows."""
+    """Write `path`, and its chart beside it."""
     chart = path.with_suffix(".svg")
     write_text(chart, chart_svg(results))
     write_text(path, markdown(results, chart.name))
 
 
 def markdown(results: EvaluationResults, chart: str) -> str:
-    """The page. chart: the file of the chart, beside it."""
+    """Return the page. chart: the file name of its chart."""
     parts = [
         "# The learned router and the heuristics",
         _introduction(results),
@@ -41,17 +41,17 @@ def markdown(results: EvaluationResults, chart: str) -> str:
 
 
 def short_table(results: EvaluationResults) -> str:
-    """One row a scenario: the best heuristic and the learned router, by mean E2E and by p99 TTFT; or nothing."""
-    wanted = [
+    """Return a table of each scenario's best heuristic and the learned router; empty without the targets' betas."""
+    pairs = [
         (metric, beta) for metric, beta in (("mean_e2e", MEAN_BETA), ("p99_ttft", TAIL_BETA)) if beta in results.betas
     ]
     headings = ["scenario"]
-    for metric, beta in wanted:
+    for metric, beta in pairs:
         headings += [f"best {metric_title(metric)}", f"`ppo`, beta {beta:g}", "difference"]
     rows = []
     for point in results.scenarios:
         cells = [f"`{point.scenario.name}`: {point.scenario.title}"]
-        for metric, beta in wanted:
+        for metric, beta in pairs:
             best, name = point.best(metric), ppo_name(beta)
             cells += [
                 f"{value_text(metric, point.mean(best, metric))} `{best}`",
@@ -59,7 +59,7 @@ def short_table(results: EvaluationResults) -> str:
                 str(point.difference(name, best, metric)),
             ]
         rows.append(cells)
-    return _table(headings, rows) if wanted else ""
+    return _table(headings, rows) if pairs else ""
 
 
 def _introduction(results: EvaluationResults) -> str:
@@ -98,7 +98,7 @@ def _blind_table(results: EvaluationResults) -> str:
 
 
 def _metric_table(results: EvaluationResults, metric: str) -> str:
-    """A row for each router: its mean in every scenario, the best heuristic's in bold."""
+    """Return a table of each router's mean in every scenario, with the best heuristic's in bold."""
     names = [point.scenario.name for point in results.scenarios]
     rows = []
     for router in results.scenarios[0].routers:

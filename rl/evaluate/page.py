@@ -1,4 +1,4 @@
-"""report.html of an evaluation: that of a sweep, with the targets of the learned router."""
+"""Write report.html of an evaluation: the page of a sweep, plus the targets of the learned router."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ from vidur.report.page import Part
 
 
 def write_page_of_results(path: Path, results: EvaluationResults, compared: Results) -> None:
-    """compared: the sweep that the results are of."""
+    """Write the page of `results`, which were computed from the sweep `compared`."""
     write_report(path, compared, [_targets(results), _chart(results)])
 
 
 def _targets(results: EvaluationResults) -> tuple[str, list[Part]]:
-    judged = targets(results)
-    met = sum(target.state == MET for target in judged)
+    checked = targets(results)
+    met = sum(target.state == MET for target in checked)
     rows = [
         [target.verdict, target.text,
          Markup("<br>".join(markup(f"{check.scenario}: {check.text}") for check in target.failed))]
-        for target in judged
+        for target in checked
     ]  # fmt: skip
-    return f"Targets: {met} of {len(judged)} met", [Table(["Verdict", "Target", "Where not"], rows, 3)] if rows else []
+    return f"Targets: {met} of {len(checked)} met", [Table(["Verdict", "Target", "Not met"], rows, 3)] if rows else []
 
 
 def _chart(results: EvaluationResults) -> tuple[str, list[Part]]:
-    """The intervals of the chart are Student's, of one comparison each."""
     tuned = "; ".join(f"{point.scenario.name} {thresholds_text(point.thresholds)}" for point in results.scenarios)
     note = (
         "Differences in percent with Student's intervals at 95 %: the learned router at each beta, and the best "

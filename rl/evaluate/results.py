@@ -1,4 +1,4 @@
-"""Results of an evaluation: every metric of every router in every scenario, seed by seed."""
+"""The results of an evaluation: every metric of every router in every scenario, for each seed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from vidur.compare.tuning import SIZE_SPLIT
 from vidur.observation import Floats
 
 LEAST_TOKENS = "least_tokens"
-# Routers that know nothing of the replicas' load.
+# Routers that ignore the replicas' load.
 BLIND = ("round_robin", "random")
-# Every heuristic that spreads requests by load or at random.
+# The heuristics of an evaluation.
 HEURISTICS = (
     *BLIND, "lor", LEAST_TOKENS, "power_of_two", "least_kv_cache", "weighted_round_robin", SIZE_SPLIT,
     "lor_by_speed", "fewest_prompts", "backlog_time",
@@ -26,18 +26,21 @@ HEURISTICS = (
 
 
 def ppo_name(beta: float) -> str:
-    """What the learned router is called at a beta."""
+    """Return the name of the learned router at a beta."""
     return f"ppo beta {beta:g}"
 
 
 def thresholds_text(thresholds: Sequence[float]) -> str:
-    """`1,200 and 3,532 tokens`."""
-    return " and ".join(f"{value:,.0f}" for value in thresholds) + " tokens" if thresholds else "its own thresholds"
+    """Format thresholds as `1,200 and 3,532 tokens`."""
+    return " and ".join(f"{value:,.0f}" for value in thresholds) + " tokens" if thresholds else "default thresholds"
 
 
 @dataclass(frozen=True)
 class ScenarioResults:
-    """values[router][metric]: float64[seeds], in the order of the seeds. thresholds: size_split's, tuned, in tokens."""
+    """The results of a scenario.
+
+    thresholds: the tuned ones of size_split, in tokens. values[router][metric]: float64[seeds].
+    """
 
     scenario: Scenario
     thresholds: tuple[float, ...]
@@ -45,7 +48,7 @@ class ScenarioResults:
 
     @classmethod
     def of(cls, point: PointResults, thresholds: tuple[float, ...]) -> ScenarioResults:
-        """The figures of a point of a sweep at which no simulation failed."""
+        """Take the figures of a sweep's point at which no simulation failed."""
         values = {
             router: {
                 metric: np.array([records[seed].figures[metric] for seed in point.seeds]) for metric in METRICS
@@ -65,24 +68,23 @@ class ScenarioResults:
         return float(self.values[router][metric].mean())
 
     def best(self, metric: str, without: Collection[str] = ()) -> str:
-        """The heuristic with the best mean over the seeds."""
+        """Return the heuristic with the best mean over the seeds."""
         sign = -1.0 if metric in HIGHER_IS_BETTER else 1.0
         return min(self.heuristics(without), key=lambda router: sign * self.mean(router, metric))
 
     def difference(self, router: str, baseline: str, metric: str) -> PairedDifference:
-        ours, theirs = self.values[router][metric], self.values[baseline][metric]
-        return paired_difference(ours, theirs, metric in HIGHER_IS_BETTER)
+        return paired_difference(self.values[router][metric], self.values[baseline][metric], metric in HIGHER_IS_BETTER)
 
     def ratio(self, router: str, baseline: str, metric: str) -> float:
-        """Of the means over the seeds."""
+        """Return the ratio of the means over the seeds."""
         return self.mean(router, metric) / self.mean(baseline, metric)
 
 
 @dataclass(frozen=True)
 class EvaluationResults:
-    """What an evaluation found in each scenario.
+    """The results of all scenarios.
 
-    command: what reproduces it. policy: the checkpoint's name; policy_hash: of its bytes.
+    command: reproduces them. policy: the checkpoint's name; policy_hash: the SHA-256 of its bytes.
     """
 
     scenarios: Sequence[ScenarioResults]
@@ -100,8 +102,10 @@ class EvaluationResults:
         return [ppo_name(beta) for beta in self.betas]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Plain values, one row for each scenario, router and metric, with its comparisons: the learned router's with
-        every heuristic and with the best one, a heuristic's with least_tokens."""
+        """Return a row of plain values for each scenario, router and metric.
+
+        It includes comparisons of the learned router with every heuristic, and of heuristics with least_tokens.
+        """
         rows = []
         for point in self.scenarios:
             for router in point.routers:

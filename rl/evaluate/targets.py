@@ -1,4 +1,4 @@
-"""What the learned router must reach, checked against an evaluation."""
+"""Check the targets of the learned router against an evaluation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from vidur.compare.figures import LONG_PROMPT, metric_title
 from vidur.compare.statistics import LOSS, TIE, WIN, PairedDifference
 from vidur.compare.tuning import SIZE_SPLIT
 
-# Betas for the mean of E2E and for the tail of TTFT.
+# The betas of the targets for mean E2E and for the tail of TTFT.
 MEAN_BETA, TAIL_BETA = 5.0, 40.0
-# Most that the p99 TTFT of long prompts may be, in times least_tokens'.
+# The most that the p99 TTFT of long prompts may be, relative to least_tokens.
 LONG_RATIO = 1.5
 
 MET, OPEN, MISSED = "met", "open", "missed"
@@ -21,8 +21,10 @@ MET, OPEN, MISSED = "met", "open", "missed"
 
 @dataclass(frozen=True)
 class Check:
-    """A target in one scenario. state: MET, MISSED, or OPEN where better is asked and the interval holds 0.
-    text: what was found, for people."""
+    """The check of a target in one scenario.
+
+    state: MET, MISSED, or OPEN if the target asks for an improvement and its interval contains 0.
+    """
 
     scenario: str
     state: str
@@ -31,14 +33,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Target:
-    """text: what is asked. checks: one or more for each scenario that it is asked of."""
+    """A target, with one or more checks for each scenario that it applies to."""
 
     text: str
     checks: Sequence[Check]
 
     @property
     def state(self) -> str:
-        """The worst of the checks'."""
+        """The worst state of the checks."""
         return max((check.state for check in self.checks), key=(MET, OPEN, MISSED).index)
 
     @property
@@ -54,30 +56,32 @@ class Target:
 
 
 def targets(results: EvaluationResults) -> list[Target]:
-    """Every target whose betas were evaluated; those against the best heuristic once more without size_split, where
-    that changes something."""
+    """Return every target whose betas were evaluated.
+
+    Targets against the best heuristic are repeated without size_split if that makes a difference.
+    """
     default, mean, tail = (
         beta if beta in results.betas else None for beta in (results.default_beta, MEAN_BETA, TAIL_BETA)
     )
-    asked = []
+    candidates = []
     if default is not None:
-        asked += [_better_than_blind(results, default), _long_prompts(results, default)]
+        candidates += [_better_than_blind(results, default), _long_prompts(results, default)]
     if tail is not None:
-        asked.append(_mean_at_tail(results, tail))
+        candidates.append(_mean_at_tail(results, tail))
     for without in ((), (SIZE_SPLIT,)):
         among = "the best heuristic" + (f" but {SIZE_SPLIT}" if without else "")
         if mean is not None:
-            asked += _gains(results, mean, without, among)
-            asked.append(_nowhere_above(results, mean, without, among))
+            candidates += _gains(results, mean, without, among)
+            candidates.append(_nowhere_above(results, mean, without, among))
         if tail is not None:
-            asked.append(_tail(results, tail, without, among))
+            candidates.append(_tail(results, tail, without, among))
         if mean is not None and tail is not None:
-            asked.append(_adverse(results, mean, tail, without, among))
-    asked_of_all = [target.checks for target in asked if SIZE_SPLIT not in target.text]
+            candidates.append(_adverse(results, mean, tail, without, among))
+    with_all = [target.checks for target in candidates if SIZE_SPLIT not in target.text]
     return [
         target
-        for target in asked
-        if target.checks and not (SIZE_SPLIT in target.text and target.checks in asked_of_all)
+        for target in candidates
+        if target.checks and not (SIZE_SPLIT in target.text and target.checks in with_all)
     ]
 
 
@@ -100,8 +104,8 @@ def _long_prompts(results: EvaluationResults, beta: float) -> Target:
         ratio = point.ratio(ppo_name(beta), LEAST_TOKENS, "long_p99_ttft")
         if not math.isnan(ratio):
             checks.append(Check(point.scenario.name, MET if ratio <= LONG_RATIO else MISSED, f"{ratio:.2f} times"))
-    asked = f"p99 TTFT of prompts over {LONG_PROMPT:,} tokens within {LONG_RATIO:g} times that of {LEAST_TOKENS}"
-    return Target(f"beta {beta:g}: {asked}", checks)
+    text = f"p99 TTFT of prompts over {LONG_PROMPT:,} tokens within {LONG_RATIO:g} times that of {LEAST_TOKENS}"
+    return Target(f"beta {beta:g}: {text}", checks)
 
 
 def _mean_at_tail(results: EvaluationResults, beta: float) -> Target:
@@ -113,8 +117,8 @@ def _mean_at_tail(results: EvaluationResults, beta: float) -> Target:
 
 
 def _gains(results: EvaluationResults, beta: float, without: Collection[str], among: str) -> list[Target]:
-    """One target for each gain that scenarios ask for."""
-    asked = []
+    """Return a target for each gain that scenarios require."""
+    gains = []
     for gain in sorted({point.scenario.header.gain for point in results.scenarios} - {0.0}):
         checks = []
         for point in results.scenarios:
@@ -122,8 +126,8 @@ def _gains(results: EvaluationResults, beta: float, without: Collection[str], am
                 best, difference = _from_best(point, beta, "mean_e2e", without)
                 state = MET if difference.mean <= -gain else MISSED
                 checks.append(Check(point.scenario.name, state, f"{difference} against {best}"))
-        asked.append(Target(f"beta {beta:g}: mean E2E {gain:g} % below that of {among}", checks))
-    return asked
+        gains.append(Target(f"beta {beta:g}: mean E2E {gain:g} % below that of {among}", checks))
+    return gains
 
 
 def _nowhere_above(results: EvaluationResults, beta: float, without: Collection[str], among: str) -> Target:
@@ -143,8 +147,8 @@ def _adverse(results: EvaluationResults, mean: float, tail: float, without: Coll
         if point.scenario.header.adverse
         for beta, metric in ((mean, "mean_e2e"), (tail, "p99_ttft"))
     ]
-    asked = f"mean E2E (beta {mean:g}) and p99 TTFT (beta {tail:g}) no worse than those of {among}"
-    return Target(f"with KV memory tight and with a replica slowed: {asked}", checks)
+    text = f"mean E2E (beta {mean:g}) and p99 TTFT (beta {tail:g}) no worse than those of {among}"
+    return Target(f"with KV memory tight and with a replica slowed: {text}", checks)
 
 
 def _no_worse(point: ScenarioResults, beta: float, metric: str, without: Collection[str]) -> Check:

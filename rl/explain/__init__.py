@@ -1,1 +1,1 @@
-"""What a policy has learned: which of the things that it can see matter, and what it does differently from others."""
+"""Explain a policy: which inputs matter, and how its choices differ from other schedulers'."""

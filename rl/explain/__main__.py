@@ -1,4 +1,4 @@
-"""python -m rl.explain: what a policy looks at, and what it does differently from least_tokens."""
+"""python -m rl.explain: show which inputs matter to a policy, and how it differs from least_tokens."""
 
 from __future__ import annotations
 
@@ -14,42 +14,40 @@ from vidur.tool import run_tool
 if TYPE_CHECKING:
     from rl.explain.findings import Findings
 
-# Of those that matter most, so many are printed; the page has all.
+# The number of quantities that are printed; the page has all.
 _QUANTITIES = 8
 
 
 @dataclass(frozen=True)
 class ExplainConfig(Config):
-    """Which policy, and where it is watched."""
+    """The policy, and the simulations in which it is observed."""
 
     flag_prefix: ClassVar[str | None] = ""
     help_title: ClassVar[str] = "explain"
-    help_description: ClassVar[str] = "the policy, and the simulations in which it is watched"
+    help_description: ClassVar[str] = "the policy, and the simulations in which it is observed"
 
-    checkpoint: str | None = setting(None, help="a file, or a name in data/policies; the shipped policy if none")
+    checkpoint: str | None = setting(None, help="a file, or a name in data/policies; by default the shipped policy")
     config: str | None = setting(
-        None, help="a YAML file of vidur.main, or a cluster of the suite; all clusters of the suite if none"
+        None, help="a YAML file of vidur.main, or a cluster of the suite; by default all clusters of the suite"
     )
-    suite: str = setting(
-        "default", help="where clusters, lengths and loads come from: a name in data/training, or a file"
-    )
+    suite: str = setting("default", help="clusters, lengths and loads: a name in data/training, or a file")
     beta: float = setting(10.0, help="weight of the tail of TTFT beside mean E2E", minimum=0)
-    decisions: int = setting(7200, help="decisions that are looked at", minimum=100)
-    seed: int = setting(0, help="of the simulations and of the permutations", minimum=0, maximum=2**31)
+    decisions: int = setting(7200, help="decisions to observe", minimum=100)
+    seed: int = setting(0, help="seed of the simulations and permutations", minimum=0, maximum=2**31)
     output: str = setting("simulator_output/explain", help="folder of report.html, or the file itself")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Explain a policy on the screen and in a page. Returns the exit status of `run_tool`."""
+    """Explain a policy as the flags say and return the exit status."""
     return run_tool("rl.explain", (ExplainConfig,), explain_policy, argv, description=__doc__ or "")
 
 
 def explain_policy(config: ExplainConfig) -> None:
-    """Watch, print the findings and write the page. Raises InputError."""
+    """Observe the policy, print the findings and write the page. Raises InputError."""
     from rl.router.checkpoint import SHIPPED, Checkpoint, policy_path
 
     checkpoint = Checkpoint.load(policy_path(config.checkpoint))
-    # These bring in numba: after the policy is known to be good.
+    # Import numba only after the policy is checked.
     from rl.explain.findings import explain
     from rl.explain.page import write_page
     from rl.explain.states import collect
@@ -58,7 +56,7 @@ def explain_policy(config: ExplainConfig) -> None:
 
     weights, depth = checkpoint.weights, checkpoint.max_queue_requests
     suite = TrainingSuite.read(config.suite)
-    print(f"Watching {config.decisions:,} decisions: about a minute ...", file=sys.stderr, flush=True)
+    print(f"Observing {config.decisions:,} decisions: about a minute ...", file=sys.stderr, flush=True)
     states = collect(weights, depth, config.config, suite, config.beta, config.decisions, config.seed)
     findings = explain(weights, states, config.seed)
     name = str(config.checkpoint or SHIPPED)
@@ -70,17 +68,17 @@ def explain_policy(config: ExplainConfig) -> None:
 
 
 def print_findings(facts: Sequence[tuple[str, str]], findings: Findings) -> None:
-    """Print what matters, then what is done differently, as tables."""
+    """Print the importance of the inputs, then the differences from other schedulers."""
     from rl.explain.findings import CLASS_HEADINGS, IMPORTANCE_HEADINGS, class_rows, importance_rows
     from vidur.compare.console import make_console, make_table
 
     console = make_console()
     for label, text in facts:
         console.print(f"{label:<12}{text}", soft_wrap=True, markup=False)
-    groups, things = importance_rows(findings.by_group), importance_rows(findings.by_quantity[:_QUANTITIES])
-    importances = [*groups, *([f"  {name}", *figures] for name, *figures in things)]
-    kinds = class_rows([*findings.by_class, *findings.by_load])
-    for headings, rows in ((IMPORTANCE_HEADINGS, importances), (CLASS_HEADINGS, kinds)):
+    groups, single = importance_rows(findings.by_group), importance_rows(findings.by_quantity[:_QUANTITIES])
+    importances = [*groups, *([f"  {name}", *figures] for name, *figures in single)]
+    classes = class_rows([*findings.by_class, *findings.by_load])
+    for headings, rows in ((IMPORTANCE_HEADINGS, importances), (CLASS_HEADINGS, classes)):
         table = make_table(console, headings)
         for row in rows:
             table.add_row(*row)

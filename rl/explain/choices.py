@@ -1,12 +1,12 @@
-"""What policies and schedulers choose in many states at once, and what their choices waste.
+"""Compute the choices of policies and schedulers in many states at once, and their regret.
 
-Waste is how much a choice costs above the best one in hindsight, in percent of what a uniform choice costs above it, on
-average, in the same cluster: 0 is what nobody can know, 100 is chance.
+Regret is the cost of a choice above the best one in hindsight, in percent of the mean of that for random choices in the
+same cluster: 0 is perfect hindsight, 100 is chance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,14 +40,14 @@ SCHEDULERS = (POLICY, LEAST_TOKENS, LOR, RANDOM)
 
 @dataclass(frozen=True)
 class Judged:
-    """States of one cluster and what each scheduler chooses there: probabilities [N, R]."""
+    """States of one cluster, and each scheduler's choices in them as probabilities [N, R]."""
 
     states: States
     chosen: Mapping[str, Floats]
 
     @property
     def placed(self) -> dict[str, NDArray[np.int64]]:
-        """[N]: where requests went, each scheduler on its own path."""
+        """Where each scheduler placed the requests [N] in a simulation of its own."""
         return {POLICY: self.states.actions, LEAST_TOKENS: self.states.least_tokens_actions}
 
     @classmethod
@@ -60,59 +60,56 @@ class Judged:
         }
         return cls(states, {name: choices(values) for name, values in scores.items()})
 
-    def waste(self, chosen: Floats) -> Floats:
-        """[N]: percent, of choices [N, R]."""
+    def regret(self, chosen: Floats) -> Floats:
+        """Return the regret [N], in percent, of choices [N, R]."""
         chance = (self.chosen[RANDOM] * self.states.costs).sum(1).mean()
-        waste: Floats = 100 * (chosen * self.states.costs).sum(1) / max(chance, 1e-12)
-        return waste
+        regret: Floats = 100 * (chosen * self.states.costs).sum(1) / max(chance, 1e-12)
+        return regret
 
     def to_longest(self, chosen: Floats) -> Floats:
-        """[N]: the part of the choice that goes to the replica whose outstanding requests have the longest prompts."""
+        """Return the probability [N] of the replica whose outstanding requests have the longest prompts."""
         mean = self.states.prompt_tokens / np.maximum(self.states.outstanding, 1)
         return part_to(chosen, choices(masked(mean, self.states.available)))
 
 
 def overlap(chosen: Floats, other: Floats) -> Floats:
-    """[N]: how probable it is that two schedulers do the same, if both draw among equals with the same draw."""
+    """Return the probability [N] that two schedulers agree, if they break ties by the same draw."""
     same: Floats = np.minimum(chosen, other).sum(1)
     return same
 
 
 def part_to(chosen: Floats, kind: Floats) -> Floats:
-    """[N]: the part of the choice that goes to replicas of a kind; of a kind [N, R] are those that are not 0."""
+    """Return the probability [N] of the replicas where `kind` [N, R] is above 0."""
     part: Floats = (chosen * (kind > 0)).sum(1)
     return part
 
 
 @dataclass(frozen=True)
 class Decisions:
-    """All clusters' decisions in a row, [N] each.
+    """The decisions in all clusters, [N] each.
 
-    waste, to_longest: by scheduler; agreement: of the policy with each.
+    regret, to_longest: by scheduler; agreement: of the policy with each scheduler.
     """
 
     prompts: Floats
     load: Floats
     episode: NDArray[np.int64]
-    waste: Mapping[str, Floats]
+    regret: Mapping[str, Floats]
     agreement: Mapping[str, Floats]
     to_longest: Mapping[str, Floats]
 
     @classmethod
     def of(cls, judged: Sequence[Judged]) -> Decisions:
-        def joined(values: Sequence[Floats]) -> Floats:
-            return np.concatenate(values)
+        def by_scheduler(figure: Callable[[Judged, Floats], Floats]) -> dict[str, Floats]:
+            return {name: np.concatenate([figure(part, part.chosen[name]) for part in judged]) for name in SCHEDULERS}
 
         return cls(
-            prompts=joined([part.states.prompts for part in judged]),
-            load=joined([_load(part.states) for part in judged]),
+            prompts=np.concatenate([part.states.prompts for part in judged]),
+            load=np.concatenate([_load(part.states) for part in judged]),
             episode=np.concatenate([part.states.episode for part in judged]),
-            waste={name: joined([part.waste(part.chosen[name]) for part in judged]) for name in SCHEDULERS},
-            agreement={
-                name: joined([overlap(part.chosen[POLICY], part.chosen[name]) for part in judged])
-                for name in SCHEDULERS
-            },
-            to_longest={name: joined([part.to_longest(part.chosen[name]) for part in judged]) for name in SCHEDULERS},
+            regret=by_scheduler(Judged.regret),
+            agreement=by_scheduler(lambda part, chosen: overlap(part.chosen[POLICY], chosen)),
+            to_longest=by_scheduler(Judged.to_longest),
         )
 
     def __len__(self) -> int:
@@ -120,14 +117,13 @@ class Decisions:
 
 
 def _load(states: States) -> Floats:
-    """[N]: outstanding requests of the cluster, for each replica as fast as its fastest."""
+    """Return the outstanding requests [N] of the cluster over the sum of the relative speeds."""
     load: Floats = (states.outstanding * states.available).sum(1) / (states.speed * states.available).sum(1)
     return load
 
 
 def encode(states: States, beta: float | None = None) -> tuple[Floats, Floats]:
-    """(features [N, F, R], contexts [N, G]), raw, of each state, as rl.router.encoder makes them. beta: in place
-    of its own."""
+    """Return raw features [N, F, R] and contexts [N, G] as rl.router.encoder makes them. beta: replaces the states'."""
     features = np.empty((len(states), feature_count(states.queue_depth), states.available.shape[1]))
     contexts = np.empty((len(states), CONTEXT_SIZE))
     ledger_columns = LEDGER_COLUMNS + QUEUE_COLUMNS * states.queue_depth
@@ -137,7 +133,7 @@ def encode(states: States, beta: float | None = None) -> tuple[Floats, Floats]:
 
 
 def scores_of(weights: PolicyWeights, features: Floats, contexts: Floats, available: NDArray[np.bool_]) -> Floats:
-    """[N, R]: what rl.router.policy.NumpyPolicy gives for each state; -inf where a replica is not available."""
+    """Return the policy's scores [N, R], -inf where a replica is unavailable."""
     scores = np.empty(available.shape)
     _score(np.ascontiguousarray(features), contexts, _integers(available), weights.memory(0.0, False), scores)
     return scores
@@ -148,7 +144,7 @@ def policy_scores(weights: PolicyWeights, states: States, beta: float | None = N
 
 
 def least_tokens_scores(states: States) -> Floats:
-    """[N, R]: minus the tokens that each replica owes, divided by its speed (the rule of least_tokens)."""
+    """Return the scores [N, R] of least_tokens: minus the outstanding tokens over the relative speed."""
     completions = states.requests[:, ARRIVAL_COLUMNS:]
     total = PRIOR_WEIGHT * LEAST_TOKENS_PRIOR + completions[:, COMPLETED_OUTPUT]
     output = (total / (PRIOR_WEIGHT + completions[:, COMPLETED_COUNT]))[:, None]
@@ -165,7 +161,7 @@ def masked(scores: Floats, available: NDArray[np.bool_]) -> Floats:
 
 
 def choices(scores: Floats) -> Floats:
-    """[N, R]: probabilities, all on the highest score, shared out evenly among equals."""
+    """Return the probabilities [N, R] of choosing the highest score, which ties share evenly."""
     best = scores == scores.max(1, keepdims=True)
     shares: Floats = best / best.sum(1, keepdims=True)
     return shares
@@ -202,8 +198,8 @@ def _encode(
         arrival[:] = requests[state, :ARRIVAL_COLUMNS]
         completions[:] = requests[state, ARRIVAL_COLUMNS:]
         derive_facts(hardware, facts)
-        here = available[state].sum()
-        encode_state(ledger, gauges, facts, arrival, completions, beta, here, features[state], contexts[state])
+        number = available[state].sum()
+        encode_state(ledger, gauges, facts, arrival, completions, beta, number, features[state], contexts[state])
 
 
 @allocating_kernel

@@ -1,4 +1,4 @@
-"""Everything that is reported of a policy, from states on its path."""
+"""Compute everything that is reported of a policy from states that it visited."""
 
 from __future__ import annotations
 
@@ -29,21 +29,24 @@ from vidur.observation import Floats
 
 LONG_PROMPT = 3000
 _CURVES = 4
-# Percent of the decisions that something must change to have a curve.
-_HEEDED = 1.0
-# Fewer decisions of a class than this say nothing of how one simulation spreads it.
-_LEAST_SPREAD = 10
+# The least percentage of decisions that a quantity must change to get a curve.
+_LEAST_CHANGED = 1.0
+# The least decisions of a class in a simulation from which to tell how it is spread over replicas.
+_LEAST_DECISIONS = 10
 
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """The decisions of one kind, by scheduler. waste: percent, mean; agreement: percent of the decisions in which the
-    policy does the same; to_longest: percent that go to the replica with the longest requests; busiest: requests of the
-    busiest replica of a simulation over an equal share, mean, where each scheduler routes by itself."""
+    """Figures of a class of decisions, by scheduler.
+
+    regret: mean, percent; agreement: percent of decisions in which the policy does the same; to_longest: percent that
+    go to the replica with the longest requests; busiest: mean over simulations of the busiest replica's requests
+    relative to an equal share, where each scheduler routes its own simulation.
+    """
 
     name: str
     decisions: int
-    waste: Mapping[str, float]
+    regret: Mapping[str, float]
     agreement: Mapping[str, float]
     to_longest: Mapping[str, float]
     busiest: Mapping[str, float]
@@ -51,9 +54,9 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class Roles:
-    """How prompt classes are spread in one cluster: percent of class k at replica r, [K, R], by scheduler.
+    """The spread of prompt classes over a cluster: percent of class k at replica r, [K, R], by scheduler.
 
-    Each scheduler routes by itself. Replicas are in the order of the mean prompt that they got in a simulation.
+    Each scheduler routes its own simulation. Replicas are ordered by the mean prompt that they got.
     """
 
     cluster: str
@@ -63,14 +66,17 @@ class Roles:
 
 @dataclass(frozen=True)
 class Findings:
-    """waste: percent, by scheduler (rl.explain.choices). difference: of the policy's and least_tokens', and half its
-    95 % interval over the simulations. agreement: percent of the decisions, by scheduler."""
+    """The figures of a report.
+
+    regret: percent, by scheduler (rl.explain.choices). difference: the policy's regret minus that of least_tokens, and
+    half its 95 % interval over the simulations. agreement: percent of the decisions, by scheduler.
+    """
 
     beta: float
     decisions: int
     simulations: int
     clusters: list[str]
-    waste: dict[str, float]
+    regret: dict[str, float]
     difference: tuple[float, float]
     agreement: dict[str, float]
     by_group: list[Importance]
@@ -84,37 +90,40 @@ class Findings:
     roles: Roles
 
     def facts(self) -> list[tuple[str, str]]:
-        """Labels and texts: where the policy was watched, and what its choices and others' waste there."""
-        apart, half = self.difference
+        """Return (label, text) of where the policy was observed, and of its regret."""
+        difference, half = self.difference
         interval = "" if np.isnan(half) else f" ± {half:.0f}"
         return [
-            ("Watched on", ", ".join(self.clusters)),
+            ("Observed on", ", ".join(self.clusters)),
             ("Decisions", f"{self.decisions:,} in {plural(self.simulations, 'simulation')}, beta {self.beta:g}"),
-            ("Waste", ", ".join(f"{name} {self.waste[name]:.0f} %" for name in (POLICY, LEAST_TOKENS, LOR))),
-            ("Difference", f"{apart:+.0f}{interval} points of waste from least_tokens (95 %, over the simulations)"),
+            ("Regret", ", ".join(f"{name} {self.regret[name]:.0f} %" for name in (POLICY, LEAST_TOKENS, LOR))),
+            ("Difference", f"{difference:+.0f}{interval} points of regret from least_tokens (95 %, over simulations)"),
         ]
 
 
 def explain(weights: PolicyWeights, states: Sequence[States], seed: int) -> Findings:
-    """What the states say of the policy that visited them. states: by cluster, all of one beta and queue depth."""
+    """Explain the policy that visited the states, given by cluster and all of one beta and queue depth."""
     judged = [Judged.of(weights, part) for part in states]
     decisions = Decisions.of(judged)
-    things = quantities(states[0].queue_depth)
+    inputs = quantities(states[0].queue_depth)
     rng = np.random.default_rng(seed)
     by_group = [
-        importance(weights, judged, group, note, [quantity for quantity in things if quantity.group == group], rng)
+        importance(weights, judged, group, note, [quantity for quantity in inputs if quantity.group == group], rng)
         for group, note in GROUPS.items()
     ]
-    by_quantity = [importance(weights, judged, quantity.name, quantity.group, [quantity], rng) for quantity in things]
-    importances = {item.name: item for item in by_quantity}
-    heeded = [quantity for quantity in things if quantity.of_replica and importances[quantity.name].changed >= _HEEDED]
-    swept = sorted(heeded, key=lambda quantity: -importances[quantity.name].lost)[:_CURVES]
+    by_quantity = [importance(weights, judged, quantity.name, quantity.group, [quantity], rng) for quantity in inputs]
+    pairs = [
+        (quantity, item.lost)
+        for quantity, item in zip(inputs, by_quantity, strict=True)
+        if quantity.of_replica and item.changed >= _LEAST_CHANGED
+    ]
+    swept = [quantity for quantity, _ in sorted(pairs, key=lambda pair: -pair[1])[:_CURVES]]
     return Findings(
         beta=states[0].beta,
         decisions=len(decisions),
         simulations=len(np.unique(decisions.episode)),
         clusters=[part.cluster for part in states],
-        waste={name: float(values.mean()) for name, values in decisions.waste.items()},
+        regret={name: float(values.mean()) for name, values in decisions.regret.items()},
         difference=_difference(decisions),
         agreement={name: 100 * float(values.mean()) for name, values in decisions.agreement.items()},
         by_group=sorted(by_group, key=lambda item: -item.lost),
@@ -130,27 +139,23 @@ def explain(weights: PolicyWeights, states: Sequence[States], seed: int) -> Find
 
 
 def _difference(decisions: Decisions) -> tuple[float, float]:
-    apart = decisions.waste[POLICY] - decisions.waste[LEAST_TOKENS]
-    means = np.array([apart[decisions.episode == number].mean() for number in np.unique(decisions.episode)])
+    differences = decisions.regret[POLICY] - decisions.regret[LEAST_TOKENS]
+    means = np.array([differences[decisions.episode == number].mean() for number in np.unique(decisions.episode)])
     half = 1.96 * float(means.std(ddof=1)) / np.sqrt(len(means)) if len(means) > 1 else np.nan
-    return float(apart.mean()), float(half)
+    return float(differences.mean()), float(half)
 
 
 def _prompt_classes(prompts: Floats) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Quarters by length, and the long ones."""
+    """Return the quarters of the prompts by length, and the prompts over LONG_PROMPT."""
     cuts = [0.0, *np.quantile(prompts, [0.25, 0.5, 0.75]), np.inf]
-    made = []
+    classes = []
     for low, high in itertools.pairwise(cuts):
         name = f"up to {high:,.0f} tokens" if low == 0 else f"{low:,.0f} to {high:,.0f}"
-        made.append((f"over {low:,.0f}" if high == np.inf else name, (prompts > low) & (prompts <= high)))
+        classes.append((f"over {low:,.0f}" if high == np.inf else name, (prompts > low) & (prompts <= high)))
     if cuts[3] != LONG_PROMPT:
-        made.append(
-            (
-                f"of these over {LONG_PROMPT:,}" if cuts[3] < LONG_PROMPT else f"over {LONG_PROMPT:,}",
-                prompts > LONG_PROMPT,
-            )
-        )
-    return [(name, rows) for name, rows in made if rows.any()]
+        prefix = "of these " if cuts[3] < LONG_PROMPT else ""
+        classes.append((f"{prefix}over {LONG_PROMPT:,}", prompts > LONG_PROMPT))
+    return [(name, rows) for name, rows in classes if rows.any()]
 
 
 def _load_classes(load: Floats) -> list[tuple[str, NDArray[np.bool_]]]:
@@ -168,7 +173,7 @@ def _class_figures(decisions: Decisions, judged: Sequence[Judged], name: str, ro
     return ClassFigures(
         name=name,
         decisions=int(rows.sum()),
-        waste={scheduler: float(values[rows].mean()) for scheduler, values in decisions.waste.items()},
+        regret={scheduler: float(values[rows].mean()) for scheduler, values in decisions.regret.items()},
         agreement={scheduler: 100 * float(values[rows].mean()) for scheduler, values in decisions.agreement.items()},
         to_longest={scheduler: 100 * float(values[rows].mean()) for scheduler, values in decisions.to_longest.items()},
         busiest={scheduler: _busiest(judged, parts, scheduler) for scheduler in (POLICY, LEAST_TOKENS)},
@@ -176,19 +181,19 @@ def _class_figures(decisions: Decisions, judged: Sequence[Judged], name: str, ro
 
 
 def _busiest(judged: Sequence[Judged], rows: Sequence[NDArray[np.bool_]], scheduler: str) -> float:
-    """The busiest replica's requests over an equal share, mean over the simulations; nan where there are too few."""
+    """Return ClassFigures.busiest of a scheduler; nan if every simulation has too few decisions."""
     ratios = []
     for part, chosen_rows in zip(judged, rows, strict=True):
         placed, replicas = part.placed[scheduler], part.states.available.shape[1]
         for number in np.unique(part.states.episode):
             counts = np.bincount(placed[chosen_rows & (part.states.episode == number)], minlength=replicas)
-            if counts.sum() >= _LEAST_SPREAD:
+            if counts.sum() >= _LEAST_DECISIONS:
                 ratios.append(counts.max() * replicas / counts.sum())
     return float(np.mean(ratios)) if ratios else float("nan")
 
 
 def _roles(judged: Sequence[Judged], prompts: Floats) -> Roles:
-    """Of the cluster with most replicas up to 8 among those whose replicas are equal; of the first if none is."""
+    """Return the roles in the largest cluster of up to 8 equal replicas, or in the first cluster if there is none."""
     equal = [part for part in judged if np.ptp(part.states.speed) == 0 and part.states.available.shape[1] <= 8]
     part = max(equal or judged[:1], key=lambda candidate: candidate.states.available.shape[1])
     states, replicas = part.states, part.states.available.shape[1]
@@ -207,31 +212,25 @@ def _roles(judged: Sequence[Judged], prompts: Floats) -> Roles:
     return Roles(states.cluster, [name for name, _ in _prompt_classes(prompts)][:4], shares)
 
 
-IMPORTANCE_HEADINGS = ("Without what it sees of ...", "Advantage lost", "Decisions changed")
+IMPORTANCE_HEADINGS = ("Permuted input", "Advantage lost", "Decisions changed")
 CLASS_HEADINGS = (
-    "Decisions",
-    "Number",
-    "As least_tokens",
-    "As lor",
-    "Waste, policy",
-    "Waste, least_tokens",
-    "Waste, lor",
-)
+    "Decisions", "Number", "As least_tokens", "As lor", "Regret, policy", "Regret, least_tokens", "Regret, lor",
+)  # fmt: skip
 
 
 def importance_rows(items: Sequence[Importance]) -> list[list[str]]:
-    """Under IMPORTANCE_HEADINGS."""
+    """Format rows for IMPORTANCE_HEADINGS."""
     return [[item.name, f"{item.lost:.1f} %", f"{item.changed:.1f} %"] for item in items]
 
 
 def class_rows(classes: Sequence[ClassFigures]) -> list[list[str]]:
-    """Under CLASS_HEADINGS."""
+    """Format rows for CLASS_HEADINGS."""
     return [
         [
             figures.name,
             f"{figures.decisions:,}",
             *(f"{figures.agreement[name]:.0f} %" for name in (LEAST_TOKENS, LOR)),
-            *(f"{figures.waste[name]:.0f} %" for name in (POLICY, LEAST_TOKENS, LOR)),
+            *(f"{figures.regret[name]:.0f} %" for name in (POLICY, LEAST_TOKENS, LOR)),
         ]
         for figures in classes
     ]

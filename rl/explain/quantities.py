@@ -1,4 +1,4 @@
-"""The things that a router can see, one by one: read from states, and put back changed."""
+"""The quantities that a router observes: read them from states, permute them, or set them."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from vidur.observation import (
 
 QUEUE, DECODE, HARDWARE, GAUGES, ARRIVAL = "prefill queue", "decode load", "hardware", "gauges", "arrival"
 GROUPS = {
-    QUEUE: "the requests placed on a replica that have no first token yet",
-    DECODE: "the requests of a replica that are streaming",
-    HARDWARE: "how fast a replica is, and its KV-cache",
-    GAUGES: "what the replicas report of themselves, up to a second old",
-    ARRIVAL: "the request to be placed, and the lengths seen so far",
+    QUEUE: "requests on a replica without a first token",
+    DECODE: "requests on a replica with a first token",
+    HARDWARE: "speed and KV-cache of a replica",
+    GAUGES: "gauges reported by the replicas, up to a second old",
+    ARRIVAL: "the arriving request, and the lengths of completed ones",
 }
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A thing that a router sees. columns: of `States.replicas`, or of `States.requests` if it is not of a replica."""
+    """An input of a router. columns: of `States.replicas`, or of `States.requests` if `of_replica` is False."""
 
     name: str
     unit: str
@@ -57,34 +57,36 @@ class Quantity:
 
 
 def quantities(queue_depth: int) -> list[Quantity]:
-    """What there is to see, of a router of that queue depth."""
+    """Return the quantities that a router of this queue depth observes."""
     ages = tuple(QUEUE_AGE + QUEUE_COLUMNS * index for index in range(queue_depth))
     prompts = tuple(QUEUE_PROMPT + QUEUE_COLUMNS * index for index in range(queue_depth))
     speed = tuple(hardware_column(column, queue_depth) for column in (SPEED, PREFILL_SECONDS, DECODE_SECONDS))
-    completed = tuple(ARRIVAL_COLUMNS + at for at in (COMPLETED_COUNT, COMPLETED_OUTPUT, COMPLETED_PROMPT))
-    seen = [
-        Quantity("prompt tokens not yet read", "tokens", QUEUE, (AWAITING_TOKENS,)),
+    completed = tuple(ARRIVAL_COLUMNS + column for column in (COMPLETED_COUNT, COMPLETED_OUTPUT, COMPLETED_PROMPT))
+    inputs = [
+        Quantity("prompt tokens to prefill", "tokens", QUEUE, (AWAITING_TOKENS,)),
         Quantity("requests without a first token", "requests", QUEUE, (AWAITING,)),
         Quantity("ages of the first in the queue", "s", QUEUE, ages),
         Quantity("prompts of the first in the queue", "tokens", QUEUE, prompts),
-        Quantity("requests that are streaming", "requests", DECODE, (OUTSTANDING,)),
-        Quantity("prompt tokens of the streaming", "tokens", DECODE, (PROMPT_TOKENS,)),
-        Quantity("tokens that these have streamed", "tokens", DECODE, (STREAMED_TOKENS,)),
-        Quantity("time between tokens", "s", DECODE, (ITL_EWMA,)),
+        Quantity("decoding requests", "requests", DECODE, (OUTSTANDING,)),
+        Quantity("prompt tokens of decoding requests", "tokens", DECODE, (PROMPT_TOKENS,)),
+        Quantity("streamed tokens", "tokens", DECODE, (STREAMED_TOKENS,)),
+        Quantity("inter-token latency", "s", DECODE, (ITL_EWMA,)),
         Quantity("relative speed", "of the fastest", HARDWARE, speed),
         Quantity("size of the KV-cache", "tokens", HARDWARE, (hardware_column(KV_TOKENS, queue_depth),)),
         Quantity("gauge of waiting requests", "requests", GAUGES, (gauge_column(GAUGE_WAITING, queue_depth),)),
         Quantity("gauge of KV-cache use", "0 to 1", GAUGES, (gauge_column(GAUGE_KV_USAGE, queue_depth),)),
-        Quantity("prompt of the arrival", "tokens", ARRIVAL, (ARRIVAL_PROMPT,), of_replica=False),
-        Quantity("age of the arrival", "s", ARRIVAL, (ARRIVAL_AGE,), of_replica=False),
-        Quantity("lengths of what has completed", "tokens", ARRIVAL, completed, of_replica=False),
+        Quantity("arriving prompt", "tokens", ARRIVAL, (ARRIVAL_PROMPT,), of_replica=False),
+        Quantity("age of the arriving request", "s", ARRIVAL, (ARRIVAL_AGE,), of_replica=False),
+        Quantity("lengths of completed requests", "tokens", ARRIVAL, completed, of_replica=False),
     ]
-    return [quantity for quantity in seen if quantity.columns]
+    return [quantity for quantity in inputs if quantity.columns]
 
 
 def permuted(states: States, chosen: Sequence[Quantity], rng: np.random.Generator) -> States:
-    """The states with these quantities, all together, taken from another state each. What is a replica's is then dealt
-    to the replicas in a random order: else a replica that is always the slow one would keep its speed."""
+    """Return the states with the chosen quantities of another random state each.
+
+    Replicas are permuted too: otherwise a replica that is always slow would keep its speed.
+    """
     other = rng.permutation(len(states))
     deal = rng.permuted(np.tile(np.arange(states.available.shape[1]), (len(states), 1)), axis=1)
     replicas, requests = states.replicas.copy(), states.requests.copy()
@@ -98,9 +100,9 @@ def permuted(states: States, chosen: Sequence[Quantity], rng: np.random.Generato
 
 
 def with_value(states: States, quantity: Quantity, replica: NDArray[np.int64], value: float) -> States:
-    """The states with one replica of each, int64[N], at another value of a quantity of replicas.
+    """Return the states with a quantity of one replica each, int64[N], set to `value`.
 
-    A speed comes with the times of the hardware; of the first in the queue, the very first changes.
+    Setting a speed also sets the hardware's times; of the first in the queue, only the oldest is set.
     """
     replicas = states.replicas.copy()
     rows = np.arange(len(states))
@@ -114,7 +116,7 @@ def with_value(states: States, quantity: Quantity, replica: NDArray[np.int64], v
 
 
 def sweep(states: Sequence[States], quantity: Quantity, points: int) -> Floats:
-    """Values of a quantity to show replicas at: from the least to the p98 of what was seen."""
+    """Return evenly spaced values of a quantity, from the least to the p98 of the observed values."""
     column = quantity.columns[0]
     seen = np.concatenate([part.of(column)[part.available] for part in states])
     low, high = float(seen.min()), float(np.quantile(seen, 0.98))

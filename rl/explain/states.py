@@ -1,4 +1,4 @@
-"""Decisions on a policy's own path: what it could see, and what each choice would have cost."""
+"""Collect the states that a policy visits, with the cost of every choice."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ from vidur.request_generator import RequestTable, generate_requests
 from vidur.scheduler.routers.least_tokens import choose_least_tokens
 
 EPISODE_DECISIONS = 400
-# Of a simulation that are left out at its beginning, when the cluster is not busy yet.
+# The share of a simulation to skip at its beginning, when the cluster is not busy yet.
 _WARM_UP = 0.25
-# A choice that costs more than this above the best one is simply bad.
+# The most that a choice can cost above the best one.
 _MOST = 20.0
-# Output tokens that least_tokens expects before it has seen any.
+# The output tokens that least_tokens expects before any request has completed.
 LEAST_TOKENS_PRIOR = 256.0
-# So many times the scores, the policy's probabilities are those of serving: all on the highest score.
+# Multiplied by this, the scores put all probability on the highest one, as in serving.
 _SHARP = 1e6
 
 
 @dataclass(frozen=True)
 class States:
-    """N decisions in clusters of R replicas, all of one cluster.
+    """N decisions in a cluster of R replicas.
 
-    replicas float64[N, R, P]: the ledger, the gauges and the hardware side by side (see `column`), but in the ledger
-    OUTSTANDING is without AWAITING and PROMPT_TOKENS is without AWAITING_TOKENS, so that each column can vary alone.
-    requests float64[N, Q]: the arrival, then the totals of what has completed. available bool[N, R]. costs [N, R]: of
-    each choice above the best one's (rl.reward.cost); e2e, ttft [N, R]: seconds by which it grows the sums over all
-    requests. actions int64[N]: what the policy did; least_tokens_actions int64[N]: where least_tokens put the same
-    request, in a simulation of its own; episode int64[N]: a number for each simulation.
+    replicas float64[N, R, P]: the ledger, the gauges and the hardware side by side (gauge_column, hardware_column). So
+    that each column can vary alone, OUTSTANDING is without AWAITING, and PROMPT_TOKENS without AWAITING_TOKENS.
+    requests float64[N, Q]: the arrival, then the totals of completed requests. available bool[N, R]. costs [N, R]: of
+    each choice above the best one (rl.reward.cost); e2e, ttft [N, R]: its growth of the sums over all requests, in
+    seconds. actions int64[N]: the policy's choices; least_tokens_actions int64[N]: where least_tokens placed the same
+    requests in its own simulation; episode int64[N]: the number of the simulation.
     """
 
     cluster: str
@@ -78,12 +78,12 @@ class States:
 
     @property
     def prompts(self) -> Floats:
-        """[N]: tokens."""
+        """Prompts of the arriving requests [N], in tokens."""
         prompts: Floats = self.requests[:, ARRIVAL_PROMPT]
         return prompts
 
     def of(self, column: int) -> Floats:
-        """[N, R]: a column of `replicas`."""
+        """Return a column of `replicas` [N, R]."""
         values: Floats = self.replicas[:, :, column]
         return values
 
@@ -107,17 +107,18 @@ class States:
 
 
 def gauge_column(column: int, queue_depth: int) -> int:
-    """Where a gauge lies in `States.replicas`."""
+    """Return the column of a gauge in `States.replicas`."""
     return LEDGER_COLUMNS + QUEUE_COLUMNS * queue_depth + column
 
 
 def hardware_column(column: int, queue_depth: int) -> int:
+    """Return the column of a hardware figure in `States.replicas`."""
     return gauge_column(GAUGE_COLUMNS, queue_depth) + column
 
 
 @dataclass(frozen=True)
 class Source:
-    """One simulation to take states from. events: None for those of the plans."""
+    """A simulation to collect states from. events: by default those of the plans."""
 
     cluster: str
     plans: Plans
@@ -128,7 +129,7 @@ class Source:
         return RunningSimulation.of(self.plans, self.requests, queue_depth, beta, self.events)
 
     def placements(self) -> NDArray[np.int64]:
-        """Where least_tokens puts each request."""
+        """Return the replica on which least_tokens places each request."""
         plans, events = self.plans, self.plans.events if self.events is None else self.events
         options = EngineOptions(
             record_rows=False, gauge_interval=plans.gauge_interval, memory=np.array([-1.0, LEAST_TOKENS_PRIOR])
@@ -140,7 +141,7 @@ class Source:
 
 
 def sources(config: str | None, suite: TrainingSuite, count: int, seed: int) -> Iterator[Source]:
-    """`count` simulations: of all clusters of the suite in turns, or of the one of that name; or the one of a file.
+    """Yield `count` simulations of the suite's clusters in turns, or of the cluster named `config`, or one of a file.
 
     Raises InputError for an unknown name, or a configuration that cannot be simulated.
     """
@@ -165,15 +166,15 @@ def collect(
     weights: PolicyWeights, queue_depth: int, config: str | None, suite: TrainingSuite, beta: float, decisions: int,
     seed: int,
 ) -> list[States]:  # fmt: skip
-    """About `decisions` states, by cluster, on the path of the policy as it serves: the highest score each time.
+    """Collect about `decisions` states, by cluster, that the policy visits as it always takes the highest score.
 
-    Raises InputError where there is nothing to choose, or a request fits no replica that it is sent to.
+    Raises InputError if a cluster has one replica, or if a request does not fit its replica.
     """
     by_cluster: dict[str, list[States]] = {}
     count = -(-decisions // EPISODE_DECISIONS)
     for number, source in enumerate(sources(config, suite, count, seed)):
         if len(source.plans.replicas) < 2:
-            raise InputError(f"{source.cluster}: one replica leaves nothing to choose")
+            raise InputError(f"{source.cluster} has one replica, so there is nothing to choose")
         wanted = min(decisions, EPISODE_DECISIONS if source.events is not None else decisions)
         rng = np.random.default_rng([seed, number, 1])
         states = _observe(source, weights, queue_depth, beta, wanted, number, rng)
@@ -185,7 +186,7 @@ def collect(
 
 
 def sharpened(weights: PolicyWeights) -> PolicyWeights:
-    """The policy that takes the highest score for sure, equals at random."""
+    """Return the policy that takes the highest score with certainty, and breaks ties at random."""
     return dataclasses.replace(
         weights,
         score=_SHARP * weights.score,
@@ -204,7 +205,7 @@ def _observe(
     simulation.roll(memory, skipped, rng)
     decisions = min(decisions, simulation.num_requests - skipped)
     engine = simulation.engine
-    seen: list[tuple[Floats, Floats, NDArray[np.bool_], Floats, int, int]] = []
+    rows: list[tuple[Floats, Floats, NDArray[np.bool_], Floats, int, int]] = []
     for _ in range(decisions):
         replicas = np.concatenate([engine.books.observed, engine.books.gauges, engine.books.hardware], 1)
         replicas[:, OUTSTANDING] -= replicas[:, AWAITING]
@@ -214,14 +215,14 @@ def _observe(
         rollout = simulation.roll(memory, 1, rng, labels=True)
         if not len(rollout):
             break
-        # Where there is no choice, or one that would be refused, nothing is to be learned.
+        # Skip states with a single choice, or with one that would be refused.
         if available.sum() > 1 and np.isfinite(rollout.all_costs[0, available]).all():
-            seen.append(
+            rows.append(
                 (replicas, requests, available, rollout.all_costs[0], int(rollout.actions[0]), int(rollout.requests[0]))
             )
-    if not seen:
+    if not rows:
         return None
-    replicas, requests, available, parts, actions, numbers = (np.array(values) for values in zip(*seen, strict=True))
+    replicas, requests, available, parts, actions, numbers = (np.array(values) for values in zip(*rows, strict=True))
     parts = np.where(available[:, :, None], parts, np.nan)
     costs = costs_of(parts, beta, float(engine.books.hardware[:, DECODE_SECONDS].min()))
     costs = np.minimum(costs - np.nanmin(costs, 1, keepdims=True), _MOST)

@@ -1,4 +1,4 @@
-"""What a policy would do if one thing were otherwise: at another value, in another state, at another beta."""
+"""Measure how a policy responds to changes of one input: permuted, at other values, or at another beta."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _SWEPT = 2000
 
 @dataclass(frozen=True)
 class Importance:
-    """What a policy loses where it sees something of another state in place of its own.
+    """The permutation importance of an input.
 
-    lost: percent of its advantage over chance; changed: percent of the decisions that become others.
+    lost: percent of the policy's advantage over chance; changed: percent of the decisions.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Importance:
 
 @dataclass(frozen=True)
 class Curve:
-    """How a policy takes one replica at other values of a quantity; by SHORT and LONG, the prompt of the arrival.
+    """The policy's response to one replica's quantity at `values` [P], for SHORT and LONG arriving prompts.
 
-    values [P]; score [P]: its score above the mean of the others'; chosen [P]: percent of states in which it is chosen.
+    score [P]: the replica's score above the others' mean; chosen [P]: percent of states in which it is chosen.
     """
 
     quantity: Quantity
@@ -62,7 +62,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class ByPrompt:
-    """Percent of the decisions that go to each kind of replica if the arrival's prompt were another: [P] each."""
+    """The percentage of decisions, [P] each, that go to each kind of replica at other arriving prompts."""
 
     prompts: Floats
     shares: Mapping[str, Floats]
@@ -70,8 +70,11 @@ class ByPrompt:
 
 @dataclass(frozen=True)
 class ByBeta:
-    """[B] each: percent of the decisions that go to the replica with the least backlog, and that are least_tokens';
-    e2e, ttft: seconds by which a decision grows the sums over all requests, mean."""
+    """Figures at each beta, [B] each.
+
+    least_backlog, as_least_tokens: percent of decisions for the replica with the least backlog, and that agree with
+    least_tokens; e2e, ttft: mean growth of the sums over all requests by a decision, in seconds.
+    """
 
     betas: tuple[float, ...]
     least_backlog: Floats
@@ -81,34 +84,34 @@ class ByBeta:
 
 
 def importance(
-    weights: PolicyWeights, judged: Sequence[Judged], name: str, note: str, things: Sequence[Quantity],
+    weights: PolicyWeights, judged: Sequence[Judged], name: str, note: str, inputs: Sequence[Quantity],
     rng: np.random.Generator,
 ) -> Importance:  # fmt: skip
-    """Of quantities, all together."""
-    scores = [[policy_scores(weights, permuted(part.states, things, rng)) for part in judged] for _ in range(_REPEATS)]
+    """Measure the importance of quantities that are permuted together."""
+    scores = [[policy_scores(weights, permuted(part.states, inputs, rng)) for part in judged] for _ in range(_REPEATS)]
     return _importance(judged, name, note, scores)
 
 
 def feature_importances(
     weights: PolicyWeights, judged: Sequence[Judged], queue_depth: int, rng: np.random.Generator
 ) -> list[Importance]:
-    """Of the numbers that the encoder makes of the quantities, one by one."""
+    """Measure the importance of each feature of the encoder, the greatest first."""
     spec = EncoderSpec.of(queue_depth)
     encoded = [encode(part.states) for part in judged]
-    made = []
+    importances = []
     for index, feature in enumerate((*spec.replica, *spec.context)):
         scores = []
         for part, (features, contexts) in zip(judged, encoded, strict=True):
             changed = _feature_permuted(features, contexts, index, rng)
             scores.append(scores_of(weights, *changed, part.states.available))
-        made.append(_importance(judged, feature.name, f"{feature.meaning} ({feature.unit})", [scores]))
-    return sorted(made, key=lambda item: -item.lost)
+        importances.append(_importance(judged, feature.name, f"{feature.meaning} ({feature.unit})", [scores]))
+    return sorted(importances, key=lambda item: -item.lost)
 
 
 def _feature_permuted(
     features: Floats, contexts: Floats, index: int, rng: np.random.Generator
 ) -> tuple[Floats, Floats]:
-    """With feature `index`, those of the context after those of replicas, taken from other states (see `permuted`)."""
+    """Permute feature `index` over the states (see `permuted`); the context's features follow the replicas'."""
     other = rng.permutation(len(features))
     if index < features.shape[1]:
         features = features.copy()
@@ -120,40 +123,19 @@ def _feature_permuted(
 
 
 def _importance(judged: Sequence[Judged], name: str, note: str, repeats: Sequence[Sequence[Floats]]) -> Importance:
-    """repeats: scores [N, R] of each cluster, several times."""
-
-    def mean(values: Sequence[Floats]) -> float:
-        return float(np.concatenate(values).mean())
-
-    ours = mean([part.waste(part.chosen[POLICY]) for part in judged])
-    chosen = [[choices(scores) for scores in repeat] for repeat in repeats]
-    extra = float(
-        np.mean(
-            [
-                mean(
-                    [
-                        part.waste(choice) - part.waste(part.chosen[POLICY])
-                        for part, choice in zip(judged, repeat, strict=True)
-                    ]
-                )
-                for repeat in chosen
-            ]
-        )
-    )
-    kept = [
-        mean([overlap(part.chosen[POLICY], choice) for part, choice in zip(judged, repeat, strict=True)])
-        for repeat in chosen
-    ]
-    return Importance(
-        name=name,
-        note=note,
-        lost=100 * extra / (100 - ours) if ours < 100 else extra,
-        changed=100 * (1 - float(np.mean(kept))),
-    )
+    """Compare the policy with its choices at permuted scores. repeats: scores [N, R] of each cluster, repeatedly."""
+    regret = float(np.concatenate([part.regret(part.chosen[POLICY]) for part in judged]).mean())
+    extra, same = [], []
+    for repeat in repeats:
+        pairs = [(part, part.chosen[POLICY], choices(scores)) for part, scores in zip(judged, repeat, strict=True)]
+        extra.append(np.concatenate([part.regret(choice) - part.regret(own) for part, own, choice in pairs]).mean())
+        same.append(np.concatenate([overlap(own, choice) for _, own, choice in pairs]).mean())
+    lost, kept = float(np.mean(extra)), float(np.mean(same))
+    return Importance(name, note, 100 * lost / (100 - regret) if regret < 100 else lost, 100 * (1 - kept))
 
 
 def curve(weights: PolicyWeights, states: Sequence[States], quantity: Quantity, rng: np.random.Generator) -> Curve:
-    """Of one replica in each state, at random among the available."""
+    """Measure the response to a quantity of a random available replica in each state."""
     values = sweep(states, quantity, _POINTS)
     parts = [_sample(part, states, rng) for part in states]
     replicas = [choices(np.where(part.available, rng.random(part.available.shape), -1.0)).argmax(1) for part in parts]
@@ -188,13 +170,13 @@ def _prompt_classes(parts: Sequence[States]) -> dict[str, NDArray[np.bool_]]:
 
 
 def backlog(states: States) -> Floats:
-    """[N, R]: seconds to read the prompts of those without a first token."""
+    """Return the seconds [N, R] to prefill the requests without a first token."""
     seconds: Floats = states.of(AWAITING_TOKENS) * states.of(hardware_column(PREFILL_SECONDS, states.queue_depth))
     return seconds
 
 
 def by_prompt(weights: PolicyWeights, judged: Sequence[Judged], rng: np.random.Generator) -> ByPrompt:
-    """The same states with another arrival."""
+    """Measure the choices in the same states with other arriving prompts."""
     parts = [_sample(part.states, [other.states for other in judged], rng) for part in judged]
     seen = np.concatenate([part.prompts for part in parts])
     prompts = np.unique(np.rint(np.geomspace(max(np.quantile(seen, 0.02), 1), seen.max(), _POINTS)))
@@ -213,29 +195,27 @@ def by_prompt(weights: PolicyWeights, judged: Sequence[Judged], rng: np.random.G
 
 
 def _kinds(states: States) -> dict[str, Floats]:
-    """[N, R] each: the replicas of a kind, as choices."""
+    """Return the replicas of each kind, as choices [N, R]."""
     mean = states.prompt_tokens / np.maximum(states.outstanding, 1)
     return {
-        "least prompt tokens not yet read": choices(masked(-backlog(states), states.available)),
+        "least backlog": choices(masked(-backlog(states), states.available)),
         "fewest outstanding requests": choices(masked(-states.outstanding, states.available)),
         "longest requests": choices(masked(mean, states.available)),
     }
 
 
 def by_beta(weights: PolicyWeights, judged: Sequence[Judged]) -> ByBeta:
-    """The same states at each of BETAS."""
+    """Measure the choices in the same states at each of BETAS."""
     least = [choices(masked(-backlog(part.states), part.states.available)) for part in judged]
     rows = []
     for beta in BETAS:
         chosen = [choices(policy_scores(weights, part.states, beta)) for part in judged]
         pairs = list(zip(chosen, judged, strict=True))
-        rows.append(
-            [
-                100
-                * np.concatenate([part_to(choice, kind) for choice, kind in zip(chosen, least, strict=True)]).mean(),
-                100 * np.concatenate([overlap(choice, part.chosen[LEAST_TOKENS]) for choice, part in pairs]).mean(),
-                np.concatenate([(choice * part.states.e2e).sum(1) for choice, part in pairs]).mean(),
-                np.concatenate([(choice * part.states.ttft).sum(1) for choice, part in pairs]).mean(),
-            ]
+        figures = (
+            [100 * part_to(choice, kind) for choice, kind in zip(chosen, least, strict=True)],
+            [100 * overlap(choice, part.chosen[LEAST_TOKENS]) for choice, part in pairs],
+            [(choice * part.states.e2e).sum(1) for choice, part in pairs],
+            [(choice * part.states.ttft).sum(1) for choice, part in pairs],
         )
+        rows.append([np.concatenate(values).mean() for values in figures])
     return ByBeta(BETAS, *np.array(rows).T)

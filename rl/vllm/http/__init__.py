@@ -1,1 +1,1 @@
-"""HTTP/1.1 from clients and to replicas: connections that keep within limits, and the tokens in what streams by."""
+"""Speak HTTP/1.1 with clients and replicas, within limits, and count the tokens in what streams by."""

@@ -1,4 +1,4 @@
-"""What a response tells of its tokens, found by scanning its bytes as they pass."""
+"""Count the tokens of a response by scanning its bytes as they pass."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ DONE = re.compile(rb"\ndata: ?\[DONE\]")
 USAGE = re.compile(rb'"usage"\s*:\s*\{((?:[^{}]+|\{[^{}]*\})*)')
 PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d+)')
 OUTPUT = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d+)')
-KEPT_LINE = 16  # more than the longest of the patterns above
-KEPT_BYTES = 4096  # the usage stands near the end of a response
+KEPT_LINE = 16  # longer than EVENT and DONE
+KEPT_BYTES = 4096  # the usage is near the end of a response
 
 
 class EventCounter:
-    """Counts the data events of a stream. A newline within a JSON text is written as \\n, so a line that begins with
-    `data:` is an event and never content. The closing [DONE] is no event."""
+    """Count the data events of a stream, without the closing [DONE].
+
+    A line that begins with `data:` is always an event, as JSON escapes the newlines of its content.
+    """
 
     def __init__(self) -> None:
         self.events = 0
@@ -23,10 +25,10 @@ class EventCounter:
         self._in_tail = 0
 
     def feed(self, data: bytes) -> int:
-        """The events that began in `data`, the next bytes of the stream; -1 if an earlier one turns out as [DONE]."""
-        seen = self._tail + data
-        count = _events(seen) - self._in_tail
-        self._tail = seen[-KEPT_LINE:]
+        """Return the events that begin in `data`, the next bytes; -1 if an earlier one turns out to be [DONE]."""
+        text = self._tail + data
+        count = _events(text) - self._in_tail
+        self._tail = text[-KEPT_LINE:]
         self._in_tail = _events(self._tail)
         self.events += count
         return count
@@ -37,7 +39,7 @@ def _events(text: bytes) -> int:
 
 
 class ResponseTail:
-    """Keeps the end of a response, where its usage stands."""
+    """Keep the end of a response, which has its usage."""
 
     def __init__(self) -> None:
         self._tail = b""
@@ -46,9 +48,9 @@ class ResponseTail:
         self._tail = data[-KEPT_BYTES:] if len(data) >= KEPT_BYTES else (self._tail + data)[-KEPT_BYTES:]
 
     def usage(self) -> tuple[int | None, int | None]:
-        """(prompt tokens, output tokens) of the last usage, None where it does not say."""
-        found = USAGE.findall(self._tail)
-        if not found:
+        """Return the prompt and the output tokens of the last usage; None if it has none."""
+        usages = USAGE.findall(self._tail)
+        if not usages:
             return None, None
-        prompt, output = PROMPT.search(found[-1]), OUTPUT.search(found[-1])
+        prompt, output = PROMPT.search(usages[-1]), OUTPUT.search(usages[-1])
         return (int(prompt[1]) if prompt else None, int(output[1]) if output else None)

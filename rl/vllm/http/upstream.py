@@ -1,4 +1,4 @@
-"""The side of the replicas: kept-alive connections to one replica, each carrying one exchange at a time."""
+"""Exchange requests and answers with replicas over pools of kept-alive connections."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rl.vllm.http.wire import Headers, authority, head_bytes
 MAX_IDLE = 512
 LATE_SECONDS = 0.05
 MAX_HEAD_BYTES = 256 * 1024
-# Below the 5 s after which vLLM's server closes a connection that waits.
+# Less than the 5 s after which vLLM's server closes an idle connection.
 IDLE_SECONDS = 4.0
 
 
 class Address(NamedTuple):
-    """Where a replica listens. authority: for the Host header; path: what goes before the path of each request."""
+    """The address of a replica. authority: its Host header; path: a prefix for the path of each request."""
 
     host: str
     port: int
@@ -31,7 +31,7 @@ class Address(NamedTuple):
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """The address of a replica's checked URL, http://HOST:PORT or with a path."""
+        """Split a replica's checked URL, such as http://HOST:PORT/PATH."""
         parts = urlsplit(url)
         assert parts.hostname is not None
         secure = parts.scheme == "https"
@@ -42,8 +42,11 @@ class Address(NamedTuple):
 
 
 class ReplicaFailure(Exception):
-    """A replica gave no answer, or broke one off. reason: one word for the metrics. reused: a kept connection closed
-    before it gave a byte, which a server may do at any time, so the replica need not be at fault."""
+    """A replica that gave no answer, or an incomplete one.
+
+    reason: a word for the metrics. reused: a kept-alive connection closed without a byte, which a server may do at any
+    time, so the replica may be well.
+    """
 
     def __init__(self, reason: str, detail: str, reused: bool = False) -> None:
         super().__init__(detail)
@@ -52,17 +55,17 @@ class ReplicaFailure(Exception):
 
     @property
     def may_be_of_request(self) -> bool:
-        """Whether another replica may fail on the same request in the same way."""
+        """Whether the request, rather than the replica, may be the cause."""
         return self.reason == "timeout" or self.reason.startswith("status_")
 
     @property
     def is_late(self) -> bool:
-        """Whether a connection that stood brought no bytes in time."""
+        """Whether the replica was connected, but sent nothing in time."""
         return self.reason in ("timeout", "stream_timeout")
 
 
 class ResponseHead(NamedTuple):
-    """sized: the body's length is known, or there is none."""
+    """The status line and headers of an answer. sized: the body's length is known, or there is no body."""
 
     status: int
     reason: bytes
@@ -71,13 +74,13 @@ class ResponseHead(NamedTuple):
 
 
 class Sink(Protocol):
-    """Takes the body of a response as it comes."""
+    """A receiver of a body, piece by piece."""
 
     def body(self, data: bytes) -> None: ...
 
 
 class ReplicaConnection(asyncio.Protocol):
-    """One connection. `exchange` sends a request and waits for the head of the answer; `relay` passes the body on."""
+    """A connection with one exchange at a time: `exchange` returns an answer's head, `relay` its body."""
 
     def __init__(self, pool: ReplicaPool) -> None:
         self._pool = pool
@@ -120,7 +123,7 @@ class ReplicaConnection(asyncio.Protocol):
         return self._head is not None and not self._head.done()
 
     def fail(self, failure: ReplicaFailure) -> None:
-        """Give the exchange up, as though the replica had closed the connection."""
+        """Give up the exchange, as if the replica had closed the connection."""
         self._fail(failure)
         self.transport.abort()
 
@@ -132,7 +135,7 @@ class ReplicaConnection(asyncio.Protocol):
                 future.set_exception(self._failure)
 
     def data_received(self, data: bytes) -> None:
-        if self._head is None:  # bytes that no one asked for
+        if self._head is None:  # unexpected bytes
             self.transport.abort()
             return
         self.received_bytes += len(data)
@@ -144,9 +147,9 @@ class ReplicaConnection(asyncio.Protocol):
             return
         except httptools.HttpParserError as error:
             if not self._complete:
-                self.fail(ReplicaFailure("bad_response", f"answered no HTTP: {error}"))
+                self.fail(ReplicaFailure("bad_response", f"did not answer in HTTP: {error}"))
                 return
-            self.transport.abort()  # an answer, and then more than it said
+            self.transport.abort()  # there is more after the answer
         if not self._in_body:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
@@ -208,7 +211,7 @@ class ReplicaConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._in_body:
             self._complete = True
-        else:  # an interim answer, 100 or 103: the one that counts is still to come
+        else:  # an interim answer, 100 or 103: the final one follows
             self._status, self._headers = b"", []
 
     # What the proxy calls.
@@ -216,7 +219,8 @@ class ReplicaConnection(asyncio.Protocol):
     async def exchange(self, message: list[bytes], without_body: bool, timeout: float) -> ResponseHead:
         """Send a request and return the head of its answer. without_body: the method is HEAD.
 
-        Raises ReplicaFailure, also when `timeout` seconds bring no head."""
+        Raises ReplicaFailure, also if there is no head after `timeout` seconds.
+        """
         self._reset()
         self._without_body = without_body
         self._head = self._end = None
@@ -234,8 +238,10 @@ class ReplicaConnection(asyncio.Protocol):
         self.fail(ReplicaFailure("timeout", f"gave no answer in {timeout:.3g} s"))
 
     async def relay(self, sink: Sink, pause: float) -> None:
-        """Pass the body to `sink` until its end. Raises ReplicaFailure if it is broken off, or pauses for more than
-        `pause` seconds while the sink takes it."""
+        """Pass the body to `sink` until its end.
+
+        Raises ReplicaFailure if the body breaks off, or if no byte comes for `pause` seconds.
+        """
         self._sink = sink
         self._deliver()
         if self._failure is not None:
@@ -250,7 +256,7 @@ class ReplicaConnection(asyncio.Protocol):
             self._watcher.cancel()
 
     def _watch(self, pause: float, since: float) -> None:
-        """Fail the exchange when no byte has come for `pause` seconds; not while the sink holds the bytes up."""
+        """Fail the exchange if no byte comes for `pause` seconds, unless the sink has paused the connection."""
         left = since + pause - time.monotonic()
         if left > 0:
             self._watcher = self._loop.call_later(left, lambda: self._watch(pause, self._received_at))
@@ -260,7 +266,7 @@ class ReplicaConnection(asyncio.Protocol):
             self.fail(ReplicaFailure("stream_timeout", f"sent nothing for {pause:g} s"))
 
     def release(self) -> None:
-        """Keep the connection for the next exchange if its answer has ended well; close it otherwise."""
+        """Keep the connection for the next exchange if its answer is complete; otherwise close it."""
         self._sink = None
         if self._complete and self._keeps_alive:
             self._head = self._end = None
@@ -281,7 +287,7 @@ class ReplicaPool:
         self._ssl = ssl.create_default_context() if address.secure else None
 
     async def acquire(self, fresh: bool = False) -> ReplicaConnection:
-        """A connection that carries nothing; `fresh`: a new one. Raises ReplicaFailure if there is none to be had."""
+        """Return an idle connection, or a new one if there is none or `fresh` is set. Raises ReplicaFailure."""
         loop = asyncio.get_running_loop()
         oldest = time.monotonic() - IDLE_SECONDS
         while self._idle and self._idle[0].idle_since < oldest:
@@ -295,7 +301,7 @@ class ReplicaPool:
         )
         try:
             if not (await asyncio.wait((connecting,), timeout=self._connect_timeout))[0]:
-                # Where the process did not run for a while, the timer is seen before what has come in the meantime.
+                # If the process was suspended, the timer fires before events that came meanwhile are handled.
                 await asyncio.wait((connecting,), timeout=LATE_SECONDS)
             if connecting.done():
                 return connecting.result()[1]
@@ -308,7 +314,7 @@ class ReplicaPool:
             raise ReplicaFailure(reason, f"cannot be reached: {error.strerror or error}") from None
         finally:
             connecting.cancel()
-        raise ReplicaFailure("connect_timeout", f"took no connection within {self._connect_timeout:g} s")
+        raise ReplicaFailure("connect_timeout", f"accepted no connection within {self._connect_timeout:g} s")
 
     def keep(self, connection: ReplicaConnection) -> None:
         connection.used = True
@@ -328,7 +334,7 @@ class ReplicaPool:
             self._idle.pop().transport.close()
 
     def fail_unanswered(self, failure: ReplicaFailure) -> None:
-        """Give up every exchange whose answer has not begun: the requests are free to go elsewhere."""
+        """Give up every exchange whose answer has not begun, so that the requests can go elsewhere."""
         for connection in [connection for connection in self.open if connection.awaits_answer]:
             connection.fail(failure)
 
@@ -338,7 +344,7 @@ class ReplicaPool:
 
 
 class _Collected:
-    """A body kept whole, up to `limit` bytes."""
+    """A sink that keeps a body of up to `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
         self.data = b""
@@ -351,11 +357,11 @@ class _Collected:
 
 
 async def fetch(pool: ReplicaPool, path: bytes, timeout: float, limit: int = 8 * 2**20) -> tuple[int, bytes]:
-    """The status and body that a replica answers to a GET of `path`. Raises ReplicaFailure, also after `timeout` s."""
+    """GET `path` from a replica and return status and body. Raises ReplicaFailure, also after `timeout` seconds."""
     try:
         return await asyncio.wait_for(_fetch(pool, path, timeout, limit), timeout)
     except (TimeoutError, asyncio.TimeoutError):
-        raise ReplicaFailure("timeout", f"gave no whole answer to {path.decode()} in {timeout:g} s") from None
+        raise ReplicaFailure("timeout", f"gave no complete answer to {path.decode()} in {timeout:g} s") from None
 
 
 async def _fetch(pool: ReplicaPool, path: bytes, timeout: float, limit: int) -> tuple[int, bytes]:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 messages as they travel: heads to bytes, and which headers belong to one connection only."""
+"""HTTP/1.1 requests, heads as bytes, and the headers that belong to one connection only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]  # in the order received, names in their own case, duplicates kept
 
-# RFC 9110, section 7.6.1, and the two that RFC 9110 and 9112 give to one connection as well.
+# RFC 9110, section 7.6.1, and two more that belong to one connection by RFC 9110 and 9112.
 HOP_BY_HOP = frozenset((
     b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"trailer",
     b"proxy-authenticate", b"proxy-authorization",
@@ -22,9 +22,11 @@ REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 @dataclass(slots=True)
 class HttpRequest:
-    """One request, whole. target: as sent, percent-encoding untouched; path: of it, what is before a `?`. fields: the
-    first value of each header by its lower-case name. received_at: when it was whole, in seconds of
-    time.monotonic. peer: the client's address."""
+    """A whole request.
+
+    target: as sent, percent-encoding untouched; path: its part before a `?`. fields: the first value of each header, by
+    lower-case name. received_at: when it was complete, by time.monotonic. peer: the client's address.
+    """
 
     method: bytes
     target: bytes
@@ -36,19 +38,21 @@ class HttpRequest:
     peer: str
 
     def header(self, name: bytes) -> bytes | None:
-        """The first value of a header, by its name in lower case."""
+        """Return the first value of a header, by its lower-case name."""
         return self.fields.get(name)
 
 
 def authority(host: str, port: int | None) -> str:
-    """As in a URL and in a Host header: an IPv6 address in brackets."""
+    """Format host and port for a URL or a Host header, with an IPv6 address in brackets."""
     name = f"[{host}]" if ":" in host else host
     return name if port is None else f"{name}:{port}"
 
 
 def end_to_end(headers: Headers, leave_out: Collection[bytes] = ()) -> Headers:
-    """The headers that go on to the other side: all but the hop-by-hop ones, those that a Connection header names, and
-    `leave_out` (lower case)."""
+    """Return the headers to forward: not the hop-by-hop ones, those that a Connection header names, and `leave_out`.
+
+    leave_out: lower-case names.
+    """
     named: set[bytes] = set()
     for name, value in headers:
         if len(name) == 10 and name.lower() == b"connection":
@@ -69,5 +73,5 @@ def status_line(status: int, reason: bytes) -> bytes:
 
 
 def error_body(status: int, message: str, kind: str) -> bytes:
-    """An error as OpenAI's API and vLLM word it."""
+    """Format an error as OpenAI's API and vLLM do."""
     return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": status}}).encode()

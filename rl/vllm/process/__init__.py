@@ -1,1 +1,1 @@
-"""The router as a process: the way of a request, the replicas, limits, and the pages of operation."""
+"""The process of vidur-router: proxy, admission, health checks, metrics, logs and dashboard."""

@@ -1,4 +1,4 @@
-"""One JSON object per request, a line each."""
+"""Write an access log with one line of JSON per request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STANDARD_OUTPUT = "-"
 
 @dataclass(frozen=True)
 class Unrouted:
-    """A request that was answered with an error before it was routed: an Exchange, as far as the log looks at it."""
+    """A request that was refused before it was routed, with the fields of an Exchange that the log reads."""
 
     request: HttpRequest
     status: int
@@ -44,16 +44,17 @@ class Unrouted:
 
 
 class AccessLog:
-    """Writes to a file, to standard output (`-`), or nowhere (None). A thread writes, so that a reader that stalls or a
-    disk that is full holds up no request; lines that pile up behind it are `dropped`, and counted.
+    """Write to a file, to standard output (`-`), or nowhere (None).
 
-    Raises InputError if the file cannot be opened."""
+    A thread writes, so that a stalled reader or a full disk delays no request; lines that pile up behind it are
+    dropped, and counted in `dropped`. Raises InputError if the file cannot be opened.
+    """
 
     def __init__(self, path: str | None) -> None:
         self.dropped = 0
         self._path = path
         self._file = None if path is None else _open(path)
-        self._moved = False  # the writing thread is to open the file again
+        self._moved = False  # tells the thread to reopen the file
         self._lines: list[str] = []
         self._chunks: queue.Queue[str | None] = queue.Queue(MOST_CHUNKS)
         self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
@@ -61,13 +62,13 @@ class AccessLog:
             self._thread.start()
 
     def write(self, exchange: Exchange | Unrouted) -> None:
-        """Add a line. It is written by the next `flush`, or when many have gathered."""
+        """Add a line, to be written by the next `flush` or once there are CHUNK_LINES."""
         if self._file is None:
             return
         request, decision, backend = exchange.request, exchange.decision, exchange.backend
         seconds = time.monotonic() - request.received_at
         first_at = exchange.first_at
-        # Written by hand, as it is on the path of each request; names and texts by the JSON encoder.
+        # Formatted by hand, as every request pays for it; json.dumps encodes only the texts.
         self._lines.append(
             f'{{"time": {time.time() - seconds:.6f}, "client": {_text(request.peer)}, '
             f'"method": {_text(request.method.decode("latin-1") or None)}, '
@@ -94,18 +95,17 @@ class AccessLog:
         self._lines = []
 
     def reopen(self) -> None:
-        """Write to the file of that name from now on, after the one that is open was renamed; lines that still wait go
-        there too. If it cannot be opened, the one that is open is kept."""
+        """Open the file by its name again, after it was renamed; keep the old one if that fails."""
         if self._path in (None, STANDARD_OUTPUT):
-            LOG.info("the access log is no file: there is nothing to open again")
+            LOG.info("the access log is not a file: there is nothing to reopen")
             return
         self._moved = True
         self.flush()
-        with contextlib.suppress(queue.Full):  # then the thread has chunks to come by anyway
+        with contextlib.suppress(queue.Full):  # a full queue wakes the thread as well
             self._chunks.put_nowait("")
 
     def close(self) -> None:
-        """Write what is left, if that is possible within some seconds."""
+        """Write the remaining lines, for up to CLOSE_SECONDS."""
         if self._file is None:
             return
         self.flush()
@@ -134,15 +134,15 @@ class AccessLog:
         try:
             fresh = _open(self._path)
         except InputError as error:
-            LOG.warning("%s: the file that is open is kept", error)
+            LOG.warning("%s: keeping the file that is open", error)
             return
         os.close(self._file)
         self._file = fresh
-        LOG.info("opened %s again", self._path)
+        LOG.info("reopened %s", self._path)
 
 
 def _open(path: str) -> int:
-    """A file descriptor: Python's own buffers have locks, on which a thread that is stuck would hang the exit."""
+    """Return a file descriptor. A Python file would lock its buffer, and a stuck thread would then hang the exit."""
     if path == STANDARD_OUTPUT:
         return sys.stdout.fileno()
     try:

@@ -1,4 +1,4 @@
-"""The token that guards what changes the router at run time."""
+"""The admin token, which guards changes of the replicas at run time."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from vidur.errors import InputError
 
 VARIABLE = "VIDUR_ROUTER_ADMIN_TOKEN"
 LEAST_LENGTH = 16
-# In docs/examples/kubernetes.yaml, which everyone can read.
+# The token in docs/examples/kubernetes.yaml, which is public.
 PLACEHOLDER = "replace-by-32-random-characters"
 
 
 class AdminToken:
-    """Compared in a time that does not depend on where a guess goes wrong. None: no request is an administrator's."""
+    """A token that is compared in constant time. Without one, no request is admitted."""
 
     def __init__(self, token: str | None) -> None:
         self._token = None if token is None else token.encode()
 
     @classmethod
     def read(cls, path: str | None) -> AdminToken:
-        """The token of a file, or of the environment's VIDUR_ROUTER_ADMIN_TOKEN; not a flag's value, which everyone on
-        the machine could read. Raises InputError."""
+        """Read the token from a file, or from the environment's VIDUR_ROUTER_ADMIN_TOKEN. Raises InputError.
+
+        A flag with the token would show it to everyone on the machine.
+        """
         if path is None:
             where, token = VARIABLE, os.environ.get(VARIABLE)
         else:
@@ -36,7 +38,7 @@ class AdminToken:
         if token is not None and (len(token) < LEAST_LENGTH or not token.isascii() or not token.isprintable()):
             raise InputError(f"{where}: the token needs at least {LEAST_LENGTH} printable ASCII characters")
         if token == PLACEHOLDER:
-            raise InputError(f"{where}: {token} stands for a token of your own: make one, as by openssl rand -hex 16")
+            raise InputError(f"{where}: replace {token} by your own token, such as from openssl rand -hex 16")
         return cls(token)
 
     @property
@@ -44,14 +46,14 @@ class AdminToken:
         return self._token is not None
 
     def admits(self, authorization: bytes | None) -> bool:
-        """Whether the value of an Authorization header is `Bearer` and the token."""
+        """Return whether an Authorization header has the token: `Bearer TOKEN`."""
         scheme, _, credentials = (authorization or b"").partition(b" ")
         if self._token is None or scheme.lower() != b"bearer":
             return False
         return hmac.compare_digest(credentials.strip(), self._token)
 
     def without(self, headers: Headers) -> Headers:
-        """The headers but those that hold the token, which no replica may see."""
+        """Return the headers without those that hold the token, which replicas must not see."""
         if self._token is None:
             return headers
         token = self._token

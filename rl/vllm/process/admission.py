@@ -1,4 +1,4 @@
-"""How many requests are under way at once. The next wait in a bounded queue, first come, first served."""
+"""Limit the requests that are served at once; others wait in a bounded queue, first come, first served."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from rl.vllm.process.config import AdmissionConfig
 
 
 class Overload(Exception):
-    """The queue is full, or a request was too long in it."""
+    """The queue is full, or a request waited too long in it."""
 
 
 class Admission:
-    """`enter` before a request goes to a replica, `leave` after it."""
+    """Call `enter` before a request goes to a replica, and `leave` after it."""
 
     def __init__(self, config: AdmissionConfig) -> None:
         self._config = config
@@ -25,7 +25,7 @@ class Admission:
         return sum(not waiting.done() for waiting in self._queue)
 
     async def enter(self) -> None:
-        """Raises Overload."""
+        """Wait for a turn. Raises Overload."""
         if self.in_flight < self._config.max_in_flight:
             self.in_flight += 1
             return
@@ -41,7 +41,7 @@ class Admission:
             await turn
         except asyncio.CancelledError:
             if not turn.cancelled():
-                self.leave()  # the turn came, and no one was there to take it
+                self.leave()  # pass on the turn, which came too late
             raise
         finally:
             timer.cancel()
@@ -54,6 +54,6 @@ class Admission:
         while self._queue:
             turn = self._queue.popleft()
             if not turn.done():
-                turn.set_result(None)  # in_flight passes from one to the other
+                turn.set_result(None)  # in_flight stays the same
                 return
         self.in_flight -= 1

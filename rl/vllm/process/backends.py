@@ -1,4 +1,4 @@
-"""The replicas as the proxy sees them: where each is, whether it gets requests, and what came of them."""
+"""Keep the proxy's state of each replica: its connections, its breaker, and its counts."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ SMOOTHING = 0.1  # weight of each new TTFT and TPOT in the averages that the das
 
 @dataclass
 class Tally:
-    """What is shown of one replica. decisions, finished, failed: counts; ttft, tpot: seconds, averaged over time; 0
-    before there is one."""
+    """The figures of a replica on the dashboard. ttft, tpot: moving averages in seconds, 0 before the first value."""
 
     decisions: int = 0
     finished: int = 0
@@ -64,7 +63,7 @@ class Backend:
 
     @property
     def state(self) -> str:
-        """closed, half_open or open, as the breaker is; or draining."""
+        """The state of the breaker: closed, half_open or open; or draining."""
         return self.breaker.state if self.replica.state == SERVING else self.replica.state
 
     def decided(self, decision: Decision) -> None:
@@ -73,7 +72,7 @@ class Backend:
         self.metrics.decision.observe(decision.seconds)
 
     def served(self, served: Served, is_stream: bool) -> None:
-        """Count a request that ended well."""
+        """Count a request that succeeded."""
         tally, metrics = self.tally, self.metrics
         tally.finished += 1
         tally.output_tokens += served.output_tokens
@@ -92,26 +91,28 @@ class Backend:
             self.eject(failure)
 
     def eject(self, failure: ReplicaFailure) -> None:
-        """It gets no more requests. What it has not begun to answer goes elsewhere, unless it was slow and no worse:
-        what takes its time there would take it elsewhere too."""
+        """Stop its idle connections, and requeue its unanswered requests unless the replica is healthy but slow.
+
+        Slow requests would be slow elsewhere too.
+        """
         LOG.warning("replica %s is ejected: it %s", self.name, failure)
         self.pool.close_idle()
         if not (failure.is_late and self.breaker.healthy):
-            self.give_back(failure)
+            self.requeue(failure)
 
-    def give_back(self, failure: ReplicaFailure) -> None:
-        """Let what it has not begun to answer go elsewhere."""
+    def requeue(self, failure: ReplicaFailure) -> None:
+        """Fail the requests whose answer has not begun, so that they are tried elsewhere."""
         self.pool.fail_unanswered(ReplicaFailure("ejected", f"was ejected: it {failure}"))
 
     def scrape_failed(self, error: str) -> None:
         self.scrapes_failed += 1
         if error != self.scrape_error:
-            LOG.warning("replica %s: its gauges cannot be read: %s", self.name, error)
+            LOG.warning("the gauges of replica %s cannot be read: %s", self.name, error)
         self.scrape_error = error
 
 
 class Backends:
-    """The backends in the order of the fleet's replicas, which is the order of the router's arrays."""
+    """The backends, in the order of the fleet's replicas and of the router's arrays."""
 
     def __init__(self, breaker: BreakerConfig, connect_timeout: float, metrics: RouterMetrics) -> None:
         self._breaker = breaker
@@ -133,27 +134,27 @@ class Backends:
         return self._backends.index(backend)
 
     def make(self, replica: ServedReplica) -> Backend:
-        """A backend that may be added."""
+        """Make a backend, to be added later."""
         return Backend(replica, Breaker(self._breaker), self._connect_timeout)
 
     def add(self, backend: Backend) -> None:
         self._backends.append(backend)
         self._metrics.replicas[backend.name] = backend.metrics
-        self.names = tuple(each.name for each in self._backends)
+        self.names = tuple(backend.name for backend in self._backends)
 
     def remove(self, number: int) -> Backend:
-        """Forget a replica. What it is answering goes on."""
+        """Remove a replica, which completes its current answers."""
         backend = self._backends.pop(number)
-        self.names = tuple(each.name for each in self._backends)
+        self.names = tuple(backend.name for backend in self._backends)
         backend.pool.close_idle()
         del self._metrics.replicas[backend.name]
         return backend
 
     def available(self, tried: Sequence[Backend] = ()) -> NDArray[np.bool_]:
-        """bool[replicas]: which may be given a request that was tried on `tried`."""
+        """Return the replicas that admit requests and are not in `tried`, bool[replicas]."""
         return np.array([backend.admits and backend not in tried for backend in self._backends], np.bool_)
 
     def retry_after(self) -> float:
-        """Seconds until a replica may be back."""
+        """Return the seconds until a replica may be available again."""
         now = time.monotonic()
         return min((max(backend.breaker.open_until - now, 0.0) for backend in self._backends), default=0.0) + 1.0

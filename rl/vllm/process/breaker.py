@@ -1,4 +1,4 @@
-"""A circuit breaker: a replica that fails again and again gets no requests until a probe finds it well."""
+"""A circuit breaker keeps requests from a replica that fails repeatedly, until a probe succeeds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ STATES = (CLOSED, HALF_OPEN, OPEN)
 
 
 class Breaker:
-    """closed: all is well. open: no requests until `open_until` has passed and a probe succeeds. half_open: requests
-    again, of which the first that fails opens it and the first that succeeds closes it. Times: any monotonic clock."""
+    """The circuit breaker of one replica. Times are of any monotonic clock.
+
+    closed: the replica gets requests. open: it gets none until `open_until` has passed and a probe succeeds. half_open:
+    it gets requests; the first failure opens the breaker, the first success closes it.
+    """
 
     def __init__(self, config: BreakerConfig) -> None:
         self._config = config
@@ -39,7 +42,7 @@ class Breaker:
             self._seconds = self._config.breaker_seconds
 
     def request_failed(self, reason: str, now: float) -> bool:
-        """Whether the breaker opens by it."""
+        """Count a failed request, and return whether it opens the breaker."""
         self._failures += 1
         if self.state == HALF_OPEN or (self.state == CLOSED and self._failures >= self._config.breaker_failures):
             self._open(reason, now)
@@ -47,7 +50,7 @@ class Breaker:
         return False
 
     def probe_succeeded(self, now: float) -> bool:
-        """Whether the replica is let in again by it."""
+        """Note a probe's success, and return whether the replica gets requests again."""
         self._failed_probes = 0
         if self.state == OPEN and now >= self.open_until:
             self.state = HALF_OPEN
@@ -55,7 +58,7 @@ class Breaker:
         return False
 
     def probe_failed(self, reason: str, now: float, first: bool = False) -> bool:
-        """Whether the breaker opens by it. first: no probe has succeeded before, so one failure is enough."""
+        """Count a failed probe; return whether it opens the breaker. first: none has succeeded, so one is enough."""
         self._failed_probes += 1
         if self.state != OPEN and (first or self._failed_probes >= self._config.health_failures):
             self._open(reason, now)

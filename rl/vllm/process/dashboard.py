@@ -1,4 +1,4 @@
-"""The live page's data: what each replica does and did lately, and the last decisions with their scores."""
+"""Collect the dashboard's data: the state and recent history of replicas, and the latest decisions."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from rl.vllm.process.proxy import Recent
 
 PAGE = with_shared(Path(__file__).with_name("dashboard.html").read_text(encoding="utf-8")).encode()
-SAMPLES = 240  # two minutes at the two samples a second that the process takes
+SAMPLES = 240  # two minutes, at two samples a second
 
 
 class Sample(NamedTuple):
-    """One moment. at: seconds since 1970; per replica by name: (outstanding, decisions so far, output tokens so far,
-    TTFT, TPOT)."""
+    """The replicas at a time. at: seconds since 1970; replicas: (outstanding, decisions so far, output tokens so far,
+    TTFT, TPOT) by name."""
 
     at: float
     replicas: dict[str, tuple[int, int, int, float, float]]
 
 
 class Dashboard:
-    """Reads the parts of a running router."""
+    """Collect the state of a running router."""
 
     def __init__(self, process: RouterProcess) -> None:
         self._process = process
@@ -51,7 +51,7 @@ class Dashboard:
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
 
     def sample(self) -> None:
-        """Remember this moment."""
+        """Record a sample."""
         process = self._process
         ledger = process.router.ledger.observe(process.now())
         replicas = {}
@@ -64,7 +64,7 @@ class Dashboard:
         self._samples.append(Sample(round(time.time(), 3), replicas))
 
     def replica_states(self) -> list[dict[str, Any]]:
-        """The replicas now. Seconds, counts, fractions."""
+        """Return the current state of the replicas in seconds, counts and fractions."""
         router = self._process.router
         now = self._process.now()
         arrays = router.ledger.observe(now), router.gauges.observe(now), router.fleet.hardware()
@@ -106,7 +106,7 @@ class Dashboard:
         }
 
     def state(self, whole: bool) -> dict[str, Any]:
-        """What the page shows. whole: with all samples and decisions that are remembered, in place of the newest."""
+        """Return the page's data. whole: with all recorded samples and decisions, instead of the newest."""
         process = self._process
         router = process.router
         shadow = router.config.shadow
@@ -127,10 +127,10 @@ class Dashboard:
             "decisions_made": router.decisions,
             "retries": process.proxy.retries,
             "fallbacks": {reason: count for reason, count in router.guard.counts.items() if count},
-            "decision_seconds": _percentiles([each.decision.seconds for each in recent]),
+            "decision_seconds": _percentiles([item.decision.seconds for item in recent]),
             "replicas": self.replica_states(),
             "samples": [sample._asdict() for sample in (samples if whole else samples[-3:])],
-            "decisions": [_decision(each) for each in (recent if whole else recent[-24:])],
+            "decisions": [_decision(item) for item in (recent if whole else recent[-24:])],
         }
 
 

@@ -1,4 +1,4 @@
-"""The router's own metrics: plain numbers while it serves, Prometheus's text format when they are read."""
+"""The router's own metrics: plain counters, formatted for Prometheus when they are read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from prometheus_client.registry import Collector
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "vidur_router_"
 DECISION_SECONDS = (2e-5, 5e-5, 1e-4, 1.5e-4, 2e-4, 3e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 0.1)
-ITL_EWMA = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
-FIRST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-WHOLE_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+TPOT_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0)
+TTFT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+E2E_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
 class Histogram:
-    """Counts by upper bound, and their sum. prometheus_client's own takes a lock for each bucket of each sample."""
+    """Counts by upper bound, and the sum of values. That of prometheus_client locks each bucket for each value."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -35,27 +35,27 @@ class Histogram:
         self.total += value
 
     def read(self) -> tuple[list[tuple[str, float]], float]:
-        """(count up to each bound, sum)."""
+        """Return the counts up to each bound, and the sum."""
         bounds = [*(repr(bound) for bound in self.bounds), "+Inf"]
         return list(zip(bounds, map(float, accumulate(self.counts)), strict=True)), self.total
 
 
 OF_REPLICAS = {
-    "decision_seconds": "Time of a decision, by the replica chosen",
-    "ttft_seconds": "From arrival to the first token, streams",
-    "tpot_seconds": "Per output token after the first, streams",
-    "e2e_seconds": "From arrival to the end of the answer",
+    "decision_seconds": "Time to decide, by chosen replica",
+    "ttft_seconds": "Time from arrival to the first token, of streams",
+    "tpot_seconds": "Time per output token after the first, of streams",
+    "e2e_seconds": "Time from arrival to the end of the answer",
 }
 
 
 class ReplicaMetrics:
-    """What happened on one replica."""
+    """The histograms of one replica."""
 
     def __init__(self) -> None:
         self.decision = Histogram(DECISION_SECONDS)
-        self.ttft = Histogram(FIRST_SECONDS)
-        self.tpot = Histogram(ITL_EWMA)
-        self.e2e = Histogram(WHOLE_SECONDS)
+        self.ttft = Histogram(TTFT_SECONDS)
+        self.tpot = Histogram(TPOT_SECONDS)
+        self.e2e = Histogram(E2E_SECONDS)
 
     @property
     def histograms(self) -> dict[str, Histogram]:
@@ -66,7 +66,7 @@ Samples: TypeAlias = Mapping[tuple[str, ...], float]
 
 
 class MetricState(NamedTuple):
-    """One family of samples. kind: gauge or counter; labels: their names; samples: numbers by label values."""
+    """A family of samples. kind: gauge or counter; labels: names; samples: numbers by label values."""
 
     name: str
     help: str
@@ -76,7 +76,7 @@ class MetricState(NamedTuple):
 
 
 class RouterMetrics(Collector):
-    """Counters and histograms of what happened, by their labels. `states` tells what is so at the time of reading."""
+    """Counters and histograms of events, by labels. states: yields further families at the time of reading."""
 
     def __init__(self, states: Callable[[], Iterator[MetricState]]) -> None:
         self._states = states
@@ -87,7 +87,7 @@ class RouterMetrics(Collector):
         self.retries: Counter[tuple[str, ...]] = Counter()  # reason
         self.broken: Counter[tuple[str, ...]] = Counter()  # replica
         self.overload = self.clients_left = self.clients_cut = 0
-        self.queue_seconds = Histogram(FIRST_SECONDS)
+        self.queue_seconds = Histogram(TTFT_SECONDS)
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
@@ -95,12 +95,12 @@ class RouterMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         yield _counter("requests", "Requests answered", ("replica", "code"), self.requests)
         yield _counter("refused", "Requests refused before routing, by status", ("code",), self.refused)
-        yield _counter("errors", "Exchanges with a replica that failed", ("replica", "reason"), self.errors)
-        yield _counter("retries", "Requests sent to another replica", ("reason",), self.retries)
+        yield _counter("errors", "Failed exchanges with a replica", ("replica", "reason"), self.errors)
+        yield _counter("retries", "Requests retried on another replica", ("reason",), self.retries)
         yield _counter("broken_answers", "Answers that broke off after they began", ("replica",), self.broken)
         yield _counter("overload", "Requests refused with 429", (), {(): self.overload})
-        yield _counter("clients_left", "Clients that left before their answer's end", (), {(): self.clients_left})
-        yield _counter("clients_cut", "Clients that the router cut before that", (), {(): self.clients_cut})
+        yield _counter("clients_left", "Clients that left before the end of their answer", (), {(): self.clients_left})
+        yield _counter("clients_cut", "Clients that the router cut off", (), {(): self.clients_cut})
         for name, text in OF_REPLICAS.items():
             family = HistogramMetricFamily(f"{PREFIX}{name}", text, labels=("replica",))
             for replica, metrics in self.replicas.items():

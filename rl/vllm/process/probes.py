@@ -1,4 +1,4 @@
-"""Looking after the replicas: /health, which ejects one and lets it in again, and the gauges of /metrics."""
+"""Probe the replicas: /health ejects and readmits them, /metrics gives their gauges."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rl.vllm.http.upstream import ReplicaFailure, fetch
 from rl.vllm.process.backends import Backend
 from rl.vllm.process.config import BreakerConfig, GaugesConfig
 
-TOLERATED_LAG = 0.5  # seconds that a timer may be late, beyond which the router's own process did not run
+TOLERATED_LAG = 0.5  # a timer that is later than this, in seconds, means that the router itself did not run
 LOG = logging.getLogger("vidur-router")
 Scraped: TypeAlias = Callable[[Backend, Scrape, float], None]
 Pushed: TypeAlias = Callable[[Push, float], None]
 
 
 class Probes:
-    """Tasks, two for each replica. Times are of the time.monotonic."""
+    """Run two tasks for each replica. Times are of time.monotonic."""
 
     def __init__(self, breaker: BreakerConfig, gauges: GaugesConfig, scraped: Scraped) -> None:
         self._breaker = breaker
@@ -47,20 +47,18 @@ class Probes:
 
     async def _repeat(self, probe: Callable[[Backend], Awaitable[None]], backend: Backend, interval: float) -> None:
         """Probe a replica every `interval` seconds until `stop`."""
-        told = ""
+        logged = ""
         while backend in self._tasks:
             started = time.monotonic()
             try:
                 await probe(backend)
             except Exception as error:
-                # What no one foresaw must not end the task in silence: the replica would never be looked at again.
-                if repr(error) != told:
-                    LOG.exception(
-                        "replica %s: a probe met an error that is not the replica's; it goes on", backend.name
-                    )
-                told = repr(error)
+                # An unforeseen error must not end the task: the replica would never be probed again.
+                if repr(error) != logged:
+                    LOG.exception("a probe of replica %s failed by an error in the router; it continues", backend.name)
+                logged = repr(error)
             else:
-                told = ""
+                logged = ""
             await asyncio.sleep(max(started + interval - time.monotonic(), 0.0))
 
     async def _probe(self, backend: Backend) -> None:
@@ -72,15 +70,15 @@ class Probes:
         except ReplicaFailure as failure:
             now = time.monotonic()
             if now - started > self._breaker.health_timeout + TOLERATED_LAG:
-                LOG.warning("the router was held up for %.1f s: a late probe counts for nothing", now - started)
+                LOG.warning("the router did not run for %.1f s, so a late probe is ignored", now - started)
             elif backend.breaker.probe_failed(failure.reason, now, first=not backend.healthy_once):
                 backend.eject(failure)
             elif not backend.breaker.admits:
-                backend.give_back(failure)  # requests that were on their way when it was ejected
+                backend.requeue(failure)  # requests that were sent as it was ejected
         else:
             backend.healthy_once = True
             if backend.breaker.probe_succeeded(time.monotonic()):
-                LOG.info("replica %s is well again", backend.name)
+                LOG.info("replica %s is healthy again", backend.name)
 
     async def _scrape(self, backend: Backend) -> None:
         started = time.monotonic()
@@ -93,12 +91,12 @@ class Probes:
             backend.scrape_failed(str(error))
             return
         backend.scrape_error = ""
-        if backend in self._tasks:  # it may have been removed meanwhile
+        if backend in self._tasks:  # unless it was removed meanwhile
             self._scraped(backend, scrape, started)
 
 
 class PushListener(asyncio.DatagramProtocol):
-    """Takes datagrams of the stat-logger plug-in."""
+    """Receive the datagrams of the stat-logger plug-in."""
 
     def __init__(self, pushed: Pushed) -> None:
         self._pushed = pushed

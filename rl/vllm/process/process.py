@@ -1,4 +1,4 @@
-"""The process of vidur-router: its server, its replicas, its decisions and what watches them."""
+"""Assemble and run vidur-router."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from rl.vllm.decide.fleet import VllmReplicaConfig
 from rl.vllm.decide.gauges import Push, Scrape
 from rl.vllm.decide.prompt_length import PromptLength
 from rl.vllm.decide.routing import Router
+from rl.vllm.http.answer import Answer
 from rl.vllm.http.limits import LimitsConfig
-from rl.vllm.http.server import ClientConnection, Server
+from rl.vllm.http.server import Server
 from rl.vllm.http.wire import HttpRequest, authority, error_body
 from rl.vllm.process.access_log import AccessLog, Unrouted
 from rl.vllm.process.admin import AdminToken
@@ -39,7 +40,7 @@ TICK_SECONDS = 0.5
 
 
 class RouterProcess:
-    """All the parts of a running router, put together."""
+    """A running router with all its parts."""
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class RouterProcess:
         breaker: BreakerConfig,
         gauges: GaugesConfig,
     ) -> None:
-        """Needs a running event loop. Raises InputError for what cannot be served."""
+        """Requires a running event loop. Raises InputError if the configuration cannot be served."""
         self._serve = serve
         self._gauges = gauges
         self._proxy_config = proxy
@@ -75,9 +76,10 @@ class RouterProcess:
         self.pushes = PushListener(self._pushed)
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT, then let what is under way end, or cut it at a second one.
+        """Serve until SIGTERM or SIGINT, then complete the current answers, or cut them at a second signal.
 
-        Raises InputError if it cannot listen."""
+        Raises InputError if it cannot listen.
+        """
         stop, hurry = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
@@ -85,17 +87,17 @@ class RouterProcess:
         await self._listen()
         for backend in self.backends:
             self._probes.start(backend)
-        # What is there now stays: the collector, which would stop requests for milliseconds, need not look at it again.
+        # Exempt what exists now from garbage collections, which would delay requests by milliseconds.
         gc.collect()
         gc.freeze()
         ticking = self._loop.create_task(self._tick())
         try:
             await stop.wait()
-            LOG.info("stopping: %d requests are under way", self.admission.in_flight)
+            LOG.info("stopping with %d requests in flight", self.admission.in_flight)
             cut = await self.server.drain(self._serve.grace, hurry)
             if cut:
                 when = "at the second signal" if hurry.is_set() else f"after {self._serve.grace:g} s"
-                LOG.warning("%d connections had to be cut %s", cut, when)
+                LOG.warning("cut %d connections %s", cut, when)
         finally:
             ticking.cancel()
             self._probes.stop_all()
@@ -115,7 +117,7 @@ class RouterProcess:
             except OSError as error:
                 raise InputError(f"--push_port {gauges.push_port}: {error.strerror or error}") from None
             address = transport.get_extra_info("sockname")
-            LOG.info("taking pushed gauges at udp %s", authority(address[0], address[1]))
+            LOG.info("listening for pushed gauges on udp %s", authority(address[0], address[1]))
         try:
             port = await self.server.listen(serve.host, serve.port)
         except OSError as error:
@@ -129,37 +131,37 @@ class RouterProcess:
             self.log.flush()
             self.dashboard.sample()
 
-    def _handle(self, request: HttpRequest, client: ClientConnection) -> Coroutine[Any, Any, None]:
+    def _handle(self, request: HttpRequest, answer: Answer) -> Coroutine[Any, Any, None]:
         path = request.path
         if self._endpoints.has(path):
-            return self._endpoints.handle(request, client)
+            return self._endpoints.handle(request, answer)
         if self._proxy_config.passes(path.decode("latin-1")):
-            return self.proxy.handle(request, client)
-        return self._not_found(request, client)
+            return self.proxy.handle(request, answer)
+        return self._not_found(request, answer)
 
-    async def _not_found(self, request: HttpRequest, client: ClientConnection) -> None:
-        message = f"{request.path.decode('latin-1')} is not passed to replicas: add it to --pass_paths"
+    async def _not_found(self, request: HttpRequest, answer: Answer) -> None:
+        message = f"{request.path.decode('latin-1')} is not forwarded to replicas: add it to --pass_paths"
         self._refused(request, 404, message)
-        client.respond(404, error_body(404, message, "not_found_error"))
+        answer.respond(404, error_body(404, message, "not_found_error"))
 
     def _refused(self, request: HttpRequest, status: int, reason: str) -> None:
         self.metrics.refused[str(status),] += 1
         self.log.write(Unrouted(request, status, reason))
 
-    def _scraped(self, backend: Backend, scrape: Scrape, at: float) -> None:
-        self.router.scraped(backend.replica, scrape, at)
+    def _scraped(self, backend: Backend, scrape: Scrape, now: float) -> None:
+        self.router.scraped(backend.replica, scrape, now)
 
-    def _pushed(self, push: Push, at: float) -> None:
-        self.router.pushed(push, at)
+    def _pushed(self, push: Push, now: float) -> None:
+        self.router.pushed(push, now)
 
-    # What the pages show and change.
+    # The state that the endpoints read and change.
 
     @property
     def draining(self) -> bool:
         return self.server.draining
 
     def now(self) -> float:
-        """Seconds of the clock that the books and gauges are kept by."""
+        """Return the time, in seconds, of the clock of ledger and gauges."""
         return time.monotonic()
 
     def ready(self) -> bool:
@@ -175,9 +177,9 @@ class RouterProcess:
         return self.dashboard.replica_states()
 
     def change_replicas(self, action: str, replica: Any) -> str:
-        """Add, drain, resume or remove a replica. Returns what was done. Raises InputError and changes nothing then."""
+        """Add, drain, resume or remove a replica, and say so. Raises InputError with nothing changed."""
         if action == "add":
-            # All that can fail comes before the first change.
+            # Everything that can fail comes before the first change.
             added = self.router.fleet.make(_read_replica(replica))
             backend = self.backends.make(added)
             self.router.add(added, time.monotonic())
@@ -202,14 +204,14 @@ class RouterProcess:
 
 
 def _read_replica(document: Any) -> VllmReplicaConfig:
-    """A replica to add, from {"url": ..., "name": ..., "group": ...}. Raises InputError."""
+    """Read the replica to add from {"url": ..., "name": ..., "group": ...}. Raises InputError."""
     if not isinstance(document, dict):
         raise InputError('add: give {"url": ..., "name": ..., "group": ...}')
     return read(VllmReplicaConfig, document, "add")
 
 
 def serve(routing: RouterConfig, *parts: Any) -> None:
-    """Serve until SIGTERM or SIGINT. parts: a configuration of each class but the first that RouterProcess takes."""
+    """Serve until SIGTERM or SIGINT. parts: RouterProcess's configurations after the first."""
 
     async def run() -> None:
         await RouterProcess(routing, *parts).run()
@@ -219,13 +221,13 @@ def serve(routing: RouterConfig, *parts: Any) -> None:
 
 
 def _raise_descriptor_limit(needed: int) -> None:
-    """Let the process open as many files as the system lets it: each request takes two."""
+    """Raise the limit on open files to its maximum, as each request takes two."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard != resource.RLIM_INFINITY and hard < needed:
-        LOG.warning("the process may open %d files, fewer than the %d that --max_connections and --max_in_flight could "
-                    "take: raise ulimit -n, or lower them", hard, needed)  # fmt: skip
+        LOG.warning("the process can open %d files, fewer than the %d that --max_connections and --max_in_flight may "
+                    "need: raise ulimit -n, or lower them", hard, needed)  # fmt: skip
 
 
 def _run(main_task: Coroutine[Any, Any, None], uvloop_wanted: bool) -> None:

@@ -1,4 +1,4 @@
-"""One request from a client to a replica and back: routed, sent, tried elsewhere if need be, passed on as it comes."""
+"""Forward requests to replicas and their answers back to the clients, with retries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from rl.vllm.decide.arrivals import ArrivalReader, ReadArrival
 from rl.vllm.decide.routing import Arrival, Decision, NoReplicaError, Router
-from rl.vllm.http.server import ROUTER_FAILED, ClientConnection
+from rl.vllm.http.answer import Answer
+from rl.vllm.http.server import ROUTER_FAILED
 from rl.vllm.http.sse import EventCounter, ResponseTail
 from rl.vllm.http.upstream import ReplicaConnection, ReplicaFailure, ResponseHead
 from rl.vllm.http.wire import BODY_METHODS, JSON_TYPE, Headers, HttpRequest, end_to_end, error_body, head_bytes
@@ -21,7 +22,7 @@ from rl.vllm.process.backends import Backend, Backends
 from rl.vllm.process.config import ProxyConfig
 from rl.vllm.process.metrics import RouterMetrics
 
-# Where vLLM runs the model: what the schedulers' books are of.
+# The paths on which vLLM runs the model, and which are therefore scheduled and kept in the ledger.
 SCHEDULED = frozenset((
     b"/v1/completions", b"/v1/chat/completions", b"/v1/chat/completions/batch", b"/v1/responses", b"/v1/messages",
     b"/v1/audio/transcriptions", b"/v1/audio/translations", b"/inference/v1/generate", b"/cohere/v2/chat",
@@ -31,14 +32,13 @@ SCHEDULED = frozenset((
 FAILED_STATUSES = frozenset((500, 502, 503, 504))
 CLIENT_LEFT = 499
 CUT_UNANSWERED = 503
-RECENT = 64  # decisions that the dashboard can show
-# Replaced by the router's own, or settled between the client and the router.
+RECENT = 64  # decisions kept for the dashboard
+# Headers that the router replaces or handles itself.
 NOT_FORWARDED = frozenset((b"host", b"content-length", b"expect", b"x-forwarded-for"))
 
 
 class Recent(NamedTuple):
-    """A decision as the dashboard shows it. at: seconds since 1970; replica: its
-    name; names: of all replicas at the time, in the order of the scores."""
+    """A decision on the dashboard. at: seconds since 1970; names: of all replicas then, in the order of the scores."""
 
     at: float
     replica: str
@@ -48,7 +48,7 @@ class Recent(NamedTuple):
 
 
 class RetryBudget:
-    """Retries may come at once where a replica dies, but in the long run only as a share of the requests."""
+    """Limit retries to a share of the requests in the long run, with a reserve for when a replica dies."""
 
     def __init__(self, reserve: int, ratio: float) -> None:
         self._reserve = float(reserve)
@@ -66,15 +66,16 @@ class RetryBudget:
 
 
 class Exchange:
-    """The state of one request. It is the sink of the answer's body: counts its tokens and passes them on.
+    """The state of one request, and the sink of its answer, whose tokens it counts.
 
-    Times are of the time.monotonic; None: has not happened. read: None for a request that any replica may have.
-    ticket: in the router's books, while it is on a replica. status: of the answer; 499 where the client left,
-    503 where the router cut it before any answer."""
+    read: None for a request that is not scheduled. ticket: its number in the ledger, while it is on a replica. status:
+    of the answer; 499 if the client left, 503 if the router cut it off before any answer. first_at: time.monotonic of
+    the first token, None before.
+    """
 
-    def __init__(self, request: HttpRequest, client: ClientConnection, router: Router) -> None:
+    def __init__(self, request: HttpRequest, answer: Answer, router: Router) -> None:
         self.request = request
-        self.client = client
+        self.answer = answer
         self.loop = asyncio.get_running_loop()
         self.read: ReadArrival | None = None
         self.ticket: int | None = None
@@ -96,7 +97,7 @@ class Exchange:
         self.status = head.status
         headers = end_to_end(head.headers)
         self.is_stream = _is_event_stream(headers)
-        self.client.begin(head.status, head.reason, headers, head.sized)
+        self.answer.begin(head.status, head.reason, headers, head.sized)
 
     def body(self, data: bytes) -> None:
         self._tail.feed(data)
@@ -106,10 +107,10 @@ class Exchange:
                 self.first_at = now
             if self.ticket is not None:
                 self._router.stream(self.ticket, tokens, now)
-        self.client.write(data)
+        self.answer.write(data)
 
     def read_usage(self) -> int | None:
-        """Take the tokens that the answer itself tells. Returns those of the prompt; None if it does not tell."""
+        """Take the token counts from the answer's usage. Returns that of the prompt, None without usage."""
         prompt, output = self._tail.usage()
         if prompt is not None:
             self.prompt_tokens = prompt
@@ -123,20 +124,19 @@ class Exchange:
         if retry_after is not None:
             headers.append((b"Retry-After", b"%d" % max(1, math.ceil(retry_after))))
         kind = "rate_limit_error" if status == 429 else "service_unavailable_error"
-        self.client.respond(status, error_body(status, message, kind), headers)
+        self.answer.respond(status, error_body(status, message, kind), headers)
 
     def break_off(self, failure: ReplicaFailure) -> None:
-        """End an answer that has begun and cannot be completed: a stream by an error event, as vLLM words it, and every
-        answer by closing the connection without the end that a whole one has."""
+        """Break off an answer that has begun: send an error event on a stream, and close without a proper end."""
         self.error = f"broken off: {failure}"
         if self.is_stream:
-            event = error_body(502, f"the replica {failure}: the answer is not complete", "bad_gateway_error")
-            self.client.write(b"\n\ndata: %b\n\n" % event)
-        self.client.cut()
+            event = error_body(502, f"the replica {failure}: the answer is incomplete", "bad_gateway_error")
+            self.answer.write(b"\n\ndata: %b\n\n" % event)
+        self.answer.cut()
 
 
 def _forwarded_for(request: HttpRequest) -> bytes:
-    """The addresses that the request came by, the client's last."""
+    """Return the X-Forwarded-For header: the request's own, then the client's address."""
     peer = request.peer.encode()
     if b"x-forwarded-for" not in request.fields:
         return peer
@@ -145,18 +145,18 @@ def _forwarded_for(request: HttpRequest) -> bytes:
 
 
 def _is_event_stream(headers: Headers) -> bool:
-    """Whether the body is a stream of events that can be read as it is."""
-    found = False
+    """Return whether the body is an event stream without compression."""
+    is_stream = False
     for name, value in headers:
         if len(name) == 12 and name.lower() == b"content-type":
-            found = value.startswith(b"text/event-stream")
+            is_stream = value.startswith(b"text/event-stream")
         elif len(name) == 16 and name.lower() == b"content-encoding" and value.lower() != b"identity":
             return False
-    return found
+    return is_stream
 
 
 class Proxy:
-    """Takes requests from the server, has them routed, and carries them to the replicas."""
+    """Route the server's requests, and exchange them with the replicas."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class Proxy:
         admin_token: AdminToken,
         record: Callable[[Exchange], None],
     ) -> None:
-        """record: is called with each exchange when it is over."""
+        """record: is called with each exchange at its end."""
         self._config = config
         self._backends = backends
         self._router = router
@@ -182,25 +182,25 @@ class Proxy:
         self.retries = 0
         self._budget = RetryBudget(config.retry_reserve, config.retry_ratio)
 
-    async def handle(self, request: HttpRequest, client: ClientConnection) -> None:
-        """Answer one request, whatever happens."""
-        exchange = Exchange(request, client, self._router)
+    async def handle(self, request: HttpRequest, answer: Answer) -> None:
+        """Answer a request, and count and record it."""
+        exchange = Exchange(request, answer, self._router)
         try:
             if request.method == b"POST" and request.body and request.path in SCHEDULED:
                 exchange.read = self._reader.read(request)
                 exchange.prompt_tokens = exchange.read.arrival.prompt_tokens
             await self._admit(exchange)
         except asyncio.CancelledError:
-            if client.cut_off:
-                exchange.status, exchange.error = exchange.status or CUT_UNANSWERED, f"cut: {client.cut_off}"
+            if answer.cut_off:
+                exchange.status, exchange.error = exchange.status or CUT_UNANSWERED, f"cut: {answer.cut_off}"
                 self._metrics.clients_cut += 1
             else:
                 exchange.status, exchange.error = CLIENT_LEFT, "the client left"
                 self._metrics.clients_left += 1
             raise
-        except Exception:  # whatever it is: recorded here, told to the client and logged by the server
+        except Exception:  # a bug: recorded here; the server logs it and answers the client
             exchange.error = ROUTER_FAILED
-            if not client.answered:
+            if not answer.begun:
                 exchange.status = 500
             raise
         finally:
@@ -225,9 +225,9 @@ class Proxy:
             self._admission.leave()
 
     async def _try_replicas(self, exchange: Exchange) -> None:
-        """Try one replica after the other until one answers, or the replicas, the retries or the time are spent."""
+        """Try replicas until one answers, or until replicas, retries or time are exhausted."""
         tried: list[Backend] = []
-        accused: list[tuple[Backend, ReplicaFailure]] = []
+        suspects: list[tuple[Backend, ReplicaFailure]] = []  # failures that the request may have caused
         last: ReplicaFailure | None = None
         while (backend := self._choose(exchange, tried)) is not None:
             tried.append(backend)
@@ -238,10 +238,10 @@ class Proxy:
             except ReplicaFailure as failure:
                 self._metrics.errors[backend.name, failure.reason] += 1
                 if failure.may_be_of_request and backend.breaker.healthy:
-                    accused.append((backend, failure))
+                    suspects.append((backend, failure))
                 else:
                     backend.failed(failure)
-                if exchange.client.answered:
+                if exchange.answer.begun:
                     self._metrics.broken[backend.name,] += 1
                     exchange.break_off(failure)
                     return
@@ -251,8 +251,8 @@ class Proxy:
             else:
                 if exchange.status < 500:
                     backend.breaker.request_succeeded()
-                    for other, its_failure in accused:
-                        other.failed(its_failure)
+                    for other, other_failure in suspects:
+                        other.failed(other_failure)
                 return
         if last is None:
             exchange.refuse(503, "no replica is available", self._backends.retry_after())
@@ -260,14 +260,16 @@ class Proxy:
             exchange.refuse(504 if "timeout" in last.reason else 502, f"the replica {last}")
 
     def _choose(self, exchange: Exchange, tried: list[Backend]) -> Backend | None:
-        """A replica that has not been tried, with the request in its books; None if there is none."""
+        """Choose an untried replica and enter the request into its ledger; None if there is no replica."""
         available = self._backends.available(tried)
         now = time.monotonic()
         if exchange.read is None:
-            left = [backend for backend, may in zip(self._backends, available, strict=True) if may]
-            if not left:
+            candidates = [
+                backend for backend, is_available in zip(self._backends, available, strict=True) if is_available
+            ]
+            if not candidates:
                 return None
-            exchange.backend = min(left, key=lambda backend: backend.in_flight)
+            exchange.backend = min(candidates, key=lambda backend: backend.in_flight)
             return exchange.backend
         try:
             decision = self._router.decide(exchange.read.arrival, available, now)
@@ -291,9 +293,10 @@ class Proxy:
         return in_time and exchange.retries < self._config.max_retries and self._budget.left >= 1
 
     async def _exchange(self, exchange: Exchange, backend: Backend, tried: list[Backend]) -> None:
-        """Send the request to `backend` and pass its answer on. tried: where it has been, this time included.
+        """Send the request to `backend` and pass on its answer. tried: the backends so far, with this one.
 
-        Raises ReplicaFailure; `client.answered` then tells whether the client has a part of the answer."""
+        Raises ReplicaFailure; `answer.begun` then tells whether the client has a part of the answer.
+        """
         backend.in_flight += 1
         connection: ReplicaConnection | None = None
         status = "cancelled"
@@ -309,22 +312,22 @@ class Proxy:
             if head.status in FAILED_STATUSES and self._may_retry(exchange) and self._backends.available(tried).any():
                 raise ReplicaFailure(f"status_{head.status}", f"answered {head.status}")
             exchange.begin(head)
-            exchange.client.draw_from(connection.transport)
+            exchange.answer.draw_from(connection.transport)
             await connection.relay(exchange, self._config.stream_timeout)
-            exchange.client.finish()
+            exchange.answer.finish()
             status = "finished" if head.status < 400 else f"status_{head.status}"
         except ReplicaFailure as failure:
             status = failure.reason
             raise
         finally:
             backend.in_flight -= 1
-            exchange.client.draw_from(None)
+            exchange.answer.draw_from(None)
             if connection is not None:
                 connection.release()
             self._left(exchange, backend, status)
 
     def _left(self, exchange: Exchange, backend: Backend, status: str) -> None:
-        """The request has left the replica: settle its books."""
+        """Remove a request that left its replica from the ledger."""
         if exchange.ticket is None:
             return
         ticket, exchange.ticket = exchange.ticket, None

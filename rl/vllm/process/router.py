@@ -1,4 +1,4 @@
-"""vidur-router: an OpenAI-compatible HTTP router in front of vLLM replicas, by any scheduler of the simulator."""
+"""vidur-router: route OpenAI-compatible HTTP requests to vLLM replicas with any scheduler of the simulator."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CLASSES = (ServeConfig, LimitsConfig, AdmissionConfig, ProxyConfig, BreakerConfi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve as the flags say. Returns 0 after SIGTERM or SIGINT, else as `run_tool`."""
-    # The process has signal handlers of its own, and its loop wakes up by them.
+    """Serve as the flags say and return the exit status: 0 after SIGTERM or SIGINT."""
+    # `forks`: the process handles signals itself.
     return run_tool("vidur-router", _parse, _serve, argv, forks=True)
 
 
@@ -29,9 +29,9 @@ def _parse(argv: Sequence[str] | None) -> tuple[Any, ...]:
 
 def _serve(routing: RouterConfig, *parts: Any) -> None:
     if not routing.replicas:
-        raise InputError("no replicas: give --replica http://HOST:PORT, once for each")
+        raise InputError("no replicas: give --replica http://HOST:PORT for each")
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    # This brings in the server, and packages that only it needs: after the flags are known to be good.
+    # Import the server, and packages that only it needs, after the flags are checked.
     from rl.vllm.process.process import serve
 
     serve(routing, *parts)
