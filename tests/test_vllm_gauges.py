@@ -57,11 +57,11 @@ def test_engines_are_summed_and_their_kv_usage_averaged() -> None:
     ("name", "lines", "message"),
     [
         ("kv_cache_usage_perc", "", "no vllm:kv_cache_usage_perc"),
-        ("num_requests_running", '{engine="0"} many', "'many' is no number"),
-        ("num_requests_running", '{engine="x"} 1', "'x' is no number of an engine"),
-        ("num_requests_waiting", '{engine="0"} 1.0', "for other engines"),
+        ("num_requests_running", '{engine="0"} many', "'many' is not a number"),
+        ("num_requests_running", '{engine="x"} 1', "'x' is not the number of an engine"),
+        ("num_requests_waiting", '{engine="0"} 1.0', "has other engines"),
         ("kv_cache_usage_perc", '{engine="0"} NaN\n{engine="1"} 0', "kv_usage is nan"),
-        ("kv_cache_usage_perc", '{engine="0"} 7\n{engine="1"} 0', "more than the whole"),
+        ("kv_cache_usage_perc", '{engine="0"} 7\n{engine="1"} 0', "more than 1"),
         ("num_preemptions_total", '{engine="0"} -1\n{engine="1"} 0', "preemptions is -1"),
     ],
 )

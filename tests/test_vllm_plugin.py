@@ -53,7 +53,7 @@ def test_a_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["", "[]", "{}", '{"replica": 1}', '{"at": NaN'])
 def test_what_is_no_step_is_refused(tmp_path: Path, line: str) -> None:
     (tmp_path / "log").write_text(line + "\n", encoding="utf-8")
-    with pytest.raises(InputError, match="line 1: no step of an engine"):
+    with pytest.raises(InputError, match="line 1: not a step of an engine"):
         read_steps([tmp_path / "log"])
 
 

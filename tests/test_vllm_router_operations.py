@@ -83,7 +83,7 @@ def test_address_of_ipv6_is_told_as_a_url(stubs: list[Stub]) -> None:
     command = [sys.executable, "-m", "rl.vllm.router", *flags, "--replica", stubs[0].url, "--access_log", ""]
     router = Process(command, "stderr", r"listening at http://\[::1\]:(\d+) ")
     with running(router):
-        router.wait_for(r"taking pushed gauges at udp \[::1\]:(\d+)")
+        router.wait_for(r"listening for pushed gauges on udp \[::1\]:(\d+)")
 
 
 def test_metrics_are_prometheus_text(router: RouterUnderTest, stubs: list[Stub]) -> None:
@@ -167,7 +167,7 @@ def test_bad_changes_are_refused(router: RouterUnderTest, change: object, says: 
 
 
 def test_pushed_gauges_are_seen(router: RouterUnderTest, stubs: list[Stub]) -> None:
-    port = int(router.wait_for(r"taking pushed gauges at udp 127\.0\.0\.1:(\d+)"))
+    port = int(router.wait_for(r"listening for pushed gauges on udp 127\.0\.0\.1:(\d+)"))
     name = router.replicas()[0]["name"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         numbers = count()
@@ -305,7 +305,7 @@ def test_sighup_opens_the_access_log_again(tmp_path: Path) -> None:
         # Where it cannot be opened, no line is lost.
         moved = folder.rename(tmp_path / "moved")
         router.signal(signal.SIGHUP)
-        router.wait_for(r"(the file that is open is kept)")
+        router.wait_for(r"(keeping the file that is open)")
         get(router.port, "/v1/models")
         router.end()
         paths = [
@@ -318,7 +318,7 @@ def test_sighup_without_a_file_changes_nothing(stubs: list[Stub]) -> None:
     router = RouterUnderTest([stubs[0].url])
     with running(router):
         router.signal(signal.SIGHUP)
-        router.wait_for(r"(nothing to open again)")
+        router.wait_for(r"(nothing to reopen)")
         assert get(router.port, "/v1/models").status == 200
         assert len(router.end()) == 1
 

@@ -77,13 +77,13 @@ def test_flags_and_a_file_say_the_same(tmp_path: Path) -> None:
     [
         (["--scheduler", "pbo"], "unknown --scheduler 'pbo': did you mean ppo"),
         (["--replica", "ftp://a"], "expected http://host:port, not 'ftp://a'"),
-        (["--replica", "http://u:p@a:1"], "a user: leave it out"),
+        (["--replica", "http://u:p@a:1"], "a user: drop it"),
         (["--replica", "http://a:1", "http://a:1"], "the name a:1 is given twice"),
         (["--replica", "url=http://a:1,group=x"], "unknown group of replica a:1: 'x'"),
         (["--scheduler", "size_split"], "give --size_split_global_scheduler_config_thresholds"),
-        (["--scheduler", "lor", "--lor_global_scheduler_config_count", "waiting"], "take outstanding"),
+        (["--scheduler", "lor", "--lor_global_scheduler_config_count", "waiting"], "use outstanding"),
         (["--shadow", "lookahead"], "--shadow lookahead simulates the replicas: give --simulation"),
-        (["--scheduler", "lor", "--explore", "sample"], "take --explore epsilon"),
+        (["--scheduler", "lor", "--explore", "sample"], "use --explore epsilon"),
         (["--shcheduler", "lor"], "did you mean --scheduler"),
         (["--replcia", "http://a:1"], r"did you mean --replica\?"),
         (["--replica", "url=ftp://a"], "^--replica: url: expected http"),
@@ -288,7 +288,7 @@ def test_draining_and_removal_and_joining() -> None:
     for name, message in (("x", "there is no replica 'x'"), ("127.0.0.1:8000", "there is no replica")):
         with pytest.raises(InputError, match=message):
             router.drain(name)
-    with pytest.raises(InputError, match="the name is taken"):
+    with pytest.raises(InputError, match="already has this name"):
         router.fleet.make(VllmReplicaConfig("http://a:1", "new"))
 
 
@@ -430,7 +430,7 @@ def test_a_log_on_a_full_disk_ends_when_it_is_closed(caplog: pytest.LogCaptureFi
 def test_a_damaged_log_is_refused_and_an_unfinished_line_left_out(tmp_path: Path) -> None:
     file = tmp_path / "log"
     file.write_bytes(b'{"version":1}\n')
-    with pytest.raises(InputError, match="line 1: no line of a decision log: KeyError"):
+    with pytest.raises(InputError, match="line 1: not a line of a decision log: KeyError"):
         list(read_log([file]))
     file.write_bytes(b'{"version":2}\n')
     with pytest.raises(InputError, match="version 2"):

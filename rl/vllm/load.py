@@ -1,4 +1,4 @@
-"""python -m rl.vllm.load: send a workload to an OpenAI-compatible server, and note how each request was served."""
+"""python -m rl.vllm.load: send a workload to an OpenAI-compatible server, and record how each request is served."""
 
 from rl.vllm.replay.load import main
 

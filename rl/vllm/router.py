@@ -1,4 +1,4 @@
-"""vidur-router: an OpenAI-compatible HTTP router in front of vLLM replicas, by any scheduler of the simulator."""
+"""vidur-router: route OpenAI-compatible HTTP requests to vLLM replicas with any scheduler of the simulator."""
 
 from rl.vllm.process.router import main
 

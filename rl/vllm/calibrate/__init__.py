@@ -1,1 +1,1 @@
-"""Calibration: execution times for the simulator from the steps that a real engine has logged."""
+"""Calibrate the simulator's execution times from the logged steps of a real engine."""

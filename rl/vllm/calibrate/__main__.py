@@ -1,4 +1,4 @@
-"""python -m rl.vllm.calibrate: execution times for the simulator from the steps that a real engine has logged."""
+"""python -m rl.vllm.calibrate: fit the simulator's execution times to the logged steps of a real engine."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 KV_GRANULARITY, CHUNK_GRANULARITY = 64, 16
 FEWEST_STEPS = 200
-# Between these numbers of tokens the time per token is constant; it may differ on either side.
+# The numbers of tokens at which the time per token may change.
 KNOTS = (16, 64, 256)
-# What a step's time is a sum of, each with a factor that is not negative.
+# The terms of a step's time; each has a factor of at least 0.
 TERMS = (
     "step",
     "request",
@@ -41,32 +41,32 @@ TERMS = (
 
 @dataclass(frozen=True)
 class CalibrateConfig(Config):
-    """The steps and the shape of the replicas that they are of."""
+    """The logged steps, and the replicas that logged them."""
 
     flag_prefix: ClassVar[str | None] = ""
     help_title: ClassVar[str] = "calibration"
-    help_description: ClassVar[str] = "what was logged, and the replicas that logged it"
+    help_description: ClassVar[str] = "the logged steps, and the replicas that logged them"
 
-    steps: tuple[str, ...] = setting((), help="step logs: what VIDUR_STEP_LOG named, of all replicas that are alike")
+    steps: tuple[str, ...] = setting((), help="the files that VIDUR_STEP_LOG named, of all equal replicas")
     model: str = setting("", help="the model: a known name, or the path of its config.json (or folder)")
-    num_replicas: int = setting(1, help="of the simulation that is written", minimum=1)
-    max_num_seqs: int = setting(256, help="as of vllm serve", minimum=1)
-    max_num_batched_tokens: int = setting(2048, help="as of vllm serve", minimum=1)
-    max_model_len: int = setting(2048, help="as of vllm serve", minimum=1)
-    block_size: int = setting(16, help="as of vllm serve", minimum=1)
+    num_replicas: int = setting(1, help="replicas of the simulation to write", minimum=1)
+    max_num_seqs: int = setting(256, help="the setting of vllm serve", minimum=1)
+    max_num_batched_tokens: int = setting(2048, help="the setting of vllm serve", minimum=1)
+    max_model_len: int = setting(2048, help="the setting of vllm serve", minimum=1)
+    block_size: int = setting(16, help="the setting of vllm serve", minimum=1)
     kv_blocks: int = setting(1024, help="blocks of a replica's KV-cache: num_gpu_blocks of /metrics", minimum=1)
     output: str = setting("calibrated", help="folder to write: execution_times.npz, simulation.yaml, report.md")
 
     def check(self) -> None:
         if not self.steps:
-            raise InputError("--steps: name the step logs: what VIDUR_STEP_LOG named")
+            raise InputError("--steps: give the files that VIDUR_STEP_LOG named")
         if not self.model:
-            raise InputError("--model: name the model that was served")
+            raise InputError("--model: give the model that was served")
 
 
 @dataclass(frozen=True)
 class Fit:
-    """factors: float64[TERMS], seconds each; measured, predicted: float64[steps], seconds."""
+    """A fit of step times. factors: float64[TERMS], seconds; measured, predicted: float64[steps], seconds."""
 
     factors: Floats
     measured: Floats
@@ -74,22 +74,22 @@ class Fit:
 
     @property
     def explained(self) -> float:
-        """The share of the variance (R squared)."""
+        """The explained share of the variance (R squared)."""
         return 1.0 - float(np.var(self.measured - self.predicted) / np.var(self.measured))
 
 
 def terms(tokens: Floats, requests: Floats, decodes: Floats, kv: Floats, pairs: Floats) -> Floats:
-    """float64[N, TERMS] of N steps: tokens, requests and decodes of each, KV tokens read in decode, prompts squared."""
+    """Return float64[N, TERMS] of N steps. kv: KV tokens read in decode; pairs: pairs of prompt tokens."""
     edges = np.array([0.0, *KNOTS, np.inf])
     pieces = np.clip(tokens[:, None] - edges[:-1], 0.0, np.diff(edges))
     return np.column_stack((np.ones(len(tokens)), requests, decodes, kv, pairs, pieces))
 
 
 def fit_steps(steps: Sequence[Step]) -> Fit:
-    """Least squares over the steps whose duration is known, every factor at least 0.
+    """Fit factors of at least 0 to the steps of known duration by least squares.
 
-    A step that began after a rest has only its time in the model, if that: what goes beside the model is then taken
-    from the others. Raises InputError if too few are known.
+    A step after an idle time has at most its time in the model; the median overhead of other steps is then added.
+    Raises InputError if too few durations are known.
     """
     kv = _kv_before(steps)
     seconds = _seconds(steps)
@@ -105,16 +105,16 @@ def fit_steps(steps: Sequence[Step]) -> Fit:
 
 
 def _seconds(steps: Sequence[Step]) -> Floats:
-    """float64[steps]; nan where the duration is not known."""
+    """Return the durations float64[steps], nan if unknown."""
     whole = np.array([np.nan if step.seconds is None else step.seconds for step in steps])
     model = np.array([np.nan if step.model_seconds is None else step.model_seconds for step in steps])
     both = np.isfinite(whole) & np.isfinite(model)
-    beside = float(np.median(whole[both] - model[both])) if both.any() else 0.0
-    return np.where(np.isfinite(whole), whole, model + beside)
+    overhead = float(np.median(whole[both] - model[both])) if both.any() else 0.0
+    return np.where(np.isfinite(whole), whole, model + overhead)
 
 
 def _kv_before(steps: Sequence[Step]) -> Floats:
-    """float64[steps]: KV tokens that the decodes of each step read: what was in use after the engine's step before."""
+    """Return the KV tokens that the decodes of each step read, float64[steps], from the use after the step before."""
     last: dict[tuple[str, int], Step] = {}
     read = np.zeros(len(steps))
     for index, step in enumerate(steps):
@@ -126,7 +126,7 @@ def _kv_before(steps: Sequence[Step]) -> Floats:
 
 
 def make_tables(factors: Floats, config: CalibrateConfig, source: str) -> ExecutionTimeTables:
-    """The tables in which a simulated step takes what the factors say. Raises InputError for an unknown model."""
+    """Make tables by which a simulated step takes the fitted time. Raises InputError for an unknown model."""
     model = ModelConfig.from_name(config.model, "--model")
     milliseconds = factors * 1e3
     per_layer = milliseconds / model.num_layers
@@ -150,7 +150,7 @@ def make_tables(factors: Floats, config: CalibrateConfig, source: str) -> Execut
 
 
 def simulation_of(config: CalibrateConfig, tables: Path) -> str:
-    """YAML of a simulation of such replicas."""
+    """Return the YAML of a simulation of these replicas."""
     document = {
         "cluster_config": {
             "num_replicas": config.num_replicas,
@@ -167,7 +167,7 @@ def simulation_of(config: CalibrateConfig, tables: Path) -> str:
             "type": "tables",
             "file": str(tables),
             "kv_cache_prediction_granularity": KV_GRANULARITY,
-            # The times are of whole steps already.
+            # The times are of whole steps, and so include all overheads.
             "attention_decode_batching_overhead_fraction": 0.0,
             "attention_prefill_batching_overhead_fraction": 0.0,
         },
@@ -176,7 +176,7 @@ def simulation_of(config: CalibrateConfig, tables: Path) -> str:
 
 
 def report(fit: Fit, steps: Sequence[Step]) -> str:
-    """How well the factors explain the steps, in Markdown."""
+    """Report the fit in Markdown."""
     error = np.abs(fit.predicted - fit.measured)
     names = ", ".join(sorted({f"{step.replica} (engine {step.engine})" for step in steps}))
     lines = [
@@ -184,7 +184,7 @@ def report(fit: Fit, steps: Sequence[Step]) -> str:
         "",
         f"{len(fit.measured):,} steps of known duration, of {len(steps):,}, by {names}. A step's time is the sum of",
         "",
-        "| for each | microseconds |",
+        "| per | microseconds |",
         "|---|---|",
         *(f"| {name} | {significant(1e6 * factor)} |" for name, factor in zip(TERMS, fit.factors, strict=True)),
         "",
@@ -193,7 +193,7 @@ def report(fit: Fit, steps: Sequence[Step]) -> str:
         f"| mean | {significant(1e3 * fit.measured.mean())} | {significant(1e3 * fit.predicted.mean())} |",
     ]
     for percentile in (10, 50, 90, 99):
-        values = [significant(1e3 * float(np.percentile(each, percentile))) for each in (fit.measured, fit.predicted)]
+        values = [significant(1e3 * float(np.percentile(times, percentile))) for times in (fit.measured, fit.predicted)]
         lines.append(f"| p{percentile} | {values[0]} | {values[1]} |")
     lines += [
         "",
@@ -207,16 +207,15 @@ def report(fit: Fit, steps: Sequence[Step]) -> str:
 
 
 def hardware_group(factors: Floats) -> str:
-    """What `vidur-router --groups` takes: seconds of a prompt token of 1,024, and of 16 requests in decode at that KV
-    length."""
+    """Format the hardware for `vidur-router --groups`: a prefill of 1,024 tokens, 16 decodes of that length."""
     prompt, batch = 1024.0, 16.0
     of_prompt, of_decode = (prompt, 1.0, 0.0, 0.0, prompt**2), (batch, batch, batch, batch * prompt, 0.0)
-    read, decode = terms(*np.array([of_prompt, of_decode]).T) @ factors
-    return f"`--groups name=NAME,prefill_seconds={read / prompt:.3g},decode_seconds={decode:.3g}`"
+    prefill, decode = terms(*np.array([of_prompt, of_decode]).T) @ factors
+    return f"`--groups name=NAME,prefill_seconds={prefill / prompt:.3g},decode_seconds={decode:.3g}`"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calibrate as the flags say. Returns the exit status of `run_tool`."""
+    """Calibrate as the flags say and return the exit status."""
     return run_tool("rl.vllm.calibrate", (CalibrateConfig,), calibrate, argv, description=__doc__ or "")
 
 

@@ -1,4 +1,4 @@
-"""Least squares whose factors are times, which are not negative."""
+"""Non-negative least squares, for factors that are times."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vidur.observation import Floats
 
 
 def least_squares(matrix: Floats, values: Floats) -> Floats:
-    """The factors, none negative, that bring matrix @ factors closest to `values` (Lawson and Hanson's algorithm)."""
+    """Return non-negative factors with matrix @ factors closest to `values` (Lawson and Hanson's algorithm)."""
     scale = np.sqrt((matrix**2).sum(axis=0))
     scale[scale == 0.0] = 1.0
     a = matrix / scale

@@ -1,4 +1,4 @@
-"""The log of engine steps that the stat logger writes inside vLLM, and its reader."""
+"""Format and read the log of engine steps that the stat logger writes inside vLLM."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from vidur.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of an engine.
+    """A step of an engine.
 
-    at: seconds since 1970, when its output reached the API server. prompt_tokens: tokens of prompts that it processed;
-    prompts: requests that these are of; decodes: requests that got one token each. kv_tokens: tokens that the KV-cache
-    had room for in use after it, the requests that ended excluded. running,
-    waiting: requests after it. seconds: since the engine's step before, where the engine did not rest in between; else
-    None. model_seconds: of these in the model, where vLLM measures it (--enable-logging-iteration-details); else None.
+    at: when its output reached the API server, in seconds since 1970. prompt_tokens: prefilled tokens; prompts: their
+    requests; decodes: requests that got one token each. kv_tokens, running, waiting: KV tokens in use and requests
+    after the step, without those that ended. seconds: since the engine's last step, None after an idle time.
+    model_seconds: time in the model if vLLM measures it (--enable-logging-iteration-details), else None.
     """
 
     at: float
@@ -40,7 +39,7 @@ _TIMES = ("seconds", "model_seconds")
 
 
 def format_step(step: Step) -> str:
-    """The line of the log, its end included."""
+    """Format a line of the log, with its newline."""
     fields = {name: getattr(step, name) for name in Step.__slots__}
     for name in ("at", *_TIMES):
         if fields[name] is not None:
@@ -49,9 +48,9 @@ def format_step(step: Step) -> str:
 
 
 def read_steps(paths: Iterable[str | Path]) -> list[Step]:
-    """The steps of some logs, in the order of time. A last line that was cut short is left out.
+    """Read the steps of logs in order of time, without incomplete last lines.
 
-    Raises InputError for a file that is missing or no step log.
+    Raises InputError for a file that is missing or not a step log.
     """
     steps = [step for path in paths for step in _read(Path(path))]
     return sorted(steps, key=lambda step: step.at)
@@ -66,11 +65,11 @@ def _read(path: Path) -> Iterator[Step]:
         raise InputError(f"{path}: not a text file in UTF-8") from None
     for number, line in enumerate(lines, 1):
         if not line.endswith("\n"):
-            return  # the engine was stopped in the middle of it
+            return  # the engine was stopped while writing it
         try:
             yield _step(json.loads(line))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise InputError(f"{path}, line {number}: no step of an engine: {error!r}") from None
+            raise InputError(f"{path}, line {number}: not a step of an engine: {error!r}") from None
 
 
 def _step(values: Any) -> Step:

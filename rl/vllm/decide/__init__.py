@@ -1,1 +1,1 @@
-"""Decisions: what is known of real replicas, the scheduler that chooses one, and the log of decisions. No network."""
+"""Decide on a replica for each request, from the ledger and gauges, and log the decisions; without network access."""

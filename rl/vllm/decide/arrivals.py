@@ -1,4 +1,4 @@
-"""What routing needs to know of a request, read from its body and headers."""
+"""Read from a request's body and headers what routing needs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from rl.vllm.decide.prompt_length import TOKENS_OF_A_BYTE, PromptCount, PromptLe
 from rl.vllm.decide.routing import Arrival, session_number
 from rl.vllm.http.wire import HttpRequest
 
-# JSON values that a body may have to be read, which holds the router up for 10 ms, or where they are lists and objects
-# for some more.
+# The most JSON values of a body that is parsed: they stop the router for 10 ms, lists and objects somewhat longer.
 MOST_VALUES = 100_000
 CHUNK = 2**16
-# Of a byte, at least: the number of a token has seven digits at most, with a comma and a space.
+# Above so many commas per byte a body has token ids, which take at most seven digits, a comma and a space each.
 COMMAS_OF_NUMBERS = 0.1
 STREAMS = re.compile(rb'"stream"\s*:\s*true')
 
 
 class ReadArrival(NamedTuple):
-    """streams: whether the answer is asked for as a stream. prompt: how the prompt tokens were found; None for a body
-    that was not read, as the replica will refuse it or as it is too long."""
+    """A request as read. streams: whether it asks for a stream. prompt: None if the body is invalid or too long."""
 
     arrival: Arrival
     streams: bool
@@ -29,15 +27,14 @@ class ReadArrival(NamedTuple):
 
 
 class ArrivalReader:
-    """Reads requests whose bodies are those of the OpenAI API."""
+    """Read requests of the OpenAI API."""
 
     def __init__(self, prompts: PromptLength, session_header: str) -> None:
         self._prompts = prompts
         self._session_header = session_header.lower().encode()
 
     def read(self, request: HttpRequest) -> ReadArrival:
-        """Never fails: what cannot be read counts as a prompt of one token, and what would take too long to be read is
-        judged by its size."""
+        """Read a request. An invalid body counts as one prompt token; a long one is estimated by its size."""
         name = request.header(self._session_header)
         session = -1 if name is None else session_number(name.decode("latin-1"))
         if _is_long(request.body):
@@ -60,13 +57,13 @@ class ArrivalReader:
         return ReadArrival(arrival, body.get("stream") is True, prompt)
 
     def learn(self, prompt: PromptCount | None, prompt_tokens: int) -> None:
-        """A replica has counted the prompt."""
+        """Learn from a replica's count of the prompt."""
         if prompt is not None:
             self._prompts.learn(prompt, prompt_tokens)
 
 
 def _is_long(body: bytes) -> bool:
-    """Whether there are more than MOST_VALUES values, or as many commas in texts, in the body."""
+    """Return whether the body may have more than MOST_VALUES values."""
     if len(body) <= MOST_VALUES:
         return False
     values = 0
@@ -78,11 +75,11 @@ def _is_long(body: bytes) -> bool:
 
 
 def _asks_for_stream(body: bytes) -> bool:
-    # Within a JSON text the quotes would be escaped.
-    return any(body[found.start() - 1 : found.start()] != b"\\" for found in STREAMS.finditer(body))
+    # Inside a JSON text the quotes would be escaped.
+    return any(body[match.start() - 1 : match.start()] != b"\\" for match in STREAMS.finditer(body))
 
 
 def _tokens_of_long(body: bytes) -> int:
-    """Estimated from how it begins: each comma ends a token's number, or else it is text."""
+    """Estimate the tokens from the body's beginning, which has either token ids or text."""
     commas = body.count(b",", 0, CHUNK) / min(len(body), CHUNK)
     return round(len(body) * (commas if commas > COMMAS_OF_NUMBERS else TOKENS_OF_A_BYTE))

@@ -1,4 +1,4 @@
-"""The router's configuration: replicas, schedulers, guard rails; from flags and a YAML file."""
+"""The router's configuration, from flags and a YAML file: replicas, schedulers, guard rails."""
 
 from __future__ import annotations
 
@@ -26,52 +26,52 @@ from vidur.errors import InputError, unknown_name
 
 EXPLORATIONS = ("none", "epsilon", "sample")
 
-# Of ppo's settings those that matter where nothing is trained.
+# The settings of ppo that matter without training.
 _SERVED = ("checkpoint", "beta", "sample", "max_queue_requests")
 
 
 @dataclass(frozen=True)
 class RouterConfig(Config):
-    """What decides, for which replicas, and within which guard rails."""
+    """The replicas, the schedulers and their guard rails."""
 
     flag_prefix: ClassVar[str | None] = ""
     help_title: ClassVar[str] = "routing"
-    help_description: ClassVar[str] = "what decides, for which replicas, within which guard rails"
+    help_description: ClassVar[str] = "the replicas, the schedulers and their guard rails"
 
     replicas: tuple[VllmReplicaConfig, ...] = setting(
-        (), help="a vLLM server: its URL, or url=http://host:port,name=a,group=fast; give the flag once for each"
+        (), help="a vLLM server: its URL, or url=http://host:port,name=a,group=fast; repeat the flag for each"
     )
     groups: tuple[HardwareGroupConfig, ...] = setting(
-        (), help="hardware of like replicas: name=fast,prefill_seconds=6.6e-5,decode_seconds=0.0127,kv_tokens=475136"
+        (), help="hardware of equal replicas: name=fast,prefill_seconds=6.6e-5,decode_seconds=0.0127,kv_tokens=475136"
     )
     scheduler: BaseGlobalSchedulerConfig = field(
         default_factory=PPOGlobalSchedulerConfig,
-        metadata={"help": "who decides: any global scheduler of the simulator"},
+        metadata={"help": "any global scheduler of the simulator"},
     )
     shadow: BaseGlobalSchedulerConfig | None = field(
-        default=None, metadata={"help": "a second scheduler: what it would have decided is recorded, nothing else"}
+        default=None, metadata={"help": "a second scheduler, whose choices are only recorded"}
     )
-    seed: int = setting(0, help="of all randomness in decisions", minimum=0, maximum=2**31)
+    seed: int = setting(0, help="seed of all randomness in decisions", minimum=0, maximum=2**31)
     explore: str = setting(
         "none", choices=EXPLORATIONS,
-        help="to learn from the decision log: epsilon: now and then a replica at random; sample: by the scores of ppo",
+        help="exploration for the decision log; epsilon: sometimes a random replica; sample: by the scores of ppo",
     )  # fmt: skip
-    explore_fraction: float = setting(0.05, help="of epsilon: the part of requests", above=0, maximum=1)
+    explore_fraction: float = setting(0.05, help="share of requests that epsilon explores", above=0, maximum=1)
     gauge_age_limit: float = setting(
-        5.0, help="seconds; where a scheduler looks at gauges and one is older, least_tokens decides", above=0
+        5.0, help="seconds; if a gauge that the scheduler reads is older, least_tokens decides", above=0
     )
     decision_limit_ms: float = setting(
-        5.0, help="milliseconds; a decision that takes longer is discarded, and least_tokens decides", above=0
+        5.0, help="milliseconds; if a decision takes longer, least_tokens decides", above=0
     )
     feature_limit: float = setting(
-        8.0, help="standard deviations from what ppo was trained on, beyond which least_tokens decides", above=0
+        8.0, help="standard deviations from the training data of ppo, beyond which least_tokens decides", above=0
     )
-    tokenizer: str | None = setting(None, help="tokenizer.json that counts prompts; else estimated from characters")
-    decision_log: str | None = setting(None, help="file to append a JSON line to for each request that ended")
+    tokenizer: str | None = setting(None, help="tokenizer.json to count prompts; by default, estimate from characters")
+    decision_log: str | None = setting(None, help="file for a JSON line per ended request")
     decision_log_bytes: int = setting(256 << 20, help="size at which the file is rotated", minimum=4096)
-    decision_log_files: int = setting(8, help="rotated files that are kept", minimum=1, maximum=1000)
+    decision_log_files: int = setting(8, help="rotated files to keep", minimum=1, maximum=1000)
     simulation: str | None = setting(
-        None, help="of lookahead: a configuration of the simulator whose cluster has these replicas, in their order"
+        None, help="for lookahead: a configuration of the simulator with these replicas, in this order"
     )
 
     def check(self) -> None:
@@ -91,22 +91,22 @@ class RouterConfig(Config):
                 _check_scheduler(where, scheduler, self.simulation)
         if self.explore == "sample" and not isinstance(self.scheduler, PPOGlobalSchedulerConfig):
             raise InputError(
-                f"--explore sample needs a scheduler with probabilities, which {self.scheduler.get_type()} is not: "
-                f"take --explore epsilon"
+                f"--explore sample needs the probabilities of ppo, and {self.scheduler.get_type()} has none: "
+                f"use --explore epsilon"
             )
 
 
 def _check_scheduler(where: str, config: BaseGlobalSchedulerConfig, simulation: str | None) -> None:
-    """Raise InputError for a scheduler that cannot be in front of real replicas."""
+    """Raise InputError for a scheduler that cannot route to real replicas."""
     if isinstance(config, LORGlobalSchedulerConfig) and config.count == "waiting":
         raise InputError(
-            f"{where} lor: count waiting reads queues without delay, which no router can: take outstanding"
+            f"{where} lor: count waiting needs undelayed queue lengths, which no router has: use outstanding"
         )
     if isinstance(config, SizeSplitGlobalSchedulerConfig) and not config.thresholds:
         raise InputError(f"{where} size_split: give {config.flag('thresholds')}: the workload is not known here")
     if isinstance(config, PPOGlobalSchedulerConfig) and config.mode != "evaluate":
-        raise InputError(f"{where} ppo: {config.flag('mode')} {config.mode} is of simulations: learn from the decision "
-                         f"log (python -m rl.vllm.learn)")  # fmt: skip
+        raise InputError(f"{where} ppo: {config.flag('mode')} {config.mode} only works in simulations: learn from the "
+                         f"decision log (python -m rl.vllm.learn)")  # fmt: skip
     if config.get_type() == "lookahead" and simulation is None:
         raise InputError(f"{where} lookahead simulates the replicas: give --simulation FILE, which describes them")
 
@@ -117,11 +117,11 @@ def parse_router(
     classes: Sequence[type[Config]] = (),
     argv: Sequence[str] | None = None,
 ) -> tuple[RouterConfig, list[Any]]:
-    """The router's configuration and one of each of `classes`, from `argv` (of the process if None).
+    """Parse `argv` (by default the process's) into the router's configuration and one of each of `classes`.
 
     A flag is `--field`; options of schedulers have the simulator's flags (`--ppo_global_scheduler_config_beta 40`).
-    `--config FILE` names a YAML file: the same names as keys; `replicas` and `groups` are lists; `scheduler` and
-    `shadow` are a name, or a mapping of `type` and options. Flags override the file. No two classes share a field.
+    `--config FILE` names a YAML file with the same names as keys: `replicas` and `groups` are lists, `scheduler` and
+    `shadow` a name, or a mapping of `type` and options. Flags override the file. No two classes may share a field.
     Raises InputError, or SystemExit(0) after --help.
     """
     flags, options = _flags(classes), _option_flags()
@@ -139,7 +139,7 @@ def parse_router(
     by_flag: dict[str, Any] = {}
     for name, text in texts.items():
         if name in _SCHEDULERS:
-            # The options that the file gives for a scheduler of the same name stay.
+            # Keep the file's options for a scheduler of the same name.
             chosen[name] = chosen[name] if chosen[name].get("type") == text else {"type": text}
         elif name == "replicas":
             by_flag[name] = tuple(_read_replica(item) for item in text)
@@ -162,10 +162,10 @@ _SCHEDULERS = ("scheduler", "shadow")
 
 
 def _flags(classes: Sequence[type[Config]]) -> dict[str, Flag]:
-    """The plain flags by name: those of RouterConfig and of `classes`."""
+    """Return the flags of RouterConfig and of `classes`, by name."""
     flags: dict[str, Flag] = {}
-    every: tuple[type[Config], ...] = (RouterConfig, *classes)
-    for cls in every:
+    all_classes: tuple[type[Config], ...] = (RouterConfig, *classes)
+    for cls in all_classes:
         for item in settings_of(cls):
             assert item.name not in flags and (item.name in _SCHEDULERS or not item.is_part)
             flags[item.name] = Flag(item.name, cls, item)
@@ -173,7 +173,7 @@ def _flags(classes: Sequence[type[Config]]) -> dict[str, Flag]:
 
 
 def _option_flags() -> dict[str, Flag]:
-    """The flags of schedulers' own settings, by name."""
+    """Return the flags of the schedulers' options, by name."""
     flags = {}
     for member in BaseGlobalSchedulerConfig.family.values():
         for item in _options_of(member):
@@ -214,7 +214,7 @@ def _parser(prog: str, description: str, flags: Mapping[str, Flag], options: Map
 
 
 def _read_replica(text: str) -> VllmReplicaConfig:
-    """A URL, or `url=...,name=...`."""
+    """Read a URL, or `url=...,name=...`."""
     if "=" not in text.partition("://")[0]:
         return VllmReplicaConfig(text)
     items = next(item for item in settings_of(RouterConfig) if item.name == "replicas")
@@ -224,7 +224,7 @@ def _read_replica(text: str) -> VllmReplicaConfig:
 
 
 def _read_file(path: Path, flags: Mapping[str, Flag], options: Mapping[str, Flag]) -> dict[str, Any]:
-    """What the YAML file gives, by flag; a scheduler as a mapping with its options. Raises InputError."""
+    """Read the YAML file's settings, by flag; a scheduler is a mapping with its options. Raises InputError."""
     document = load_document(path, "--config ")
     if document is None:
         return {}
@@ -246,7 +246,7 @@ def _read_file(path: Path, flags: Mapping[str, Flag], options: Mapping[str, Flag
 
 
 def _read_scheduler(value: Any, where: str) -> dict[str, Any]:
-    """`type` and the options that stand beside it, read and named."""
+    """Read a scheduler's `type` and the options beside it."""
     named = {"type": value} if isinstance(value, str) else value
     if not isinstance(named, Mapping) or not isinstance(named.get("type"), str):
         raise InputError(f"{where}: expected the name of a scheduler, or a mapping with its `type`")
@@ -269,7 +269,7 @@ def _make_scheduler(
     by_flag: Mapping[str, Any],
     options: Mapping[str, Flag],
 ) -> BaseGlobalSchedulerConfig:
-    """The scheduler in a role. Its options: by flag, else beside its name in the file, else by its type there."""
+    """Make the scheduler of a role. Options: by flag, else beside its name in the file, else elsewhere in the file."""
     name = chosen["type"]
     family = BaseGlobalSchedulerConfig.from_type(name, f"--{role}")
     own = {key: flag.item.name for key, flag in options.items() if flag.owner is family}

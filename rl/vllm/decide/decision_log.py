@@ -1,4 +1,4 @@
-"""The decision log: one JSON line for each request that has ended, with what it takes to decide again and to learn."""
+"""The decision log has a JSON line for each ended request, from which decisions can be replayed and learned from."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ _FLUSH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class LoggedDecision:
-    """One line. observation: as the scheduler saw it, less the histogram of output lengths and the outstanding requests
-    one by one. replicas: names. scheduler, beta (nan but of ppo): who decided and how; fallback: why least_tokens did.
-    probabilities: float64[replicas], with which each would have been chosen. decided_at: seconds since 1970.
-    status: FINISHED, or what became of it.
+    """A line of the log.
+
+    observation: the scheduler's, without the histogram of output lengths and the list of outstanding requests.
+    replicas: names. beta: nan unless ppo decided; fallback: the reason for which least_tokens decided, if it did.
+    probabilities: float64[replicas], the propensities of all replicas. decided_at: seconds since 1970. status:
+    FINISHED, or the failure.
     """
 
     observation: ClusterObservation
@@ -55,10 +57,10 @@ class LoggedDecision:
 
 
 class DecisionLog:
-    """Appends to a file; at `most_bytes` it becomes FILE.1, that FILE.2, and so on; `files` of these are kept.
+    """Append to a file, which at `most_bytes` is rotated to FILE.1, that to FILE.2, and so on up to `files`.
 
-    Written through every second and at `close`. Raises InputError if the file cannot be opened at first; `write` and
-    `close` raise OSError, after which the log is of no more use.
+    Lines reach the file every second and at `close`. Raises InputError if the file cannot be opened; `write` and
+    `close` raise OSError, after which the log cannot be used any more.
     """
 
     def __init__(self, path: str | Path, most_bytes: int, files: int) -> None:
@@ -96,7 +98,7 @@ class DecisionLog:
 
 
 def copied(observation: ClusterObservation) -> ClusterObservation:
-    """The observation with arrays of its own, without what the log leaves out."""
+    """Copy what the log records of an observation."""
     return ClusterObservation(
         now=observation.now,
         ledger=observation.ledger.copy(),
@@ -110,7 +112,7 @@ def copied(observation: ClusterObservation) -> ClusterObservation:
 
 
 def format_line(logged: LoggedDecision) -> bytes:
-    """The line, with its end. Numbers read back to the bit."""
+    """Format a line, with its newline. Numbers are exact."""
     seen, served = logged.observation, logged.served
     fields = {
         "version": VERSION,
@@ -122,7 +124,7 @@ def format_line(logged: LoggedDecision) -> bytes:
         "ledger": _numbers(seen.ledger),
         "gauges": _numbers(seen.gauges),
         "hardware": _numbers(seen.hardware),
-        "available": [int(here) for here in seen.available],
+        "available": [int(is_available) for is_available in seen.available],
         "arrival": _numbers(seen.arrival),
         "completions": _numbers(seen.completions[:HISTOGRAM_COUNTS]),
         "replica": logged.replica,
@@ -139,7 +141,7 @@ def format_line(logged: LoggedDecision) -> bytes:
 
 
 def _numbers(array: Floats) -> list[Any]:
-    """Nested lists; whole numbers, which most are, in short."""
+    """Return nested lists, with whole numbers as integers, which are shorter."""
 
     def short(value: Any) -> Any:
         if isinstance(value, list):
@@ -151,8 +153,10 @@ def _numbers(array: Floats) -> list[Any]:
 
 
 def read_log(paths: Sequence[str | Path]) -> Iterator[LoggedDecision]:
-    """The lines of the files, in their order. Raises InputError naming the file and the line; a last line that was not
-    written to its end is left out."""
+    """Yield the decisions of the files in order, without an incomplete last line.
+
+    Raises InputError, which names file and line.
+    """
     for path in paths:
         try:
             with Path(path).open("rb") as file:
@@ -167,7 +171,7 @@ def _parse(line: bytes, where: str) -> LoggedDecision:
     try:
         fields = json.loads(line)
         if fields["version"] != VERSION:
-            raise InputError(f"{where}: version {fields['version']} of the log, not {VERSION}")
+            raise InputError(f"{where}: the log has version {fields['version']}, not {VERSION}")
         observation = _observation(fields)
         ttft = None if fields["ttft"] is None else float(fields["ttft"])
         served = Served(fields["prompt_tokens"], fields["output_tokens"], ttft, float(fields["e2e"]))
@@ -185,12 +189,12 @@ def _parse(line: bytes, where: str) -> LoggedDecision:
             served=served,
         )
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{where}: no line of a decision log: {type(error).__name__}: {error}") from None
+        raise InputError(f"{where}: not a line of a decision log: {type(error).__name__}: {error}") from None
     count = observation.num_replicas
     if len(logged.probabilities) != count or not 0 <= logged.replica < count:
-        raise InputError(f"{where}: its decision does not fit its {count} replicas")
+        raise InputError(f"{where}: the decision does not fit {count} replicas")
     if not 0.0 <= (ttft or 0.0) <= served.e2e < math.inf:
-        raise InputError(f"{where}: a TTFT of {ttft} and an E2E of {served.e2e} seconds")
+        raise InputError(f"{where}: impossible TTFT of {ttft} and E2E of {served.e2e} seconds")
     return logged
 
 
@@ -215,4 +219,4 @@ def _observation(fields: dict[str, Any]) -> ClusterObservation:
 
 
 def _not_logged(replica: int) -> PlacedRequests:
-    raise ValueError("the decision log has no outstanding requests one by one")
+    raise ValueError("the decision log does not list outstanding requests")

@@ -1,4 +1,4 @@
-"""The replicas behind the router, and what is known of their hardware."""
+"""The replicas behind the router, and their hardware."""
 
 from __future__ import annotations
 
@@ -23,38 +23,37 @@ from vidur.observation import (
     Floats,
 )
 
-# What is assumed of a group that says nothing: Llama-3-8B on an A100, and vLLM's own max_num_seqs.
+# The defaults of a group: Llama-3-8B on an A100, and vLLM's default of max_num_seqs.
 DEFAULT_PREFILL_SECONDS, DEFAULT_DECODE_SECONDS = 6.6e-5, 0.0127
 DEFAULT_KV_TOKENS, DEFAULT_MAX_BATCH_SIZE = 475_136, 256
 
-# The work that relative speed is measured on, as of vidur.plans: a prompt, then outputs in a batch.
+# The work that defines relative speed, as in vidur.plans: prompt tokens to prefill, then decode iterations.
 _PROMPT, _ITERATIONS = 1024, 16
 
-# What a replica is up to: it takes requests; it finishes those it has.
 SERVING, DRAINING = "serving", "draining"
 
 
 @dataclass(frozen=True)
 class HardwareGroupConfig(Config):
-    """Facts on like replicas. What is None is measured where that is possible, else assumed."""
+    """The hardware of equal replicas. None is measured if possible, otherwise a default."""
 
     flag_prefix: ClassVar[str | None] = "groups"
     flag_separator: ClassVar[str] = ": "
 
-    name: str = setting(help="the group's name, to which replicas refer")
+    name: str = setting(help="name of the group, which replicas refer to")
     speed: float | None = setting(
-        None, help="relative to the fastest group; from the seconds below if none", above=0, maximum=1
+        None, help="speed relative to the fastest group; by default from the seconds below", above=0, maximum=1
     )
     kv_tokens: int | None = setting(
-        None, help="tokens that the KV-cache holds; as the replica reports if none", above=0
+        None, help="tokens that the KV-cache holds; by default as the replica reports", above=0
     )
     max_batch_size: int | None = setting(None, help="requests in a batch (vLLM's max_num_seqs)", above=0)
-    prefill_seconds: float | None = setting(None, help="to read a prompt token, in a prompt of 1,024", above=0)
-    decode_seconds: float | None = setting(None, help="of an iteration of 16 requests in decode", above=0)
+    prefill_seconds: float | None = setting(None, help="seconds per prompt token, in a prompt of 1,024", above=0)
+    decode_seconds: float | None = setting(None, help="seconds of an iteration that decodes 16 requests", above=0)
 
     @property
     def reference_seconds(self) -> float:
-        """Of the work on which relative speed is measured."""
+        """Seconds of the work that defines relative speed."""
         prefill = DEFAULT_PREFILL_SECONDS if self.prefill_seconds is None else self.prefill_seconds
         decode = DEFAULT_DECODE_SECONDS if self.decode_seconds is None else self.decode_seconds
         return _PROMPT * prefill + _ITERATIONS * decode
@@ -67,9 +66,9 @@ class VllmReplicaConfig(Config):
     flag_prefix: ClassVar[str | None] = "replica"
     flag_separator: ClassVar[str] = ": "
 
-    url: str = setting(help="where it listens: http://host:port, with the path before /v1 if there is one")
-    name: str | None = setting(None, help="what it is called in metrics and logs; host:port if none")
-    group: str | None = setting(None, help="its hardware group; the first, or a default one, if none")
+    url: str = setting(help="its URL: http://host:port, with the path before /v1 if there is one")
+    name: str | None = setting(None, help="its name in metrics and logs; by default host:port")
+    group: str | None = setting(None, help="its hardware group; by default the first, or a default one")
 
     def check(self) -> None:
         try:
@@ -77,13 +76,13 @@ class VllmReplicaConfig(Config):
             port = parts.port
             (parts.hostname or "").encode("idna")
         except ValueError as error:
-            raise InputError(f"{self.flag('url')}: {self.url!r} has no host:port that can be: {error}") from None
+            raise InputError(f"{self.flag('url')}: {self.url!r} has no valid host:port: {error}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InputError(f"{self.flag('url')}: expected http://host:port, not {self.url!r}")
         if port == 0 or " " in self.url or not self.url.isprintable():
-            raise InputError(f"{self.flag('url')}: {self.url!r} has port 0, or characters that no URL has")
+            raise InputError(f"{self.flag('url')}: {self.url!r} has port 0, or characters that URLs cannot have")
         if parts.query or parts.fragment or parts.username or parts.password:
-            raise InputError(f"{self.flag('url')}: {self.url!r} has a query, a fragment or a user: leave it out")
+            raise InputError(f"{self.flag('url')}: {self.url!r} has a query, a fragment or a user: drop it")
         object.__setattr__(self, "url", self.url.rstrip("/"))
         if self.name is None:
             object.__setattr__(self, "name", authority(parts.hostname, port))
@@ -98,7 +97,7 @@ class VllmReplicaConfig(Config):
 
 @dataclass
 class ServedReplica:
-    """A replica at run time. `group` is its hardware group's number; kv_tokens is what it has reported, or None."""
+    """A replica at run time. group: number of its hardware group; kv_tokens: as reported, or None."""
 
     config: VllmReplicaConfig
     group: int
@@ -116,24 +115,22 @@ class ServedReplica:
 
 @dataclass
 class Fleet:
-    """The replicas in the order of the router's arrays. Where one is removed those after it move up: keep the
-    ServedReplica, not its number."""
+    """The replicas in the order of the router's arrays. Numbers change when one is removed: keep the ServedReplica."""
 
     groups: tuple[HardwareGroupConfig, ...]
     replicas: list[ServedReplica] = field(default_factory=list)
 
     def make(self, config: VllmReplicaConfig) -> ServedReplica:
-        """A replica that may join. Raises InputError for a name or URL that is taken, and for a group that is not
-        there."""
+        """Make a replica, to be added later. Raises InputError for a used name or URL, or an unknown group."""
         for replica in self.replicas:
             if replica.name == config.label:
-                raise InputError(f"replica {config.label}: the name is taken by {replica.url}: give it another")
+                raise InputError(f"replica {config.label}: {replica.url} already has this name: give it another")
             if replica.url == config.url:
-                raise InputError(f"replica {config.label}: {config.url} is the replica {replica.name} already")
+                raise InputError(f"replica {config.label}: {config.url} is already the replica {replica.name}")
         return ServedReplica(config, self._group(config))
 
     def number(self, name: str) -> int:
-        """The number of the replica of that name. Raises InputError if there is none."""
+        """Return the number of the replica with this name. Raises InputError if there is none."""
         for number, replica in enumerate(self.replicas):
             if replica.name == name:
                 return number
@@ -149,12 +146,12 @@ class Fleet:
         return names.index(config.group)
 
     def hardware(self) -> Floats:
-        """float64[replicas, HARDWARE_COLUMNS], made anew: what a router is told of the hardware."""
+        """Return a new array of hardware facts, float64[replicas, HARDWARE_COLUMNS]."""
         return hardware_facts(self.groups, self.replicas)
 
 
 def hardware_facts(groups: Sequence[HardwareGroupConfig], replicas: Sequence[ServedReplica]) -> Floats:
-    """float64[replicas, HARDWARE_COLUMNS], as vidur.engine.state has it for simulated replicas."""
+    """Return float64[replicas, HARDWARE_COLUMNS], as vidur.engine.state does for simulated replicas."""
     used = [groups[replica.group] if groups else HardwareGroupConfig("default") for replica in replicas]
     fastest = min((group.reference_seconds for group in used), default=1.0)
     facts = np.zeros((len(replicas), HARDWARE_COLUMNS))

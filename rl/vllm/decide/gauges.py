@@ -1,4 +1,4 @@
-"""What replicas report of themselves: scraped from vLLM's /metrics, or pushed by the stat-logger plug-in."""
+"""The gauges of replicas, scraped from vLLM's /metrics or pushed by the stat-logger plug-in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vidur.observation import (
     Floats,
 )
 
-# As vLLM 0.32 names them; older versions that lack one of these are refused.
+# The names of vLLM 0.32; versions without one of them are refused.
 _RUNNING, _WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 _KV_USAGE, _PREEMPTIONS = "vllm:kv_cache_usage_perc", "vllm:num_preemptions_total"
 _CACHE = "vllm:cache_config_info"
@@ -32,11 +32,11 @@ LARGEST_DATAGRAM = 2048
 
 
 class MetricsError(ValueError):
-    """A scrape or a datagram is not what a vLLM replica sends. The text says what is wrong with it."""
+    """A scrape or a datagram that is not what a vLLM replica sends."""
 
 
 class EngineGauges(NamedTuple):
-    """One engine of a replica: requests, requests, fraction 0..1, count since start."""
+    """The gauges of one engine: requests, requests, fraction from 0 to 1, count since its start."""
 
     running: float
     waiting: float
@@ -45,15 +45,15 @@ class EngineGauges(NamedTuple):
 
 
 class Scrape(NamedTuple):
-    """A replica's engines by number, and the tokens that its KV-cache holds in all, if it says so."""
+    """A replica's engines by number, and the capacity of its KV-cache in tokens, if reported."""
 
     engines: dict[int, EngineGauges]
     kv_tokens: int | None
 
 
 class Push(NamedTuple):
-    """A datagram of the stat-logger plug-in: one engine's state after a step. run: the engine's start, by some number
-    that no other has; number: of the step since then."""
+    """A datagram of the stat-logger plug-in after an engine's step. run: a unique number of the engine's start; number:
+    the step since then."""
 
     replica: str
     engine: int
@@ -63,8 +63,8 @@ class Push(NamedTuple):
 
 
 def parse_metrics(text: str) -> Scrape:
-    """The gauges of a vLLM 0.32 replica from the text of its /metrics. Raises MetricsError."""
-    found: dict[str, dict[int, float]] = {name: {} for name in (_RUNNING, _WAITING, _KV_USAGE, _PREEMPTIONS)}
+    """Read the gauges of a vLLM 0.32 replica from the text of its /metrics. Raises MetricsError."""
+    samples: dict[str, dict[int, float]] = {name: {} for name in (_RUNNING, _WAITING, _KV_USAGE, _PREEMPTIONS)}
     kv_tokens = 0
     for name, label_text, value_text in _SAMPLE.findall(text):
         labels = dict(_LABEL.findall(label_text))
@@ -72,23 +72,24 @@ def parse_metrics(text: str) -> Scrape:
             kv_tokens += _capacity(labels)
             continue
         engine = _whole(labels.get("engine", "0"), f"{name}: engine")
-        # One engine has a sample for each name that its model goes by; they are one state.
-        found[name].setdefault(engine, _number(value_text, name))
-    missing = [name for name, values in found.items() if not values]
+        # An engine has equal samples for each name of its model.
+        samples[name].setdefault(engine, _number(value_text, name))
+    missing = [name for name, values in samples.items() if not values]
     if missing:
         raise MetricsError(f"no {', '.join(missing)}: not the metrics of vLLM 0.32")
-    engines = found[_RUNNING].keys()
-    for name, values in found.items():
+    engines = samples[_RUNNING].keys()
+    for name, values in samples.items():
         if values.keys() != engines:
-            raise MetricsError(f"{name} is there for other engines than {_RUNNING}")
-    gauges = {engine: _checked(*(values[engine] for values in found.values())) for engine in sorted(engines)}
+            raise MetricsError(f"{name} has other engines than {_RUNNING}")
+    gauges = {engine: _checked(*(values[engine] for values in samples.values())) for engine in sorted(engines)}
     return Scrape(gauges, kv_tokens or None)
 
 
 def parse_push(datagram: bytes) -> Push:
-    """A datagram, one JSON object: replica (name), engine, running, waiting, kv_usage, preemptions, run, number.
+    """Read a datagram, a JSON object with replica (name), engine, running, waiting, kv_usage, preemptions, run, number.
 
-    Raises MetricsError."""
+    Raises MetricsError.
+    """
     try:
         values = json.loads(datagram)
         replica = values["replica"]
@@ -99,13 +100,13 @@ def parse_push(datagram: bytes) -> Push:
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise MetricsError(f"not a datagram of the stat logger: {error}") from None
     if not isinstance(replica, str) or not all(type(count) is int and count >= 0 for count in counts):
-        raise MetricsError("the datagram's replica is no text, or its engine, run or number no count")
+        raise MetricsError("the datagram's replica is not a text, or its engine, run or number not a count")
     engine, run, number = counts
     return Push(replica, engine, _checked(*gauges), run, number)
 
 
 def format_push(push: Push) -> bytes:
-    """The datagram that `parse_push` reads."""
+    """Format the datagram that `parse_push` reads."""
     fields = {"replica": push.replica, "engine": push.engine, **push.gauges._asdict()}
     return json.dumps({**fields, "run": push.run, "number": push.number}, separators=(",", ":")).encode()
 
@@ -116,12 +117,12 @@ def _checked(running: float, waiting: float, kv_usage: float, preemptions: float
         if not (math.isfinite(value) and value >= 0.0):
             raise MetricsError(f"{name} is {value}")
     if kv_usage > 1.0:
-        raise MetricsError(f"kv_usage is {kv_usage}, more than the whole")
+        raise MetricsError(f"kv_usage is {kv_usage}, more than 1")
     return gauges
 
 
 def _capacity(labels: dict[str, str]) -> int:
-    """Tokens that an engine's KV-cache holds; 0 if it does not say."""
+    """Return the capacity of an engine's KV-cache in tokens; 0 if it is not reported."""
     blocks, size = labels.get("num_gpu_blocks", ""), labels.get("block_size", "")
     return int(blocks) * int(size) if blocks.isdecimal() and size.isdecimal() else 0
 
@@ -130,90 +131,90 @@ def _number(text: str, name: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise MetricsError(f"{name}: {text!r} is no number") from None
+        raise MetricsError(f"{name}: {text!r} is not a number") from None
 
 
 def _whole(text: str, name: str) -> int:
     if not text.isdecimal() or len(text) > 6:
-        raise MetricsError(f"{name}: {text!r} is no number of an engine")
+        raise MetricsError(f"{name}: {text!r} is not the number of an engine")
     return int(text)
 
 
 class _Reports:
-    """The newest report of each engine of a replica, when it came, and the run and number of its newest push."""
+    """The newest report of each engine with its time, and the run and number of its newest push."""
 
-    __slots__ = ("at", "engines", "pushed")
+    __slots__ = ("engines", "oldest", "pushed")
 
-    def __init__(self, at: float) -> None:
-        self.at = at
+    def __init__(self, started_at: float) -> None:
+        self.oldest = started_at
         self.engines: dict[int, tuple[float, EngineGauges]] = {}
         self.pushed: dict[int, tuple[int, int]] = {}
 
 
 class Gauges:
-    """float64[replicas, GAUGE_COLUMNS] of a fleet: for each engine the newest report, whether it was scraped or pushed;
-    summed over a replica's engines, the KV-cache usage averaged; as old as the oldest of them.
+    """The gauges of a fleet, from the newest scrape or push of each engine.
 
-    Times are seconds on the caller's clock, on which `started_at` is when nothing was known.
+    A replica's gauges are the sums over its engines (the mean for KV-cache usage), as old as the oldest of them. Times
+    are seconds on the caller's clock; a replica without a report counts as reported at `started_at`.
     """
 
     def __init__(self, num_replicas: int, started_at: float = 0.0) -> None:
         self._reports = [_Reports(started_at) for _ in range(num_replicas)]
         self._allocate()
 
-    def update(self, replica: int, scrape: Scrape, at: float) -> None:
-        """A scrape that was asked for at `at`. An engine that it does not name is gone."""
+    def update(self, replica: int, scrape: Scrape, now: float) -> None:
+        """Take a scrape that was requested at `now`. Engines that it does not name are forgotten."""
         reports = self._reports[replica]
         engines = {}
         for engine, gauges in scrape.engines.items():
             before = reports.engines.get(engine)
-            engines[engine] = before if before is not None and before[0] > at else (at, gauges)
+            engines[engine] = before if before is not None and before[0] > now else (now, gauges)
         reports.engines = engines
         self._show(replica)
 
-    def push(self, replica: int, push: Push, at: float) -> bool:
-        """A datagram that came at `at`. False: a newer one of that engine was here before, so it changes nothing."""
+    def push(self, replica: int, push: Push, now: float) -> bool:
+        """Take a datagram that arrived at `now`. Returns False, with nothing changed, if a newer one came before it."""
         reports = self._reports[replica]
         run, number = reports.pushed.get(push.engine, (push.run, 0))
         if run == push.run and push.number < number:
             return False
         reports.pushed[push.engine] = (push.run, push.number)
-        reports.engines[push.engine] = (at, push.gauges)
+        reports.engines[push.engine] = (now, push.gauges)
         self._show(replica)
         return True
 
     def observe(self, now: float) -> Floats:
-        """float64[replicas, GAUGE_COLUMNS]: a view, good until the next event. GAUGE_AGE is seconds."""
-        np.subtract(now, self._at, out=self._ages)
+        """Return float64[replicas, GAUGE_COLUMNS], a view valid until the next event. GAUGE_AGE is in seconds."""
+        np.subtract(now, self._times, out=self._ages)
         return self._values
 
     def known(self, replica: int) -> bool:
-        """Whether the replica has ever reported."""
+        """Return whether the replica has ever reported."""
         return bool(self._reports[replica].engines)
 
     def waiting(self, replica: int) -> int:
-        """Requests in the queues of its engines."""
+        """Return the number of requests in the queues of its engines."""
         return int(self._values[replica, GAUGE_WAITING])
 
     def age(self, replica: int, now: float) -> float:
-        """Seconds since the replica reported, or since the start if it never did."""
-        return now - self._reports[replica].at
+        """Return the seconds since the replica reported, or since the start if it never did."""
+        return now - self._reports[replica].oldest
 
-    def add_replica(self, at: float) -> int:
-        """Append a replica of which nothing is known and return its number."""
-        self._reports.append(_Reports(at))
+    def add_replica(self, now: float) -> int:
+        """Append a replica without a report and return its number."""
+        self._reports.append(_Reports(now))
         self._allocate()
         return len(self._reports) - 1
 
     def remove_replica(self, replica: int) -> None:
-        """Forget a replica; those after it move up."""
+        """Remove a replica; those after it move up."""
         del self._reports[replica]
         self._allocate()
 
     def _allocate(self) -> None:
         self._values = np.zeros((len(self._reports), GAUGE_COLUMNS))
         self._ages = self._values[:, GAUGE_AGE]
-        self._at = np.zeros(len(self._reports))
+        self._times = np.zeros(len(self._reports))
         for replica in range(len(self._reports)):
             self._show(replica)
 
@@ -221,9 +222,9 @@ class Gauges:
         reports = self._reports[replica]
         row, engines = self._values[replica], list(reports.engines.values())
         if engines:
-            reports.at = min(at for at, _ in engines)
+            reports.oldest = min(time for time, _ in engines)
             row[GAUGE_RUNNING] = sum(gauges.running for _, gauges in engines)
             row[GAUGE_WAITING] = sum(gauges.waiting for _, gauges in engines)
             row[GAUGE_KV_USAGE] = sum(gauges.kv_usage for _, gauges in engines) / len(engines)
             row[GAUGE_PREEMPTIONS] = sum(gauges.preemptions for _, gauges in engines)
-        self._at[replica] = reports.at
+        self._times[replica] = reports.oldest

@@ -1,4 +1,4 @@
-"""When a scheduler is not to be trusted with a request."""
+"""Guard rails: decide when not to trust a scheduler with a request."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from rl.vllm.decide.config import RouterConfig
 from vidur.observation import GAUGE_AGE, ClusterObservation, Floats
 from vidur.scheduler.routers import GlobalScheduler
 
-# Reasons, as they are counted.
+# The reasons for a fallback.
 STALE_GAUGES, OUT_OF_RANGE, NOT_FINITE = "stale_gauges", "out_of_range", "not_finite"
 TOO_LATE, RESTING, UNAVAILABLE, FAILED = "too_late", "resting", "unavailable", "failed"
 REASONS = (STALE_GAUGES, OUT_OF_RANGE, NOT_FINITE, TOO_LATE, RESTING, UNAVAILABLE, FAILED)
 
-# Schedulers that look at gauges.
+# The schedulers that read gauges.
 _READS_GAUGES = frozenset({"ppo", "least_kv_cache"})
 
-# So many late decisions in a row, and the scheduler is left alone for so many seconds.
+# Consecutive late decisions after which the scheduler is not asked, and for how many seconds.
 _LATE_IN_A_ROW, _REST_SECONDS = 3, 1.0
 
-# Lengths, which a policy weighs against their mean: they may be a hundred times those of training, or a hundredth.
+# Lengths may differ from those in training by a factor of 100, as a policy compares them with their mean.
 _OF_LENGTHS = ("prompt", "expected_output", "all_prompts")
 _LEAST_LENGTH_MARGIN = math.log(100.0)
 
-# What the fleet alone decides, whatever is asked of it.
+# Features that depend on the fleet alone.
 _OF_HARDWARE = ("capacity", "prefill_cost", "mean slowness", "greatest slowness")
 
 
 class FeatureLimits:
-    """The range of what a policy may see: `limit` standard deviations about the mean of what it was trained on, and for
-    lengths a factor of 100 at least. What it does not look at has none."""
+    """The ranges of a policy's features: `limit` standard deviations around the mean in training.
+
+    Lengths may differ by a factor of 100 at least. Features that the policy does not use are unlimited.
+    """
 
     def __init__(self, weights: PolicyWeights, normaliser: Normaliser, max_queue_requests: int, limit: float) -> None:
         spec = EncoderSpec.of(max_queue_requests)
@@ -51,21 +53,21 @@ class FeatureLimits:
         margin[lengths] = np.maximum(margin[lengths], _LEAST_LENGTH_MARGIN)
         self._limits = margin / self._std
         self._low, self._high = self._mean - margin, self._mean + margin
-        self._cut = np.empty(len(self._low))
+        self._clipped = np.empty(len(self._low))
 
     def broken_by_hardware(self, seen: Floats) -> str | None:
-        """Why no state of this fleet is within the limits, if that is so."""
+        """Return why every state of this fleet breaks the limits; None if states can be within them."""
         only = np.array([name in _OF_HARDWARE for name in self._names])
         broken = self.broken(np.where(only, seen[: len(only)], self._mean))
         return None if broken is None else broken[1]
 
     def broken(self, seen: Floats) -> tuple[str, str] | None:
-        """(reason, explanation) if a number of `seen` (PPOScheduler.seen) is beyond its limits, or not finite."""
+        """Return (reason, explanation) if a value of `seen` (PPOScheduler.seen) is out of range or not finite."""
         seen = seen[: len(self._low)]
-        np.maximum(seen, self._low, out=self._cut)
-        np.minimum(self._cut, self._high, out=self._cut)
-        # What is within the limits is not changed by them. One that is not a number is not either, but gives no score.
-        if self._cut.tobytes() == seen.tobytes():
+        np.maximum(seen, self._low, out=self._clipped)
+        np.minimum(self._clipped, self._high, out=self._clipped)
+        # Clipping leaves in-range values unchanged. NaN also survives clipping; `scored` catches it.
+        if self._clipped.tobytes() == seen.tobytes():
             return None
         outside = ~((seen >= self._low) & (seen <= self._high))
         worst = int(np.argmax(np.nan_to_num(outside * np.abs(seen - self._mean) / self._std, nan=np.inf)))
@@ -73,13 +75,13 @@ class FeatureLimits:
             return NOT_FINITE, f"the feature '{self._names[worst]}' is {seen[worst]}"
         deviation = (seen[worst] - self._mean[worst]) / self._std[worst]
         return OUT_OF_RANGE, (
-            f"the feature '{self._names[worst]}' is {deviation:+.1f} standard deviations from the training's mean "
+            f"the feature '{self._names[worst]}' is {deviation:+.1f} standard deviations from the mean in training "
             f"(limit {self._limits[worst]:.3g})"
         )
 
 
 class Guard:
-    """Looks at the decisions of one scheduler. `counts` are the fallbacks by reason."""
+    """Check the decisions of one scheduler. counts: fallbacks by reason."""
 
     def __init__(self, config: RouterConfig, scheduler: GlobalScheduler) -> None:
         self.counts: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
@@ -92,7 +94,7 @@ class Guard:
         self.watch(scheduler)
 
     def watch(self, scheduler: GlobalScheduler) -> None:
-        """Look at this scheduler from now on."""
+        """Check this scheduler from now on."""
         self._scheduler = scheduler
         self._limits = None
         if isinstance(scheduler, PPOScheduler) and scheduler.normaliser is not None:
@@ -101,14 +103,14 @@ class Guard:
             )
 
     def hardware(self, observation: ClusterObservation) -> str | None:
-        """Why the scheduler will not be asked in any state of this fleet, if that is so."""
+        """Return why the scheduler cannot be used for this fleet in any state; None if it can."""
         if self._limits is None or not isinstance(self._scheduler, PPOScheduler):
             return None
         self._scheduler.scores(observation)
         return self._limits.broken_by_hardware(self._scheduler.seen)
 
     def before(self, observation: ClusterObservation, names: Sequence[str]) -> tuple[str, str] | None:
-        """Why the scheduler is not asked at all: (reason, explanation)."""
+        """Return (reason, explanation) if the scheduler must not be asked."""
         if observation.now < self._rests_until:
             return RESTING, f"{_LATE_IN_A_ROW} decisions in a row were late, so the scheduler rests {_REST_SECONDS:g} s"
         if self._reads_gauges:
@@ -123,15 +125,15 @@ class Guard:
         return None
 
     def scored(self, seen: Floats, scores: Floats) -> tuple[str, str] | None:
-        """Why these scores are not to be used: (reason, explanation)."""
+        """Return (reason, explanation) if these scores must not be used."""
         broken = None if self._limits is None else self._limits.broken(seen)
         if broken is None and not np.maximum.reduce(scores) < np.inf:
             unknown = np.flatnonzero(~np.isfinite(seen))
-            return NOT_FINITE, f"a score is not finite, nor {len(unknown)} of the features"
+            return NOT_FINITE, f"a score is not finite, and neither are {len(unknown)} of the features"
         return broken
 
     def chosen(self, replica: int, observation: ClusterObservation, seconds: float) -> tuple[str, str] | None:
-        """Why this choice, which took `seconds`, is not to be used: (reason, explanation)."""
+        """Return (reason, explanation) if this choice, which took `seconds`, must not be used."""
         if seconds > self._seconds:
             self._late += 1
             if self._late >= _LATE_IN_A_ROW:

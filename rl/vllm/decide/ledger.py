@@ -1,5 +1,7 @@
-"""The router's own books: what it placed, what has streamed back, what has ended. The arrays are those of
-vidur.observation, and the counts those that vidur.engine.ledger keeps in a simulation."""
+"""The router's ledger counts what was placed, has streamed back, and has ended.
+
+The arrays are those of vidur.observation, and the counts those of vidur.engine.ledger in a simulation.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +39,13 @@ from vidur.observation import (
 
 
 class _Books:
-    """One replica: its row of the arrays, and its outstanding requests in the order they were placed."""
+    """A replica's row in the arrays (-1 once removed), and its outstanding requests in the order of placement."""
 
     __slots__ = ("awaiting", "placed", "row")
 
     def __init__(self, row: int) -> None:
         self.row = row
-        # Dictionaries as ordered sets: from either, any request leaves in constant time.
+        # Dictionaries serve as ordered sets, from which any request is removed in constant time.
         self.placed: dict[int, _Request] = {}
         self.awaiting: dict[int, _Request] = {}
 
@@ -62,7 +64,7 @@ class _Request:
 
 @dataclass(frozen=True)
 class Served:
-    """How an ended request was served: seconds and tokens. ttft is None if no token came."""
+    """How an ended request was served, in seconds and tokens. ttft: None without any token."""
 
     prompt_tokens: int
     output_tokens: int
@@ -79,11 +81,11 @@ class Served:
 
 @dataclass
 class Ledger:
-    """Exact and immediate; each event takes constant time, and an ended request leaves nothing behind but its counts.
+    """An exact account of all requests, in constant time per event.
 
-    queue_depth: of how many requests without a first token, per replica, age and prompt are observed. Times are seconds
-    on one clock of the caller's that does not go back. A ticket is good for `stream` until `finish` or `drop`, which
-    raise KeyError when called again; the tickets of a replica that was removed stay good, and count for none.
+    queue_depth: requests per replica without a first token whose age and prompt are observed. Times are seconds on a
+    monotonic clock of the caller's. A ticket is valid for `stream` until `finish` or `drop`, which raise KeyError when
+    called again. Tickets of a removed replica stay valid, but count for no replica.
     """
 
     num_replicas: int
@@ -98,7 +100,7 @@ class Ledger:
         self._allocate(np.zeros((self.num_replicas, LEDGER_COLUMNS)))
 
     def place(self, replica: int, prompt_tokens: int, arrived_at: float, now: float, streams: bool = True) -> int:
-        """A request went to `replica`. Returns its ticket. streams: whether its tokens will be seen one by one."""
+        """Enter a request on `replica` and return its ticket. streams: whether its tokens are streamed."""
         books = self._books[replica]
         request = _Request(books, prompt_tokens, arrived_at, now, streams)
         ticket = self._tickets
@@ -114,23 +116,23 @@ class Ledger:
         return ticket
 
     def stream(self, ticket: int, tokens: int, now: float) -> None:
-        """`tokens` >= 1 more of the output came, now. The first call is the first token."""
+        """Count `tokens` >= 1 more output tokens. The first call marks the first token."""
         request = self._requests[ticket]
         row = request.books.row
         if request.first_token_at is None:
             request.first_token_at = now
             self._leave_queue(ticket, request)
         elif row >= 0:
-            self._count_token_seconds(row, (now - request.last_token_at) / tokens, tokens)
+            self._count_itl(row, (now - request.last_token_at) / tokens, tokens)
         request.last_token_at = now
         request.streamed += tokens
         if row >= 0:
             self._arrays[row, STREAMED_TOKENS] += tokens
 
     def finish(self, ticket: int, now: float, output_tokens: int | None = None) -> Served:
-        """The request has ended well. output_tokens: as the replica counted them; else what has streamed.
+        """End a successful request. output_tokens: as the replica counted them; by default those that streamed.
 
-        Where nothing has streamed, as in a response of one piece, the end is the first token.
+        If nothing streamed, the end counts as the first token.
         """
         request = self._requests[ticket]
         served = self._served(request, now, output_tokens)
@@ -144,7 +146,7 @@ class Ledger:
         totals[COMPLETED_PROMPT] += request.prompt_tokens
         totals[COMPLETED_E2E] += served.e2e
         totals[COMPLETED_TTFT] += served.e2e if served.ttft is None else served.ttft
-        # No output is shorter than one token, which holds for a refusal to say anything too.
+        # An output has at least one token, the end of the sequence.
         bin_ = output_bin(max(output, 1))
         totals[HISTOGRAM_COUNTS + bin_] += 1
         totals[HISTOGRAM_SUMS + bin_] += output
@@ -153,33 +155,35 @@ class Ledger:
         return served
 
     def drop(self, ticket: int, now: float) -> Served:
-        """The request failed or was cancelled: it leaves the books, and is no completion."""
+        """Remove a request that failed or was cancelled; it is not a completion."""
         request = self._requests[ticket]
         served = self._served(request, now, None)
         self._drop(ticket, request)
         return served
 
-    def settle(self, replica: int, waiting: int, at: float) -> None:
-        """`replica` has reported that `waiting` requests were in its queue at `at`. Of the requests placed before, all
-        but the last `waiting` have left it, as queues are first come, first served: of those that do not stream, which
-        show no first token, the prompts count as read."""
+    def settle(self, replica: int, waiting: int, reported_at: float) -> None:
+        """Use the report that `waiting` requests were in the replica's queue.
+
+        Queues are first come, first served: of the requests placed before the report, all but the last `waiting` have
+        left the queue. Those of them that do not stream, and so show no first token, count as prefilled.
+        """
         books = self._books[replica]
         if all(request.streams for request in books.awaiting.values()):
             return
-        before = [item for item in books.awaiting.items() if item[1].placed_at < at]
+        before = [item for item in books.awaiting.items() if item[1].placed_at < reported_at]
         for ticket, request in before[: max(len(before) - waiting, 0)]:
             if not request.streams:
                 self._leave_queue(ticket, request)
 
     def observe(self, now: float) -> Floats:
-        """float64[replicas, LEDGER_COLUMNS + QUEUE_COLUMNS * queue_depth]: a view, good until the next event."""
+        """Return float64[replicas, LEDGER_COLUMNS + QUEUE_COLUMNS * queue_depth], a view valid until the next event."""
         if self.queue_depth:
             np.subtract(now, self._queue_arrived, out=self._queue_ages)
             self._queue_ages *= self._queue_filled
         return self._arrays
 
     def placed(self, replica: int) -> PlacedRequests:
-        """The outstanding requests of a replica, in the order they were placed; `request` is their ticket."""
+        """Return the outstanding requests of a replica in the order of placement; `request` has their tickets."""
         items = self._books[replica].placed
         requests = list(items.values())
         return PlacedRequests(
@@ -192,14 +196,14 @@ class Ledger:
         )
 
     def add_replica(self) -> int:
-        """Append a replica and return its number. Arrays observed before are of no more use."""
+        """Append a replica and return its number. Arrays observed before become invalid."""
         self._books.append(_Books(self.num_replicas))
         self.num_replicas += 1
         self._allocate(np.concatenate([self._arrays[:, :LEDGER_COLUMNS], np.zeros((1, LEDGER_COLUMNS))]))
         return self.num_replicas - 1
 
     def remove_replica(self, replica: int) -> None:
-        """Forget a replica; those after it move up. Its outstanding requests end as they do, and count for none."""
+        """Remove a replica; those after it move up. Its outstanding requests no longer count."""
         self._books.pop(replica).row = -1
         for books in self._books[replica:]:
             books.row -= 1
@@ -208,7 +212,7 @@ class Ledger:
 
     @property
     def outstanding(self) -> int:
-        """Requests that have not ended, those of removed replicas included."""
+        """The number of requests that have not ended, including those of removed replicas."""
         return len(self._requests)
 
     def _allocate(self, rows: Floats) -> None:
@@ -223,19 +227,19 @@ class Ledger:
             self._show_queue(books)
 
     def _show_queue(self, books: _Books) -> None:
-        """Write the head of a replica's queue for a first token into the arrays."""
+        """Write the oldest requests without a first token into the arrays."""
         if not self.queue_depth:
             return
         row = books.row
         self._queue_filled[row] = 0.0
         self._queue_prompts[row] = 0.0
-        for place, request in enumerate(islice(books.awaiting.values(), self.queue_depth)):
-            self._queue_filled[row, place] = 1.0
-            self._queue_arrived[row, place] = request.arrived_at
-            self._queue_prompts[row, place] = request.prompt_tokens
+        for i, request in enumerate(islice(books.awaiting.values(), self.queue_depth)):
+            self._queue_filled[row, i] = 1.0
+            self._queue_arrived[row, i] = request.arrived_at
+            self._queue_prompts[row, i] = request.prompt_tokens
 
     def _leave_queue(self, ticket: int, request: _Request) -> None:
-        """The request no longer waits for its first token; it may have left before."""
+        """Note that a request no longer waits for its first token; it may have left the queue before."""
         books = request.books
         if books.awaiting.pop(ticket, None) is None or books.row < 0:
             return
@@ -244,9 +248,11 @@ class Ledger:
         row[AWAITING_TOKENS] -= request.prompt_tokens
         self._show_queue(books)
 
-    def _count_token_seconds(self, row: int, seconds: float, tokens: int) -> None:
-        """A simulated iteration counts once, with all its streams; here each stream tells of it, so each has its part
-        of the weight."""
+    def _count_itl(self, row: int, seconds: float, tokens: int) -> None:
+        """Update the moving average of the ITL.
+
+        A simulated iteration counts once; here each stream reports it, so each stream gets its share of the weight.
+        """
         values = self._arrays[row]
         known = values[ITL_EWMA]
         if known == 0.0:

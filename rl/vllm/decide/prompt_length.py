@@ -1,4 +1,4 @@
-"""How many tokens a prompt has: counted where that can be, else estimated from its text at a ratio learned."""
+"""Count the tokens of a prompt, or estimate them from its text by a learned ratio."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Any, NamedTuple
 
 from vidur.errors import InputError
 
-# Where requests of the OpenAI API, and of vLLM's additions to it, carry what the model reads.
+# The fields of requests of the OpenAI API, and of vLLM's additions, that the model reads.
 _TEXTS = (
     "prompt", "messages", "input", "token_ids", "instructions", "tools", "query", "documents", "text_1", "text_2",
     "suffix",
 )  # fmt: skip
-# What stands for something else than text: its length says nothing.
+# Fields that do not hold text, and whose length says nothing.
 _NOT_TEXT = frozenset({"image_url", "input_audio", "audio_url", "video_url", "image_embeds", "file"})
 
-# Before anything is learned: tokens of a byte, tokens of a chat template, and as how many requests that counts.
+# The prior: tokens per byte, tokens of a chat template, and the number of requests that it counts for.
 TOKENS_OF_A_BYTE, _TEMPLATE_TOKENS, _PRIOR_COUNT = 0.25, 8.0, 5.0
-# An observation's weight fades by this factor with each that follows it.
+# Each observation multiplies the weight of all before it by this factor.
 _MEMORY = 0.995
-# An observation this many times off the estimate counts as no more than that.
+# Observations are clipped to the estimate times or over this factor.
 _OUTLIER = 3.0
-# Bytes to which a prompt's size is added where errors are weighed by size: relative errors are to be small.
+# Bytes added to a prompt's size in the weight of its error, which is relative to the size.
 _SCALE = 64.0
-# That the tokenizer counts of one request: some 100 ms.
+# The characters of a request that the tokenizer counts, in about 100 ms.
 MOST_CHARACTERS = 200_000
 
 
 class PromptCount(NamedTuple):
-    """tokens >= 1; whether they were counted. kind: of prompts that have one ratio; size: what the ratio is of."""
+    """The tokens of a prompt, at least 1. exact: counted, not estimated. kind: prompts with a common ratio; size: the
+    quantity that the ratio multiplies."""
 
     tokens: int
     exact: bool
@@ -40,7 +41,7 @@ class PromptCount(NamedTuple):
 
 
 class _Ratio:
-    """tokens = offset + slope * size: weighted least squares with fading memory, offset >= 0."""
+    """Fit tokens = offset + slope * size, offset >= 0, by weighted least squares with fading memory."""
 
     def __init__(self, slope: float, offset: float) -> None:
         self._sums = [0.0] * 5
@@ -65,22 +66,23 @@ class _Ratio:
             self._sums[index] += weight * value
 
     def _fit(self) -> tuple[float, float]:
-        one, size, tokens, square, product = self._sums
-        spread = one * square - size * size
+        weight, size, tokens, square, product = self._sums
+        spread = weight * square - size * size
         through_zero = 0.0, product / square if square > 0.0 else TOKENS_OF_A_BYTE
-        if spread <= 1e-9 * one * square:
+        if spread <= 1e-9 * weight * square:
             return through_zero
-        slope = (one * product - size * tokens) / spread
-        offset = (tokens - slope * size) / one
+        slope = (weight * product - size * tokens) / spread
+        offset = (tokens - slope * size) / weight
         if slope <= 0.0:
             return self._line
         return (offset, slope) if offset >= 0.0 else through_zero
 
 
 class PromptLength:
-    """Counts prompts, and learns from the counts that replicas return. Text that is not ASCII has a ratio of its own.
+    """Count or estimate prompts, and learn from the counts of replicas.
 
-    tokenizer: a tokenizer.json (needs the package `tokenizers`). Raises InputError if it cannot be used.
+    Non-ASCII text has its own ratio. tokenizer: a tokenizer.json, which needs the package `tokenizers`. Raises
+    InputError if it cannot be used.
     """
 
     def __init__(self, tokenizer: str | None = None) -> None:
@@ -88,7 +90,7 @@ class PromptLength:
         self._ratios: dict[str, _Ratio] = {}
 
     def count(self, route: str, body: Mapping[str, Any]) -> PromptCount:
-        """Of a request's JSON body. route: as `/v1/chat/completions`; each has its own ratios."""
+        """Count the prompt of a request's JSON body. route: such as `/v1/chat/completions`; each has its own ratios."""
         ids, texts = _read(body)
         chat = "messages" in body
         if not texts:
@@ -110,7 +112,7 @@ class PromptLength:
         return PromptCount(max(round(self._ratios[kind].predict(size)) + extra, 1), False, kind, size)
 
     def _tokens(self, texts: list[str]) -> tuple[int, bool]:
-        """Of all texts, and whether they were counted whole; of a long one a part is, and stands for the rest."""
+        """Return the tokens of all texts, and whether they are exact: long texts are extrapolated from their start."""
         assert self._tokenizer is not None
         length = sum(map(len, texts))
         if length <= MOST_CHARACTERS:
@@ -120,14 +122,14 @@ class PromptLength:
         return round(sum(len(encoding.ids) for encoding in self._tokenizer.encode_batch(parts)) / share), False
 
     def learn(self, count: PromptCount, prompt_tokens: int) -> None:
-        """A replica has counted (`usage.prompt_tokens`) the prompt for which `count` was made."""
+        """Learn from a replica's count (`usage.prompt_tokens`) of the prompt that `count` estimates."""
         ratio = self._ratios.get(count.kind)
         if not count.exact and ratio is not None and prompt_tokens > 0:
             ratio.learn(count.size, prompt_tokens)
 
 
 def _read(body: Mapping[str, Any]) -> tuple[int, list[str]]:
-    """Token ids and texts of a body, at whatever depth."""
+    """Return the number of token ids, and the texts, at any depth of a body."""
     ids, texts = 0, []
     left = [body[key] for key in _TEXTS if key in body]
     while left:

@@ -1,4 +1,4 @@
-"""The router's decisions: the simulator's schedulers, on the books and gauges of real replicas."""
+"""Route requests to real replicas with the simulator's schedulers, on the router's ledger and gauges."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from vidur.scheduler.routers.custom import custom_maker
 
 
 class Arrival(NamedTuple):
-    """A request to be routed. arrived_at: seconds, when it was whole; session: of `session_number`, -1 if none."""
+    """A request to be routed. arrived_at: when it was complete, in seconds; session: `session_number`, or -1."""
 
     prompt_tokens: int
     arrived_at: float
@@ -55,13 +55,13 @@ class NoReplicaError(Exception):
 
 @dataclass(slots=True)
 class Decision:
-    """replica: its number now (Router.fleet). scheduler: who decided, by name; `least_tokens` where `fallback`, a
-    reason of rl.vllm.decide.guard, is set: `explanation` is it in words.
+    """A routing decision.
 
-    seconds: what the decision took, without the shadow's. scores: float64[replicas] of a scheduler that has some, the
-    logarithms of its probabilities but for a constant; -inf: not available. probabilities: float64[replicas], by which
-    chance chose; None where it had no say. own: what the scheduler itself chose, before chance; None at a fallback.
-    shadow: what the shadow would have chosen.
+    replica: its current number (Router.fleet). scheduler: the name of the one that decided; `least_tokens` if
+    `fallback`, a reason of rl.vllm.decide.guard, is set, with its `explanation`. seconds: duration, without the shadow.
+    scores: logits float64[replicas], -inf where unavailable, of a scheduler that has them. probabilities: propensities
+    float64[replicas], None without exploration. own: the scheduler's choice before exploration, None at a fallback.
+    shadow: the shadow's choice.
     """
 
     replica: int
@@ -77,29 +77,29 @@ class Decision:
 
     @property
     def explored(self) -> bool:
-        """Whether chance took another replica than the scheduler would have."""
+        """Whether exploration changed the scheduler's choice."""
         return self.own is not None and self.own != self.replica
 
     @property
     def shadow_agrees(self) -> bool | None:
-        """Whether the scheduler and the shadow chose the same; None where one of them did not choose."""
+        """Whether scheduler and shadow agree; None if one of them did not choose."""
         return None if self.own is None or self.shadow is None else self.own == self.shadow
 
     @property
     def entropy(self) -> float | None:
-        """Of the scheduler's probabilities, in nats; None without scores."""
+        """The entropy of the scheduler's probabilities, in nats; None without scores."""
         if self.scores is None:
             return None
         probabilities = softmax(self.scores)
-        some = probabilities[probabilities > 0.0]
-        return float(-(some * np.log(some)).sum())
+        positive = probabilities[probabilities > 0.0]
+        return float(-(positive * np.log(positive)).sum())
 
 
 Maker: TypeAlias = Callable[[RouterContext], GlobalScheduler]
 
 
-class _Made(NamedTuple):
-    """What is made for the replicas that there are. hardware: float64[replicas, HARDWARE_COLUMNS]."""
+class _Schedulers(NamedTuple):
+    """The schedulers for the current replicas. hardware: float64[replicas, HARDWARE_COLUMNS]."""
 
     hardware: Floats
     scheduler: GlobalScheduler
@@ -109,13 +109,13 @@ class _Made(NamedTuple):
 
 _Seen: TypeAlias = tuple[Decision, ClusterObservation, tuple[str, ...], float]
 _LOGGER = logging.getLogger(__name__)
-# A request that was sent to a replica so long before a push of its came is in the counts of that push.
+# A push includes all requests that were sent to the replica this many seconds before it arrived.
 PUSH_SECONDS = 0.1
 
 
 @dataclass
 class ShadowCounts:
-    """Of the requests on which both have decided."""
+    """Counts of the requests on which both scheduler and shadow decided."""
 
     decisions: int = 0
     agreements: int = 0
@@ -128,19 +128,21 @@ def softmax(scores: Floats) -> Floats:
 
 
 def session_number(text: str) -> int:
-    """A session's name as the number that `session_hash` takes: the same in every process."""
+    """Return a session's number for `session_hash`, which is the same in every process."""
     return zlib.crc32(text.encode())
 
 
 def scheduler_maker(config: BaseGlobalSchedulerConfig) -> Maker:
-    """What makes the simulator's scheduler of that configuration for one fleet after the other. What it is made of is
-    read from disk here, so that all that is made decides alike. Raises InputError."""
+    """Return a function that makes the configured scheduler for a fleet.
+
+    Files are read here, once, so that the schedulers of all fleets decide alike. Raises InputError.
+    """
     if isinstance(config, CustomGlobalSchedulerConfig):
         return custom_maker(config)
     if isinstance(config, PPOGlobalSchedulerConfig):
         return ppo_maker(config)
     if config.get_type() == "lookahead":
-        # It needs the engine, and so numba: here alone, and only if it is asked for.
+        # Import numba, through the engine, only if it is needed.
         from vidur.scheduler.routers.lookahead import LookaheadScheduler
 
         return partial(LookaheadScheduler.from_config, config)
@@ -149,10 +151,11 @@ def scheduler_maker(config: BaseGlobalSchedulerConfig) -> Maker:
 
 
 class Router:
-    """Decides, and keeps the books. Not for several threads. Times are seconds on one clock of the caller's (as
-    time.monotonic); `clock` measures what decisions take. Raises InputError for a configuration that cannot route.
+    """Route requests and keep the ledger; use it from one thread only.
 
-    fleet, ledger, gauges: one row or entry per replica, in the same order; add and remove through the router.
+    Times are seconds on the caller's clock, such as time.monotonic; `clock` measures decisions. fleet, ledger and
+    gauges have a row per replica, in the same order; add and remove replicas through the router. Raises InputError for
+    a configuration that cannot route.
     """
 
     def __init__(
@@ -164,9 +167,9 @@ class Router:
             self.fleet.replicas.append(self.fleet.make(replica))
         self.decisions = 0
         self.shadowed = ShadowCounts()
-        self._errors_told: set[type[Exception]] = set()
+        self._logged_errors: set[type[Exception]] = set()
         self._clock = clock
-        # To log times that mean something elsewhere, by the caller's clock, so that differences are exact.
+        # The decision log has wall-clock times by the caller's clock, whose differences are exact.
         self._wall_offset = time.time() - started_at
         self._scheduler_rng = np.random.default_rng(config.seed)
         self._shadow_rng = np.random.default_rng(config.seed)
@@ -178,17 +181,17 @@ class Router:
         self._fallback_maker = scheduler_maker(LeastTokensGlobalSchedulerConfig())
         self._shadow_maker = scheduler_maker(config.shadow) if config.shadow is not None else None
         self._shadow: GlobalScheduler | None = None
-        made = self._made_for(self.fleet.replicas)
-        self.guard = Guard(config, made.scheduler)
-        self._use(made)
+        schedulers = self._make_schedulers(self.fleet.replicas)
+        self.guard = Guard(config, schedulers.scheduler)
+        self._use(schedulers)
         count = len(self.fleet.replicas)
-        schedulers = [made.scheduler, *([made.shadow] if made.shadow is not None else [])]
-        self.ledger = Ledger(count, max(scheduler.queue_depth for scheduler in schedulers))
+        depth = 0 if schedulers.shadow is None else schedulers.shadow.queue_depth
+        self.ledger = Ledger(count, max(depth, schedulers.scheduler.queue_depth))
         self.gauges = Gauges(count, started_at)
         self._decision_log: DecisionLog | None = None
         if config.decision_log is not None:
             self._decision_log = DecisionLog(config.decision_log, config.decision_log_bytes, config.decision_log_files)
-        # What the last decision saw, until it is placed; and the same of the outstanding, by ticket.
+        # What to log of the last decision, until it is placed, and of the outstanding requests, by ticket.
         self._seen: _Seen | None = None
         self._pending: dict[int, _Seen] = {}
         self._warn_of_hardware(started_at)
@@ -198,7 +201,7 @@ class Router:
         return self.config.scheduler.get_type()
 
     def decide(self, arrival: Arrival, available: NDArray[np.bool_], now: float) -> Decision:
-        """Choose a replica among those that are available and do not drain. Raises NoReplicaError if there is none."""
+        """Choose a replica that is available and not draining. Raises NoReplicaError if there is none."""
         started = self._clock()
         observation = self.observe(arrival, available, now)
         if not np.count_nonzero(observation.available):
@@ -213,7 +216,7 @@ class Router:
         return decision
 
     def observe(self, arrival: Arrival, available: NDArray[np.bool_], now: float) -> ClusterObservation:
-        """What the schedulers see. Its arrays are views, good until the next event."""
+        """Return what the schedulers observe. Its arrays are views, valid until the next event."""
         row = self._arrival
         row[ARRIVAL_PROMPT] = arrival.prompt_tokens
         row[ARRIVAL_AGE] = now - arrival.arrived_at
@@ -246,11 +249,11 @@ class Router:
             else:
                 chosen = int(scheduler.schedule(observation))
         except Exception as error:
-            # It may be code of the user's, of which any error can come, and a request can be decided without it.
-            if type(error) not in self._errors_told:
-                self._errors_told.add(type(error))
-                _LOGGER.exception("--scheduler %s failed, and least_tokens decides: further errors of the kind are "
-                                  "counted, not told", self.scheduler_name)  # fmt: skip
+            # A user's scheduler may raise any error, and the fallback can decide without it.
+            if type(error) not in self._logged_errors:
+                self._logged_errors.add(type(error))
+                _LOGGER.exception("--scheduler %s failed, so least_tokens decides; further errors of this type are "
+                                  "counted, not logged", self.scheduler_name)  # fmt: skip
             return self._fall_back((FAILED, f"the scheduler raised {error!r}"), observation, started)
         seconds = self._clock() - started
         broken = self.guard.chosen(chosen, observation, seconds)
@@ -261,14 +264,14 @@ class Router:
         return decision
 
     def _ask_shadow(self, shadow: GlobalScheduler, decision: Decision, observation: ClusterObservation) -> None:
-        """Tell the decision what the shadow would have chosen, and count whether it agrees with the scheduler."""
+        """Record the shadow's choice, and count whether it agrees with the scheduler's."""
         try:
             chosen = int(shadow.schedule(observation))
             if not 0 <= chosen < observation.num_replicas:
                 raise IndexError(f"it chose replica {chosen} of {observation.num_replicas}")
         except Exception:
-            # It may be code of the user's, of which any error can come, and no request needs it.
-            _LOGGER.exception("--shadow failed, and is asked no more")
+            # A user's scheduler may raise any error, and no request needs the shadow.
+            _LOGGER.exception("--shadow failed, and is switched off")
             self._shadow = self._shadow_maker = None
             return
         decision.shadow = chosen
@@ -277,10 +280,10 @@ class Router:
             self.shadowed.agreements += chosen == decision.own
 
     def _explore(self, decision: Decision, available: NDArray[np.bool_]) -> None:
-        """Let chance choose, as the configuration says."""
+        """Explore as configured, and record the propensities."""
         scores, mode = decision.scores, self.config.explore
         if scores is not None and self._samples:
-            # The scheduler has drawn already.
+            # The scheduler itself has sampled.
             decision.probabilities = softmax(scores)
             return
         if mode == "none":
@@ -303,7 +306,7 @@ class Router:
         return Decision(replica, "least_tokens", reason, explanation, self._clock() - started)
 
     def place(self, decision: Decision, arrival: Arrival, now: float, streams: bool = True) -> int:
-        """The request went to the replica of the decision. Returns its ticket, for what follows."""
+        """Enter the request on the replica of the decision, and return its ticket."""
         ticket = self.ledger.place(decision.replica, arrival.prompt_tokens, arrival.arrived_at, now, streams)
         seen = self._seen
         if seen is not None and seen[0] is decision:
@@ -312,23 +315,23 @@ class Router:
         return ticket
 
     def stream(self, ticket: int, tokens: int, now: float) -> None:
-        """`tokens` >= 1 more of its output came, now."""
+        """Count `tokens` >= 1 more output tokens."""
         self.ledger.stream(ticket, tokens, now)
 
     def finish(self, ticket: int, now: float, output_tokens: int | None = None) -> Served:
-        """It ended well. output_tokens: as the replica counted them, if it did."""
+        """End a successful request. output_tokens: as the replica counted them, if it did."""
         served = self.ledger.finish(ticket, now, output_tokens)
         self._log(ticket, FINISHED, served)
         return served
 
     def drop(self, ticket: int, now: float, status: str = "failed") -> Served:
-        """It failed, was cancelled, or is to be routed again. status: what the decision log says of it."""
+        """Remove a request that failed, was cancelled, or will be retried. status: for the decision log."""
         served = self.ledger.drop(ticket, now)
         self._log(ticket, status, served)
         return served
 
     def close(self) -> None:
-        """Write the decision log to its end."""
+        """Close the decision log."""
         if self._decision_log is not None:
             try:
                 self._decision_log.close()
@@ -355,60 +358,61 @@ class Router:
             self._end_log(self._decision_log, error)
 
     def _end_log(self, log: DecisionLog, error: OSError) -> None:
-        """Requests go on without it where a disk is full or files cannot be opened."""
+        """Route on without a decision log, as the disk is full or the file cannot be opened."""
         _LOGGER.error("the decision log ends here: %s: %s", log.path, error.strerror or error)
         self._decision_log = None
         self._seen = None
         self._pending.clear()
-        with suppress(OSError):  # what could not be written is told of
+        with suppress(OSError):  # logged above
             log.close()
 
-    def scraped(self, replica: ServedReplica, scrape: Scrape, at: float) -> None:
-        """The replica's /metrics, asked for at `at`."""
+    def scraped(self, replica: ServedReplica, scrape: Scrape, now: float) -> None:
+        """Take a scrape of the replica's /metrics that was requested at `now`."""
         number = self.fleet.replicas.index(replica)
-        self.gauges.update(number, scrape, at)
-        self.ledger.settle(number, int(sum(engine.waiting for engine in scrape.engines.values())), at)
+        self.gauges.update(number, scrape, now)
+        self.ledger.settle(number, int(sum(engine.waiting for engine in scrape.engines.values())), now)
         if scrape.kv_tokens is not None and scrape.kv_tokens != replica.kv_tokens:
             replica.kv_tokens = scrape.kv_tokens
-            self._use(self._made_for(self.fleet.replicas))
+            self._use(self._make_schedulers(self.fleet.replicas))
 
-    def pushed(self, push: Push, at: float) -> bool:
-        """A datagram of the stat logger that came at `at`. False: it is of no replica here, or too old."""
+    def pushed(self, push: Push, now: float) -> bool:
+        """Take a datagram of the stat logger. Returns False if it is of an unknown replica, or too old."""
         if push.replica not in self._names:
             return False
         number = self._names.index(push.replica)
-        if not self.gauges.push(number, push, at):
+        if not self.gauges.push(number, push, now):
             return False
-        self.ledger.settle(number, self.gauges.waiting(number), at - PUSH_SECONDS)
+        self.ledger.settle(number, self.gauges.waiting(number), now - PUSH_SECONDS)
         return True
 
     def add(self, replica: ServedReplica, now: float) -> None:
-        """A replica of `fleet.make` joins. Raises InputError where no scheduler can be made for it, and changes nothing
-        then."""
-        made = self._made_for([*self.fleet.replicas, replica])
+        """Add a replica of `fleet.make`. Raises InputError, with nothing changed, if no scheduler fits it."""
+        schedulers = self._make_schedulers([*self.fleet.replicas, replica])
         self.fleet.replicas.append(replica)
         self.ledger.add_replica()
         self.gauges.add_replica(now)
-        self._use(made)
+        self._use(schedulers)
         self._warn_of_hardware(now)
 
     def drain(self, name: str) -> ServedReplica:
-        """The replica gets no more requests. Raises InputError if there is none of that name."""
+        """Send the replica no more requests. Raises InputError if there is none of that name."""
         return self._set_state(name, DRAINING)
 
     def resume(self, name: str) -> ServedReplica:
-        """A draining replica gets requests again. Raises InputError if there is none of that name."""
+        """Send a draining replica requests again. Raises InputError if there is none of that name."""
         return self._set_state(name, SERVING)
 
     def remove(self, name: str) -> ServedReplica:
-        """The replica leaves, and those after it move up. Raises InputError if there is none of that name, or where no
-        scheduler can be made for those that stay, and changes nothing then."""
+        """Remove a replica; those after it move up.
+
+        Raises InputError, with nothing changed, for an unknown name, or if no scheduler can be made for the others.
+        """
         number = self.fleet.number(name)
-        made = self._made_for([*self.fleet.replicas[:number], *self.fleet.replicas[number + 1 :]])
+        schedulers = self._make_schedulers([*self.fleet.replicas[:number], *self.fleet.replicas[number + 1 :]])
         replica = self.fleet.replicas.pop(number)
         self.ledger.remove_replica(number)
         self.gauges.remove_replica(number)
-        self._use(made)
+        self._use(schedulers)
         return replica
 
     def _set_state(self, name: str, state: str) -> ServedReplica:
@@ -420,37 +424,37 @@ class Router:
     def _warn_of_hardware(self, now: float) -> None:
         if not self._names:
             return
-        everyone = np.ones(len(self._names), np.bool_)
-        broken = self.guard.hardware(self.observe(Arrival(1, now), everyone, now))
+        available = np.ones(len(self._names), np.bool_)
+        broken = self.guard.hardware(self.observe(Arrival(1, now), available, now))
         if broken is not None:
             _LOGGER.warning("least_tokens decides for every request in place of %s: %s. Check prefill_seconds and "
                             "decode_seconds of --groups, or train a policy on such hardware",
                             self.scheduler_name, broken)  # fmt: skip
 
-    def _made_for(self, replicas: Sequence[ServedReplica]) -> _Made:
-        """What decides for these replicas. The sources of randomness go on. Raises InputError; changes nothing."""
+    def _make_schedulers(self, replicas: Sequence[ServedReplica]) -> _Schedulers:
+        """Make the schedulers for these replicas, which continue the random streams. Raises InputError."""
         if self._simulator is not None and len(self._simulator.replicas) != len(replicas):
             raise InputError(f"--simulation describes {len(self._simulator.replicas)} replicas, not {len(replicas)}: "
-                             f"start again with one that does")  # fmt: skip
+                             f"restart with one that does")  # fmt: skip
         hardware = hardware_facts(self.config.groups, replicas)
-        # An empty fleet keeps schedulers for one replica, so that a wrong checkpoint is refused all the same.
-        known = hardware if len(replicas) else np.ones((1, HARDWARE_COLUMNS))
-        context = RouterContext(known, self._scheduler_rng, simulator=self._simulator)
-        shadow_context = RouterContext(known, self._shadow_rng, simulator=self._simulator)
+        # An empty fleet gets schedulers for one replica, so that a wrong checkpoint is refused at once.
+        facts = hardware if len(replicas) else np.ones((1, HARDWARE_COLUMNS))
+        context = RouterContext(facts, self._scheduler_rng, simulator=self._simulator)
+        shadow_context = RouterContext(facts, self._shadow_rng, simulator=self._simulator)
         scheduler, fallback = self._maker(context), self._fallback_maker(context)
         shadow = self._shadow_maker(shadow_context) if self._shadow_maker is not None else None
-        return _Made(hardware, scheduler, fallback, shadow)
+        return _Schedulers(hardware, scheduler, fallback, shadow)
 
-    def _use(self, made: _Made) -> None:
-        """Let it decide for the replicas of the fleet, for which it was made."""
-        self._hardware, self.scheduler, self._fallback, self._shadow = made
+    def _use(self, schedulers: _Schedulers) -> None:
+        """Use these schedulers, which were made for the fleet's replicas, from now on."""
+        self._hardware, self.scheduler, self._fallback, self._shadow = schedulers
         self._names = tuple(replica.name for replica in self.fleet.replicas)
         self._serving = np.array([replica.state == SERVING for replica in self.fleet.replicas], np.bool_)
-        self.guard.watch(made.scheduler)
+        self.guard.watch(schedulers.scheduler)
 
 
 def _read_simulator(config: RouterConfig) -> Any:
-    """What `lookahead` simulates, of --simulation; None without it."""
+    """Read the cluster that `lookahead` simulates from --simulation; None without it."""
     if config.simulation is None:
         return None
     from vidur import SimulationConfig

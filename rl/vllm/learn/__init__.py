@@ -1,1 +1,1 @@
-"""Learning from decision logs: what was seen, chosen and paid, and a policy that would have paid less."""
+"""Improve a policy off-line from decision logs."""

@@ -1,8 +1,7 @@
-"""Improve a policy on decision logs, off-line: python -m rl.vllm.learn LOG [LOG ...] --output FILE
+"""Improve a policy off-line from decision logs: python -m rl.vllm.learn LOG [LOG ...] --output FILE
 
-The new policy lowers the cost of decisions, as doubly robust estimates of the costs of all choices have it, and pays
-for leaving the old one. What it would have cost is estimated on decisions that it was not made on, and told before it
-is written.
+The new policy minimises doubly robust estimates of the costs of choices, with a penalty on its divergence from the old
+one. Its cost is estimated on held-out decisions, and printed before it is written.
 """
 
 from __future__ import annotations
@@ -24,32 +23,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LearnConfig(Config):
-    """How a policy learns from logs."""
+    """The policies, and the hyper-parameters of learning."""
 
     flag_prefix: ClassVar[str | None] = ""
     help_title: ClassVar[str] = "learning"
-    help_description: ClassVar[str] = "from which policy to which, and how far from it"
+    help_description: ClassVar[str] = "the policies, and the hyper-parameters of learning"
 
-    checkpoint: str | None = setting(None, help="the policy to begin with: a file or a name; the shipped one if none")
-    output: str = setting("learned.safetensors", help="where the new policy goes")
-    force: bool = setting(False, help="write it even if it may be no better")
-    beta: float = setting(10.0, help="weight of the tail of TTFT, for logs of schedulers that have none", minimum=0)
-    sample: bool = setting(False, help="the policy draws by its probabilities; else it takes the best replica")
-    seed: int = setting(0, help="of all randomness", minimum=0, maximum=2**31)
-    model_epochs: int = setting(40, help="passes of the model of outcomes", minimum=1)
-    policy_epochs: int = setting(40, help="passes of the policy", minimum=1)
-    learning_rate: float = setting(1e-3, help="of Adam, at the start; 0 at the end", above=0)
+    checkpoint: str | None = setting(None, help="the policy to improve: a file or a name; by default the shipped one")
+    output: str = setting("learned.safetensors", help="file of the new policy")
+    force: bool = setting(False, help="write it even if it may not be better")
+    beta: float = setting(10.0, help="weight of the tail of TTFT, for logs of schedulers without one", minimum=0)
+    sample: bool = setting(False, help="the policy samples by its probabilities; otherwise it takes the best replica")
+    seed: int = setting(0, help="seed of all randomness", minimum=0, maximum=2**31)
+    model_epochs: int = setting(40, help="epochs of the outcome model", minimum=1)
+    policy_epochs: int = setting(40, help="epochs of the policy", minimum=1)
+    learning_rate: float = setting(1e-3, help="initial learning rate of Adam, which falls to 0", above=0)
     kl_weight: float = setting(
-        0.05, help="of the divergence from the old policy, beside costs in deviations", minimum=0
+        0.05, help="weight of the divergence from the old policy, beside standardised costs", minimum=0
     )
-    largest_weight: float = setting(
-        20.0, help="importance weights are cut to it in learning, not in estimates", above=0
-    )
-    minibatch: int = setting(512, help="decisions of one gradient step", minimum=2)
+    largest_weight: float = setting(20.0, help="bound of importance weights in learning, but not in estimates", above=0)
+    minibatch: int = setting(512, help="decisions per gradient step", minimum=2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns 1 where the policy may be no better and was not written, else as `run_tool`."""
+    """Learn as the flags say and return the exit status: 1 if the policy may not be better and was not written."""
     return run_tool("rl.vllm.learn", _parse, learn_from_logs, argv)
 
 
@@ -57,12 +54,12 @@ def _parse(argv: Sequence[str] | None) -> tuple[list[str], LearnConfig]:
     logs, flags = leading_words(argv)
     (config,) = parse_tool("python -m rl.vllm.learn LOG [LOG ...]", __doc__ or "", (LearnConfig,), flags)
     if not logs:
-        raise InputError("give the files of the decision log before the flags, the oldest first")
+        raise InputError("give the files of the decision log, oldest first, before the flags")
     return logs, config
 
 
 def learn_from_logs(logs: Sequence[str], config: LearnConfig) -> int:
-    """Learn, say what the policy would have cost, and write it. Returns 1 where it may be no better."""
+    """Learn, print the estimates, and write the policy. Returns 1 if it may not be better."""
     import torch
 
     from rl.router.checkpoint import Checkpoint, policy_path
@@ -75,7 +72,7 @@ def learn_from_logs(logs: Sequence[str], config: LearnConfig) -> int:
     learned = learn(checkpoint, experience, config)
     _print(experience, learned)
     if not (learned.is_better or config.force):
-        print("Not written: the policy may be no better. More decisions would tell, or --force.")
+        print("Not written, as the policy may not be better: log more decisions, or give --force.")
         return 1
     learned.checkpoint.save(config.output)
     print(f"Policy: {config.output}")
@@ -88,10 +85,8 @@ def _print(experience: Experience, learned: Learned) -> None:
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in experience.left_out.items() if count)
     print(f"{len(experience):,} decisions{f' (left out: {left_out})' if left_out else ''}, two in five held out.")
     if experience.left_out[NOT_FINISHED]:
-        print(
-            "Requests that failed, or whose clients left, count for nothing, nor does the choice that made them fail."
-        )
-    print("On these, the old policy and the new, with a 95 % interval of the change:")
+        print("Requests that failed, or whose clients left, are ignored, even if a choice made them fail.")
+    print("Old and new policy on the held-out decisions, with a 95 % interval of the change:")
     for name, estimate in learned.estimates.items():
         unit = "  " if name == "cost" else " s"
         print(
@@ -99,7 +94,7 @@ def _print(experience: Experience, learned: Learned) -> None:
             f"[{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}] %"
         )
     effective = learned.estimates["cost"].effective
-    print(f"The estimate is worth that of {effective:,.0f} decisions of the new policy's own.", flush=True)
+    print(f"Effective sample size: {effective:,.0f} decisions of the new policy.", flush=True)
 
 
 if __name__ == "__main__":

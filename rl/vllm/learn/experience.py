@@ -1,4 +1,4 @@
-"""A decision log as arrays to learn from: what was seen, what was chosen with which probability, what it cost."""
+"""Read a decision log into arrays to learn from: observations, choices, propensities and outcomes."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from vidur.observation import (
 )
 
 _FEWEST = 600
-# Lines of no use, and what makes the next ones useful.
+# Why lines cannot be used, and what to do about it.
 NOT_FINISHED, _FALLBACK, _NO_EXPLORATION, _NO_TTFT = _REASONS = (
     "not finished", "fallback", "no exploration", "without TTFT"
 )  # fmt: skip
 _REMEDIES = {
-    _NO_EXPLORATION: "choices without chance say nothing of other choices: let the router run with --explore epsilon, "
-    "or --explore sample",
-    _NO_TTFT: "nobody saw their first token: the cost has TTFT in it, so let clients stream",
+    _NO_EXPLORATION: "without exploration, other choices are unknown: run the router with --explore epsilon, or "
+    "--explore sample",
+    _NO_TTFT: "the cost needs their TTFT: let clients stream",
 }
 
 
 @dataclass(frozen=True)
 class Experience:
-    """N decisions in the order in which they were made, padded to R replicas, which `masks` tells.
+    """N decisions in order of time, padded to R replicas.
 
     features float32[N, R, F], contexts float32[N, G], masks bool[N, R]; actions int64[N]; probabilities float64[N, R];
-    ttft, e2e float64[N]: seconds; outputs int64[N]: tokens. interference float64[N, R]: seconds that the choice of a
-    replica takes from others; prices float64[N, COST_PARTS], of rl.reward.cost. left_out: lines of no use, by reason.
+    ttft, e2e float64[N]: seconds; outputs int64[N]: tokens. interference float64[N, R]: seconds by which each choice
+    delays other requests; prices float64[N, COST_PARTS] of rl.reward.cost. left_out: unused lines, by reason.
     """
 
     features: NDArray[np.float32]
@@ -60,41 +60,42 @@ class Experience:
 
     @property
     def propensities(self) -> Floats:
-        """float64[N]: the probability of what was chosen."""
+        """The probabilities of the choices, float64[N]."""
         return self.chosen(self.probabilities)
 
     @property
     def costs(self) -> Floats:
-        """float64[N]: of what was chosen."""
+        """The costs of the choices, float64[N]."""
         return self.cost(self.ttft, self.e2e, self.chosen(self.interference), self.prices)
 
     def chosen(self, values: Floats) -> Floats:
-        """float64[N]: of values [N, R], those of what was chosen."""
-        found: Floats = values[np.arange(len(self)), self.actions]
-        return found
+        """Return the values [N] of the choices from values [N, R] of all replicas."""
+        chosen: Floats = values[np.arange(len(self)), self.actions]
+        return chosen
 
     @staticmethod
     def cost(ttft: Floats, e2e: Floats, interference: Floats, prices: Floats) -> Floats:
-        """What the simulator's reward, the marginal cost of a placement (rl.reward.cost), comes to where no output
-        length is known ahead: the request's own E2E and TTFT as they were, and by how much later others end
-        (rl.vllm.learn.congestion). prices: [..., COST_PARTS]."""
-        found: Floats = prices[..., COST_E2E] * (e2e + interference) + prices[..., COST_TTFT] * ttft
-        found += prices[..., COST_TTFT_SQUARED] * ttft**2
-        return found
+        """Return the marginal costs of placements (rl.reward.cost) as they are known afterwards.
+
+        They are made of the request's E2E and TTFT and the delay of others (rl.vllm.learn.congestion). prices:
+        [..., COST_PARTS].
+        """
+        cost: Floats = prices[..., COST_E2E] * (e2e + interference) + prices[..., COST_TTFT] * ttft
+        cost += prices[..., COST_TTFT_SQUARED] * ttft**2
+        return cost
 
 
 def read_experience(paths: Sequence[str | Path], queue_depth: int, beta: float) -> Experience:
-    """The decisions of log files that one can learn from: those that chance had a say in, of requests that finished and
-    whose TTFT is known. Whether a client streams does not depend on the choice, so that what is found of streams holds
-    for streams; whether a request finishes may, and what is found does not tell.
+    """Read the decisions chosen with exploration (propensity < 1) of finished requests whose TTFT is known.
 
-    beta: of decisions by a scheduler that has none. Raises InputError for too few of them, and for the log of a router
-    that saw fewer waiting requests than queue_depth.
+    Selecting streams introduces no bias, as streaming does not depend on the choice. Selecting finished requests may.
+    beta: of decisions by a scheduler without one. Raises InputError for too few decisions, or if the router observed
+    fewer waiting requests than queue_depth.
     """
     left_out = dict.fromkeys(_REASONS, 0)
-    every = list(read_log(paths))
-    kept: list[LoggedDecision] = []
-    for logged in every:
+    log = list(read_log(paths))
+    usable: list[LoggedDecision] = []
+    for logged in log:
         if logged.status != FINISHED:
             left_out[NOT_FINISHED] += 1
         elif logged.fallback is not None:
@@ -104,16 +105,16 @@ def read_experience(paths: Sequence[str | Path], queue_depth: int, beta: float) 
         elif logged.served.ttft is None:
             left_out[_NO_TTFT] += 1
         else:
-            kept.append(logged)
-    if len(kept) < _FEWEST:
+            usable.append(logged)
+    if len(usable) < _FEWEST:
         most = max(left_out, key=left_out.__getitem__)
-        remedy = _REMEDIES.get(most, "more are needed") if left_out[most] else "more are needed"
+        remedy = _REMEDIES.get(most, "log more") if left_out[most] else "log more"
         raise InputError(
-            f"{', '.join(map(str, paths))}: {len(kept)} decisions to learn from are too few, {_FEWEST} at least "
+            f"{', '.join(map(str, paths))}: {len(usable)} usable decisions are too few, {_FEWEST} are needed "
             f"({_counts(left_out)}): {remedy}"
         )
-    kept.sort(key=lambda logged: logged.decided_at)
-    return _arrays(kept, Congestion.of(every), queue_depth, beta, left_out)
+    usable.sort(key=lambda logged: logged.decided_at)
+    return _arrays(usable, Congestion.of(log), queue_depth, beta, left_out)
 
 
 def _counts(left_out: dict[str, int]) -> str:
@@ -121,22 +122,22 @@ def _counts(left_out: dict[str, int]) -> str:
 
 
 def _arrays(
-    kept: Sequence[LoggedDecision], congestion: Congestion, queue_depth: int, beta: float, left_out: dict[str, int]
+    log: Sequence[LoggedDecision], congestion: Congestion, queue_depth: int, beta: float, left_out: dict[str, int]
 ) -> Experience:
-    count, most = len(kept), max(logged.observation.num_replicas for logged in kept)
-    encoders = {size: StateEncoder(size, queue_depth) for size in {item.observation.num_replicas for item in kept}}
-    some = next(iter(encoders.values()))
-    features = np.zeros((count, most, some.replica_dimension), np.float32)
-    contexts = np.zeros((count, some.context_dimension), np.float32)
+    count, most = len(log), max(logged.observation.num_replicas for logged in log)
+    encoders = {size: StateEncoder(size, queue_depth) for size in {item.observation.num_replicas for item in log}}
+    encoder = next(iter(encoders.values()))
+    features = np.zeros((count, most, encoder.replica_dimension), np.float32)
+    contexts = np.zeros((count, encoder.context_dimension), np.float32)
     masks, probabilities = np.zeros((count, most), np.bool_), np.zeros((count, most))
     interference, prices = np.zeros((count, most)), np.zeros((count, COST_PARTS))
-    for row, logged in enumerate(kept):
+    for row, logged in enumerate(log):
         seen, size = logged.observation, logged.observation.num_replicas
         depth = (seen.ledger.shape[1] - LEDGER_COLUMNS) // QUEUE_COLUMNS
         if depth < queue_depth:
             raise InputError(
-                f"the log has {depth} waiting requests of each replica, the checkpoint sees {queue_depth}: let a "
-                f"router log that decides with this checkpoint, or has it for --shadow"
+                f"the log has {depth} waiting requests per replica, but the checkpoint observes {queue_depth}: log "
+                f"with a router that has this checkpoint for --scheduler or --shadow"
             )
         own = beta if np.isnan(logged.beta) else logged.beta
         x, context = encoders[size].encode(seen, own)
@@ -144,12 +145,12 @@ def _arrays(
         masks[row, :size], probabilities[row, :size] = seen.available, logged.probabilities
         interference[row, :size] = congestion.taken(logged)
         prices[row] = cost_weights(own, float(seen.hardware[:, DECODE_SECONDS].min()))
-    served = [logged.served for logged in kept]
+    served = [logged.served for logged in log]
     return Experience(
         features=features,
         contexts=contexts,
         masks=masks,
-        actions=np.array([logged.replica for logged in kept], np.int64),
+        actions=np.array([logged.replica for logged in log], np.int64),
         probabilities=probabilities,
         ttft=np.array([item.ttft for item in served], np.float64),
         e2e=np.array([item.e2e for item in served]),

@@ -1,4 +1,4 @@
-"""What rl.vllm.learn does, in torch: a model of outcomes, and a policy that lowers the costs that it finds."""
+"""Fit an outcome model to logged decisions, and improve a policy by the estimated costs, in torch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ if TYPE_CHECKING:
     from rl.vllm.learn.__main__ import LearnConfig
 
 _BLOCKS = 60
-# Tokens after the first from which a TPOT counts in full.
+# The output tokens after the first with which a TPOT gets full weight.
 _WELL_KNOWN = 50.0
-# What is estimated: the cost, then these in seconds.
+# The estimated outcomes: the cost, and times in seconds.
 _OUTCOMES = ("cost", "E2E", "TTFT")
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """What networks take of an Experience. outcomes [N, 2]: TTFT and TPOT in seconds; known [N, 2]: how much they tell,
-    0 for the TPOT of an output of one token."""
+    """An Experience as tensors. outcomes [N, 2]: TTFT and TPOT in seconds; known [N, 2]: their weights."""
 
     features: Tensor
     contexts: Tensor
@@ -55,7 +54,7 @@ class Tensors:
 
 
 class OutcomeModel(nn.Module):
-    """Expected TTFT and TPOT [N, R, 2] of every choice, in units of their deviations about their means."""
+    """Predict standardised TTFT and TPOT [N, R, 2] of every choice."""
 
     def __init__(self, tensors: Tensors, rows: Tensor) -> None:
         super().__init__()
@@ -71,18 +70,20 @@ class OutcomeModel(nn.Module):
     def forward(self, features: Tensor, contexts: Tensor, masks: Tensor) -> Tensor:
         x = (features - self._feature_mean) / self._feature_std
         context = (contexts - self._context_mean) / self._context_std
-        found: Tensor = self.head(self.network(x, context, masks))
-        return found
+        outcomes: Tensor = self.head(self.network(x, context, masks))
+        return outcomes
 
     def scaled(self, outcomes: Tensor) -> Tensor:
         return (outcomes - self._mean) / self._std
 
     @torch.no_grad()
     def predict(self, tensors: Tensors, experience: Experience) -> dict[str, Floats]:
-        """float64[N, R] for each of _OUTCOMES. Output lengths do not depend on the choice, so the known ones are used:
-        what the model cannot explain is then far less."""
-        found = self(tensors.features, tensors.contexts, tensors.masks) * self._std + self._mean
-        ttft, tpot = np.moveaxis(found.double().numpy(), 2, 0)
+        """Return predictions float64[N, R] of each of _OUTCOMES.
+
+        They use the true output lengths, which do not depend on the choice: so the residuals are far smaller.
+        """
+        outcomes = self(tensors.features, tensors.contexts, tensors.masks) * self._std + self._mean
+        ttft, tpot = np.moveaxis(outcomes.double().numpy(), 2, 0)
         e2e = ttft + np.maximum(experience.outputs - 1, 0)[:, None] * tpot
         cost = Experience.cost(ttft, e2e, experience.interference, experience.prices[:, None, :])
         return {
@@ -92,15 +93,15 @@ class OutcomeModel(nn.Module):
 
 
 def fit_model(tensors: Tensors, rows: Tensor, config: LearnConfig, generator: torch.Generator) -> OutcomeModel:
-    """The model of outcomes, on the decisions `rows`: least squares for what was chosen."""
+    """Fit the outcome model to the chosen replicas of the decisions `rows` by weighted least squares."""
     model = OutcomeModel(tensors, rows)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, weight_decay=1e-2)
     for epoch in range(config.model_epochs):
         _set_rate(optimizer, config.learning_rate * (1 - epoch / config.model_epochs))
-        for some in torch.split(rows[torch.randperm(len(rows), generator=generator)], config.minibatch):
-            found = model(tensors.features[some], tensors.contexts[some], tensors.masks[some])
-            chosen = found[torch.arange(len(some)), tensors.actions[some]]
-            loss = (tensors.known[some] * (chosen - model.scaled(tensors.outcomes[some])) ** 2).mean()
+        for batch in torch.split(rows[torch.randperm(len(rows), generator=generator)], config.minibatch):
+            predicted = model(tensors.features[batch], tensors.contexts[batch], tensors.masks[batch])
+            chosen = predicted[torch.arange(len(batch)), tensors.actions[batch]]
+            loss = (tensors.known[batch] * (chosen - model.scaled(tensors.outcomes[batch])) ** 2).mean()
             _descend(optimizer, loss, model)
     return model
 
@@ -108,19 +109,20 @@ def fit_model(tensors: Tensors, rows: Tensor, config: LearnConfig, generator: to
 def improve(
     actor: Actor, tensors: Tensors, rows: Tensor, advantages: Tensor, config: LearnConfig, generator: torch.Generator
 ) -> None:
-    """Lower the expected cost of `actor` on the decisions `rows`. advantages [N, R]: estimated costs of all choices, in
-    deviations. The penalty is the KL divergence of the actor as it was from what it becomes."""
+    """Lower the expected cost of `actor` on the decisions `rows`, with a penalty on KL(old || new).
+
+    advantages [N, R]: standardised estimates of the costs of all choices.
+    """
     with torch.no_grad():
         before = actor(tensors.features, tensors.contexts, tensors.masks)
     optimizer = torch.optim.Adam(actor.parameters(), config.learning_rate)
     for epoch in range(config.policy_epochs):
         _set_rate(optimizer, config.learning_rate * (1 - epoch / config.policy_epochs))
-        for some in torch.split(rows[torch.randperm(len(rows), generator=generator)], config.minibatch):
-            masks = tensors.masks[some]
-            after = actor(tensors.features[some], tensors.contexts[some], masks)
-            was = before[some].exp()
-            cost = (after.exp() * advantages[some]).sum(1)
-            divergence = (was * (before[some] - after).masked_fill(~masks, 0.0)).sum(1)
+        for batch in torch.split(rows[torch.randperm(len(rows), generator=generator)], config.minibatch):
+            masks = tensors.masks[batch]
+            after = actor(tensors.features[batch], tensors.contexts[batch], masks)
+            cost = (after.exp() * advantages[batch]).sum(1)
+            divergence = (before[batch].exp() * (before[batch] - after).masked_fill(~masks, 0.0)).sum(1)
             _descend(optimizer, (cost + config.kl_weight * divergence).mean(), actor)
             actor.bound()
 
@@ -139,7 +141,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 @torch.no_grad()
 def _probabilities(actor: Actor, tensors: Tensors, sample: bool) -> Floats:
-    """float64[N, R]: with which the policy chooses; of equal best ones, which take turns, each has its part."""
+    """Return the policy's probabilities float64[N, R]. Without `sample` the best replicas share them evenly."""
     distribution = actor(tensors.features, tensors.contexts, tensors.masks).double()
     if not sample:
         best = (distribution >= distribution.amax(1, keepdim=True) - 1e-9).double()
@@ -153,7 +155,7 @@ def _array(tensor: Tensor) -> Floats:
 
 @dataclass(frozen=True)
 class Learned:
-    """The new policy, and what it changes, by outcome, on decisions that it was not made on."""
+    """The new policy, and its estimated outcomes on held-out decisions."""
 
     checkpoint: Checkpoint
     estimates: dict[str, PolicyEstimate]
@@ -164,13 +166,15 @@ class Learned:
 
 
 def learn(checkpoint: Checkpoint, experience: Experience, config: LearnConfig) -> Learned:
-    """Learn from three of five blocks of decisions, estimate on the others. Same seed, same bytes. Raises InputError
-    for a checkpoint that cannot be trained on, and if what is found are no numbers."""
+    """Learn from three of five blocks of decisions, and estimate on the others. The same seed gives the same bytes.
+
+    Raises InputError for a checkpoint that cannot be trained, and if the estimates are not finite.
+    """
     if checkpoint.normaliser is None:
-        raise InputError("--checkpoint: it has no statistics of its features, which learning needs: take a newer one")
+        raise InputError("--checkpoint has no feature statistics, which learning needs: use a newer one")
     blocks = np.arange(len(experience)) * _BLOCKS // len(experience)
-    held = blocks % 5 >= 3
-    rows = torch.from_numpy(np.flatnonzero(~held))
+    test = blocks % 5 >= 3
+    rows = torch.from_numpy(np.flatnonzero(~test))
     tensors = Tensors.of(experience)
     generator = torch.Generator().manual_seed(config.seed)
     with torch.random.fork_rng(devices=[]):
@@ -179,16 +183,13 @@ def learn(checkpoint: Checkpoint, experience: Experience, config: LearnConfig) -
         old, new = _actor(checkpoint), _actor(checkpoint)
     predicted = model.predict(tensors, experience)
     improve(new, tensors, rows, _advantages(experience, predicted["cost"], config), config, generator)
-    _, held_blocks = np.unique(blocks[held], return_inverse=True)
+    _, test_blocks = np.unique(blocks[test], return_inverse=True)
     estimates = _estimates(
-        experience, predicted, held, held_blocks,
+        experience, predicted, test, test_blocks,
         _probabilities(old, tensors, config.sample), _probabilities(new, tensors, config.sample), config.seed,
     )  # fmt: skip
-    if not np.isfinite([[each.old, each.new, each.low, each.high] for each in estimates.values()]).all():
-        raise InputError(
-            "the estimates are no finite numbers, so neither is the policy: the log has numbers beyond all sense, or "
-            "--learning_rate is too large"
-        )
+    if not np.isfinite([[item.old, item.new, item.low, item.high] for item in estimates.values()]).all():
+        raise InputError("the estimates are not finite: the log has absurd numbers, or --learning_rate is too large")
     facts = {
         **checkpoint.facts,
         "learned_from_log": {
@@ -197,8 +198,8 @@ def learn(checkpoint: Checkpoint, experience: Experience, config: LearnConfig) -
             "estimates": {name: asdict(estimate) for name, estimate in estimates.items()},
         },
     }
-    made = Checkpoint(new.weights(), checkpoint.max_queue_requests, facts, normaliser=new.normaliser())
-    return Learned(made, estimates)
+    learned = Checkpoint(new.weights(), checkpoint.max_queue_requests, facts, normaliser=new.normaliser())
+    return Learned(learned, estimates)
 
 
 def _actor(checkpoint: Checkpoint) -> Actor:
@@ -210,27 +211,26 @@ def _actor(checkpoint: Checkpoint) -> Actor:
 
 
 def _advantages(experience: Experience, predicted: Floats, config: LearnConfig) -> Tensor:
-    """[N, R]: the model's costs, mended for what was chosen by what it cost, less their mean over the choices."""
-    rows = np.arange(len(experience))
+    """Return doubly robust costs [N, R]: predictions, corrected for the choices made, less their mean; standardised."""
+    rows, masks = np.arange(len(experience)), experience.masks
     weights = np.minimum(1.0 / experience.propensities, config.largest_weight)
-    mended = predicted.copy()
-    mended[rows, experience.actions] += weights * (experience.costs - predicted[rows, experience.actions])
-    there = experience.masks
-    mended -= (predicted * there).sum(1, keepdims=True) / there.sum(1, keepdims=True)
-    return torch.from_numpy(np.where(there, mended / experience.costs.std(), 0.0)).float()
+    costs = predicted.copy()
+    costs[rows, experience.actions] += weights * (experience.costs - predicted[rows, experience.actions])
+    costs -= (predicted * masks).sum(1, keepdims=True) / masks.sum(1, keepdims=True)
+    return torch.from_numpy(np.where(masks, costs / experience.costs.std(), 0.0)).float()
 
 
 def _estimates(
     experience: Experience,
     predicted: dict[str, Floats],
-    held: NDArray[np.bool_], blocks: NDArray[np.int64], old: Floats,
+    test: NDArray[np.bool_], blocks: NDArray[np.int64], old: Floats,
     new: Floats, seed: int,
 ) -> dict[str, PolicyEstimate]:  # fmt: skip
     outcomes = (experience.costs, experience.e2e, experience.ttft)
     return {
         name: compare_policies(
-            old[held], new[held], experience.actions[held], experience.propensities[held], outcome[held],
-            predicted[name][held], blocks, np.random.default_rng(seed),
+            old[test], new[test], experience.actions[test], experience.propensities[test], outcome[test],
+            predicted[name][test], blocks, np.random.default_rng(seed),
         )
         for name, outcome in zip(_OUTCOMES, outcomes, strict=True)
     }  # fmt: skip

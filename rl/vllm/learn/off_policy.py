@@ -1,4 +1,4 @@
-"""What a policy would have cost on the decisions of a log that another policy made."""
+"""Estimate what a policy would have cost on decisions that another policy made."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from vidur.observation import Floats
 
 @dataclass(frozen=True)
 class PolicyEstimate:
-    """Mean outcomes of two policies, and `low` and `high`: of the relative change from the old to the new, a 95 %
-    interval; negative is less. effective: how many decisions the new one's weighted ones are worth."""
+    """The mean outcomes of two policies.
+
+    low, high: a 95 % interval of the relative change from old to new. effective: the effective sample size of the new.
+    """
 
     old: float
     new: float
@@ -37,12 +39,13 @@ def compare_policies(
     blocks: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> PolicyEstimate:
-    """Doubly robust (Dudik et al., 2011), its correction with self-normalised importance weights (Swaminathan and
-    Joachims, 2015); the interval by a bootstrap of whole blocks, for what is near in time is alike.
+    """Compare two policies by doubly robust estimates (Dudik et al., 2011).
 
-    old, new: float64[N, R], the probabilities of either policy. propensities: float64[N], with which `actions` were
-    chosen, above 0. outcomes: float64[N] of these. predicted: float64[N, R], a model's, fitted on other decisions.
-    blocks: int64[N], of each decision, from 0. Both policies are estimated on the same resamples.
+    The correction has self-normalised importance weights (Swaminathan and Joachims, 2015). The interval is from a
+    bootstrap of whole blocks, as decisions near in time are correlated; both policies share the resamples.
+
+    old, new: float64[N, R], the policies' probabilities. propensities: float64[N], above 0, of `actions`. outcomes:
+    float64[N] of the actions. predicted: float64[N, R] by a model fitted on other decisions. blocks: int64[N], from 0.
     """
     rows = np.arange(len(actions))
     residuals = outcomes - predicted[rows, actions]
@@ -59,7 +62,7 @@ def compare_policies(
         sums.append(np.stack([by_block(direct), by_block(weights * residuals), by_block(weights)]))
 
     def value(policy: Floats, times: Floats) -> Floats:
-        """[resamples] from sums [3, blocks] and how often each block is drawn, [resamples, blocks]."""
+        """Return estimates [resamples] from sums [3, blocks] and counts of the blocks [resamples, blocks]."""
         direct, correction, weights = times @ policy.T[:, 0], times @ policy.T[:, 1], times @ policy.T[:, 2]
         corrected: Floats = direct / (times @ sizes) + correction / np.maximum(weights, 1e-9)
         return corrected

@@ -1,2 +1,5 @@
-"""What runs inside vLLM, by entry points: a stat logger (`vllm.stat_logger_plugins`) and the data-parallel router
-(`vllm.general_plugins`). Its modules import vLLM, and so nothing else of this project may import them."""
+"""Plug-ins that run inside vLLM: a stat logger, and a router among data-parallel engines.
+
+Their entry points are `vllm.stat_logger_plugins` and `vllm.general_plugins`. They import vLLM, so no other module may
+import them.
+"""

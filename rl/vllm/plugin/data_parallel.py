@@ -1,8 +1,8 @@
-"""The data-parallel router: which engine of one `vllm serve --data-parallel-size N` gets a request.
+"""Route requests among the engines of one `vllm serve --data-parallel-size N`.
 
-vLLM has no hook for it, so `register` puts functions around two methods of its data-parallel client: that which chooses
-an engine, and that which sees what engines give back. The choice is made by rl.vllm.decide.routing.Router, on books
-that are kept from both. Anything unexpected switches it off with one warning, and vLLM's own choice is in force.
+vLLM has no hook for it, so `register` wraps two methods of its data-parallel client: the one that chooses an engine,
+and the one that processes the outputs of engines. rl.vllm.decide.routing.Router chooses, with a ledger kept by both.
+Anything unexpected switches it off with a warning, and vLLM chooses itself.
 
 VIDUR_DATA_PARALLEL_SCHEDULER names the scheduler (`ppo` if it is not set, `none` switches it off);
 VIDUR_DATA_PARALLEL_CONFIG is a YAML file of the router's other settings (`groups` describes the engines' hardware).
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("vllm.vidur")
 
 TESTED_VERSIONS = ("0.32.0",)
-# vLLM's coordinator tells of every change within this time, so nothing heard means nothing new.
+# vLLM's coordinator reports every change within this time, so the gauges are never older.
 GAUGES_SECONDS = 0.1
-# How often the counts of decisions are logged.
+# Seconds between logs of the counts of decisions.
 COUNTS_SECONDS = 10.0
 
 
 def register() -> None:
-    """The entry point: vLLM calls it in every process, once or more."""
+    """Install the router: the entry point, which vLLM calls in every process, once or more."""
     if os.environ.get("VIDUR_DATA_PARALLEL_SCHEDULER") == "none":
         return
     import vllm
@@ -49,12 +49,12 @@ def register() -> None:
     try:
         from vllm.v1.engine.core_client import DPLBAsyncMPClient
 
-        _put_around(DPLBAsyncMPClient)
+        _wrap(DPLBAsyncMPClient)
     except (ImportError, AttributeError) as error:
         LOG.warning("vidur: vLLM chooses among data-parallel engines itself: %r", error)
 
 
-def _put_around(client: type[DPLBAsyncMPClient]) -> None:
+def _wrap(client: type[DPLBAsyncMPClient]) -> None:
     choose = client.get_core_engine_for_request
     process = client.process_engine_outputs
     if choose.__module__ == __name__:
@@ -65,7 +65,7 @@ def _put_around(client: type[DPLBAsyncMPClient]) -> None:
 
     async def process_engine_outputs(self: DPLBAsyncMPClient, outputs: EngineCoreOutputs) -> None:
         await process(self, outputs)
-        _routing_of(self).came(outputs)
+        _routing_of(self).note_outputs(outputs)
 
     client.get_core_engine_for_request = get_core_engine_for_request
     client.process_engine_outputs = staticmethod(process_engine_outputs)
@@ -80,8 +80,10 @@ def _routing_of(client: DPLBAsyncMPClient) -> DataParallelRouting:
 
 
 class DataParallelRouting:
-    """The router of one client, which is one API server's. `--api-server-count 1` gives it all requests; of several,
-    each knows its own requests exactly, and of the others' what the gauges say."""
+    """The router of one client, that is of one API server.
+
+    With several API servers, each knows its own requests exactly, and those of the others by the gauges.
+    """
 
     def __init__(self, client: DPLBAsyncMPClient) -> None:
         self._router: Router | None = None
@@ -101,8 +103,8 @@ class DataParallelRouting:
             self._stop(error)
 
     def choose(self, client: DPLBAsyncMPClient, request: EngineCoreRequest, own_choice: Any) -> bytes:
-        """The engine for a request. own_choice: vLLM's method, which keeps vLLM's books for any choice."""
-        # A request that comes in parts stays where it began; a rank that the client has pinned is kept.
+        """Choose the engine for a request. own_choice: vLLM's method, which also counts the request."""
+        # A request that comes in parts stays on its engine, and so does one that the client has pinned.
         pinned = request.request_id in client.reqs_in_flight or request.data_parallel_rank is not None
         chosen = None if pinned or request.pooling_params is not None else self._decide(client, request)
         if chosen is not None:
@@ -115,8 +117,8 @@ class DataParallelRouting:
         self._placed(client, request, engine, chosen)
         return engine
 
-    def came(self, outputs: EngineCoreOutputs) -> None:
-        """Note what an engine has given back."""
+    def note_outputs(self, outputs: EngineCoreOutputs) -> None:
+        """Count the outputs of an engine."""
         if self._router is None or not self._tickets:
             return
         now = time.monotonic()
@@ -160,7 +162,7 @@ class DataParallelRouting:
     def _placed(
         self, client: DPLBAsyncMPClient, request: EngineCoreRequest, engine: bytes, chosen: Decision | None
     ) -> None:
-        """Note where a request went, whoever chose."""
+        """Enter a request into the ledger, whoever chose its engine."""
         if self._router is None or request.request_id in self._tickets:
             return
         from rl.vllm.decide.routing import Decision
@@ -191,12 +193,12 @@ def _arrival(request: EngineCoreRequest, now: float) -> Arrival:
     from rl.vllm.decide.routing import Arrival
 
     prompt = request.prompt_token_ids if request.prompt_token_ids is not None else request.prompt_embeds
-    # Whole only now, with its tokens: what vLLM has done to it before was no wait for a decision.
+    # It arrives now, with its tokens: vLLM's processing before is no wait for a decision.
     return Arrival(len(prompt), now, -1, request.priority)
 
 
 def _read_config(client: DPLBAsyncMPClient) -> RouterConfig:
-    """The router's configuration: that of the environment, with the engines as its replicas. Raises InputError."""
+    """Read the router's configuration from the environment, with the engines as replicas. Raises InputError."""
     from dataclasses import replace
 
     from rl.vllm.decide.config import parse_router

@@ -1,4 +1,4 @@
-"""Datagrams to the router, from a process that must never wait for it."""
+"""Send datagrams to the router without ever waiting for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPEAT_SECONDS = 0.5
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """host and port of `host:port`; `[::1]:9100` for IPv6. Raises ValueError."""
+    """Split `host:port`, or `[::1]:9100` for IPv6. Raises ValueError."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -22,11 +22,10 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 class Pusher:
-    """Sends to one address. A datagram that cannot be sent at once is lost, and counted in `lost`.
+    """Send to one address. Datagrams that cannot be sent at once are lost, and counted in `lost`.
 
-    One thread looks the name up again and again: a router may be started later, or move. Another repeats the last
-    datagram whenever REPEAT_SECONDS pass without one: an idle engine, which takes no steps, is heard of all the same,
-    and a datagram that was lost on its way matters no longer.
+    A thread resolves the name repeatedly, as the router may start later, or move. Another repeats the last datagram if
+    none was sent for REPEAT_SECONDS, so that idle engines are not forgotten and lost datagrams are replaced.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -42,7 +41,7 @@ class Pusher:
         self._transmit(datagram)
 
     def close(self) -> None:
-        """Repeat nothing any more, and send what is still given to `send` to nobody."""
+        """Stop repeating, and drop further datagrams."""
         self._closed.set()
 
     def _transmit(self, datagram: bytes) -> None:
@@ -52,36 +51,36 @@ class Pusher:
             return
         try:
             connection.send(datagram)
-        except OSError:  # nobody listens, or the buffer is full: the next one may get through
+        except OSError:  # nobody listens, or the buffer is full; the next datagram may succeed
             self.lost += 1
 
     def _repeat(self) -> None:
         seen = b""
         while not self._closed.wait(REPEAT_SECONDS):
             last = self._last
-            # The receiver knows by its number one that is late because a newer one went out just now.
+            # If a newer datagram is sent meanwhile, the receiver drops this one by its number.
             if last and last is seen:
                 self._transmit(last)
             seen = last
 
     def _follow(self, host: str, port: int) -> None:
-        """Keep the socket connected to an address of the name; to the last one while the name is not known."""
+        """Keep the socket connected to an address of the name, or to the last one while it cannot be resolved."""
         current, retired, complained = None, None, False
         while not self._closed.is_set():
             if retired is not None:
-                # So long after it was replaced, nobody is sending by it any more.
+                # So long after its replacement, no send uses it any more.
                 retired.close()
                 retired = None
             try:
-                found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-                if current not in found:
-                    connection = _connect(*found[0])
-                    retired, self._socket, current = self._socket, connection, found[0]
+                addresses = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+                if current not in addresses:
+                    connection = _connect(*addresses[0])
+                    retired, self._socket, current = self._socket, connection, addresses[0]
                 complained = False
             except OSError as error:
                 if not complained:
-                    kept = "no gauges are pushed" if current is None else f"gauges go to {current[4][0]}"
-                    LOG.warning("vidur: %s until the address of %s:%d is known: %s", kept, host, port, error)
+                    state = "no gauges are pushed" if current is None else f"gauges go to {current[4][0]}"
+                    LOG.warning("vidur: %s until the address of %s:%d is known: %s", state, host, port, error)
                 complained = True
             self._closed.wait(RESOLVE_AGAIN_SECONDS)
         for last in (retired, self._socket):
@@ -90,7 +89,7 @@ class Pusher:
 
 
 def _connect(family: int, kind: int, protocol: int, _: str, address: Any) -> socket.socket:
-    """A socket that does not block and sends to `address`. Raises OSError."""
+    """Return a non-blocking socket that sends to `address`. Raises OSError."""
     connection = socket.socket(family, kind, protocol)
     try:
         connection.setblocking(False)

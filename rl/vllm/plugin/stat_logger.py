@@ -1,8 +1,8 @@
-"""The stat logger: each engine step's gauges to the router, at once; and, if asked for, the step to a log.
+"""Push the gauges of each engine step to the router, and log the steps.
 
-VIDUR_ROUTER_GAUGES=host:port is where the router takes them (its --push_port), VIDUR_REPLICA_NAME the replica's name
-there (the host's name if it is not set). VIDUR_STEP_LOG is a file that a line is added to for each step: what
-`python -m rl.vllm.calibrate` reads. Without these it does nothing.
+VIDUR_ROUTER_GAUGES=host:port is the router's --push_port, VIDUR_REPLICA_NAME the replica's name there (by default the
+host's name). VIDUR_STEP_LOG is a file for a line per step, for `python -m rl.vllm.calibrate`. Without these variables
+the stat logger does nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ LOG = logging.getLogger("vllm.vidur")
 
 
 class VidurStatLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not here when types are checked
-    """One engine's. It runs in the API server's process, in its event loop, and so never waits. After an error it says
-    so once and is silent: serving goes on."""
+    """The stat logger of one engine.
+
+    It runs in the API server's event loop, and so never waits. After an error it warns once and stops; serving goes on.
+    """
 
     def __init__(self, vllm_config: VllmConfig, engine_index: int = 0) -> None:
         self._engine = engine_index
@@ -47,7 +49,7 @@ class VidurStatLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not here
                 self._pusher = Pusher(*parse_address(address))
                 LOG.info("vidur: engine %d pushes its gauges to %s as %s", engine_index, address, self._replica)
             if path:
-                # Each line is one write at the end of the file: engines may share it.
+                # Each line is one write to the end of the file, so engines may share it.
                 self._log = Path(path).open("a", buffering=1, encoding="utf-8")  # noqa: SIM115
                 LOG.info("vidur: engine %d logs its steps to %s", engine_index, path)
         except (OSError, ValueError) as error:
@@ -73,7 +75,7 @@ class VidurStatLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not here
     def _record(self, scheduler_stats: SchedulerStats, iteration_stats: IterationStats | None) -> None:
         now = time.time()
         waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
-        # Versions of vLLM before its flag --enable-logging-iteration-details reached the API server have none, as 0.23.
+        # Older versions of vLLM, such as 0.23, do not report details to the API server.
         details = getattr(scheduler_stats, "iteration_details", None)
         prompts, prompt_tokens, decodes = _work(details, iteration_stats)
         if iteration_stats is not None:
@@ -96,7 +98,7 @@ class VidurStatLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not here
                 * self._cache.block_size,
                 running=scheduler_stats.num_running_reqs,
                 waiting=waiting,
-                # The engine's own clock; a request that it has left out of a step waited longer than one.
+                # By the engine's own clock: the minimum, as a request that skipped a step waited longer.
                 seconds=min(between) if between else None,
                 model_seconds=None if details is None else details.elapsed_ms * 1e-3,
             )
@@ -110,9 +112,9 @@ class VidurStatLogger(StatLoggerBase):  # type: ignore[misc]  # vLLM is not here
 
 
 def _work(details: Any, iteration_stats: IterationStats | None) -> tuple[int, int, int]:
-    """What a step processed: requests with a part of their prompt, the tokens of these, requests in decode.
+    """Return a step's prefilled requests, their tokens, and its decoding requests.
 
-    details: of --enable-logging-iteration-details; without them the tokens of a prompt count in the step that ends it.
+    Without details (--enable-logging-iteration-details), a prompt counts in the step that completes it.
     """
     if details is not None:
         if details.is_dummy:

@@ -1,1 +1,1 @@
-"""A measured workload beside its simulation: what a real server did, and what the simulator makes of it."""
+"""Measure a workload on a real server, and compare it with its simulation."""

@@ -1,4 +1,4 @@
-"""python -m rl.vllm.replay: simulate what a real cluster has served, and set the two beside each other."""
+"""python -m rl.vllm.replay: simulate a workload that a real cluster has served, and compare the latencies."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ SHOWN = ("mean", "p50", "p90")
 
 @dataclass(frozen=True)
 class ReplayConfig(Config):
-    """The simulation, and what was measured."""
+    """The simulation, and the measurements."""
 
     flag_prefix: ClassVar[str | None] = ""
     help_title: ClassVar[str] = "replay"
-    help_description: ClassVar[str] = "what was measured, and what simulates it"
+    help_description: ClassVar[str] = "the simulation, and the measurements"
 
     simulation: str = setting("calibrated/simulation.yaml", help="the cluster: a configuration of the simulator")
     measured: tuple[str, ...] = setting(
-        (), help="SCHEDULER=FILE: what python -m rl.vllm.load wrote, under that scheduler; several may be given"
+        (), help="SCHEDULER=FILE, one or more: the output of python -m rl.vllm.load under that scheduler"
     )
     overhead_from: str | None = setting(
-        None, help="SCHEDULER=FILE of another load: its median difference of TTFT is what lies outside of the engines"
+        None, help="SCHEDULER=FILE of another load, whose median difference in TTFT is the overhead outside the engines"
     )
-    output: str | None = setting(None, help="file for the table, in Markdown")
+    output: str | None = setting(None, help="Markdown file of the table")
 
     def check(self) -> None:
         if not self.measured:
@@ -50,14 +50,14 @@ class ReplayConfig(Config):
 
 @dataclass(frozen=True)
 class Latencies:
-    """Seconds, float64[requests] each; tpot is nan for outputs of one token."""
+    """Latencies in seconds, float64[requests] each; tpot is nan for outputs of one token."""
 
     ttft: Floats
     tpot: Floats
     e2e: Floats
 
     def later(self, seconds: float) -> Latencies:
-        """The same with a delay on each request's way, which the time between its tokens does not show."""
+        """Return the latencies with a delay before each first token."""
         return Latencies(self.ttft + seconds, self.tpot, self.e2e + seconds)
 
 
@@ -66,8 +66,8 @@ def measured_latencies(requests: Sequence[Measured]) -> Latencies:
 
 
 def simulated_latencies(config: SimulationConfig, scheduler: str, requests: list[Measured]) -> Latencies:
-    """What the simulator predicts for the same arrivals. Raises InputError if it does not finish them all."""
-    # This brings in numba: after the flags are known to be good.
+    """Simulate the same arrivals. Raises InputError if a request does not finish."""
+    # Import numba only after the flags are checked.
     from vidur.simulator import simulate
 
     router = BaseGlobalSchedulerConfig.from_type(scheduler, "--measured")()
@@ -80,12 +80,12 @@ def simulated_latencies(config: SimulationConfig, scheduler: str, requests: list
 
 
 def overhead(predicted: Latencies, measured: Latencies) -> float:
-    """Seconds on a request's way that are in no step of an engine: the median difference of TTFT, at least 0."""
+    """Return the seconds that a request spends outside the engines: the median difference in TTFT, at least 0."""
     return max(float(np.median(measured.ttft - predicted.ttft)), 0.0)
 
 
 def table(compared: Mapping[str, tuple[Latencies, Latencies]]) -> str:
-    """Markdown: of each scheduler (predicted, measured), with the error of each prediction."""
+    """Return a Markdown table of each scheduler's predicted and measured latencies, with errors."""
     lines = ["| scheduler | latency | | predicted | measured | error |", "|---|---|---|---|---|---|"]
     for scheduler, (predicted, measured) in compared.items():
         for name, unit in LATENCIES.items():
@@ -108,23 +108,23 @@ def _read(text: str) -> tuple[str, list[Measured]]:
 
 
 def replay(config: ReplayConfig) -> str:
-    """The table, after a line on the overhead. Raises InputError."""
+    """Return the table, after a line on the overhead. Raises InputError."""
     simulation = SimulationConfig.from_file(Path(config.simulation))
-    outside, text = 0.0, ""
+    delay, text = 0.0, ""
     if config.overhead_from is not None:
         scheduler, requests = _read(config.overhead_from)
-        outside = overhead(simulated_latencies(simulation, scheduler, requests), measured_latencies(requests))
-        text = f"Outside of the engines a request spends {significant(1e3 * outside)} ms.\n\n"
+        delay = overhead(simulated_latencies(simulation, scheduler, requests), measured_latencies(requests))
+        text = f"A request spends {significant(1e3 * delay)} ms outside the engines.\n\n"
     compared: dict[str, Any] = {}
-    for each in config.measured:
-        scheduler, requests = _read(each)
-        predicted = simulated_latencies(simulation, scheduler, requests).later(outside)
+    for item in config.measured:
+        scheduler, requests = _read(item)
+        predicted = simulated_latencies(simulation, scheduler, requests).later(delay)
         compared[scheduler] = predicted, measured_latencies(requests)
     return text + table(compared)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Simulate what was measured, as the flags say. Returns the exit status of `run_tool`."""
+    """Replay as the flags say and return the exit status."""
     return run_tool("rl.vllm.replay", (ReplayConfig,), _replay, argv, description=__doc__ or "")
 
 

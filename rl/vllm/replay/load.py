@@ -1,4 +1,4 @@
-"""python -m rl.vllm.load: send a workload to an OpenAI-compatible server, and note how each request was served."""
+"""python -m rl.vllm.load: send a workload to an OpenAI-compatible server, and record how each request is served."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
@@ -23,62 +23,65 @@ from vidur.tool import run_tool
 
 @dataclass(frozen=True)
 class LoadConfig(Config):
-    """Arrivals are Poisson; lengths are even between their bounds; prompts are token ids, so that their lengths are
-    exact, drawn so that no two begin alike."""
+    """The workload and the server.
+
+    Arrivals are Poisson, and lengths uniform. Prompts are random token ids, so that lengths are exact and no two
+    prompts share a prefix.
+    """
 
     flag_prefix: ClassVar[str | None] = ""
     help_title: ClassVar[str] = "load"
-    help_description: ClassVar[str] = "what is sent, and where to"
+    help_description: ClassVar[str] = "the workload and the server"
 
     url: str = setting("http://127.0.0.1:8100", help="the server: http://host:port")
-    model: str = setting("tiny", help="the model's name there")
+    model: str = setting("tiny", help="name of the model on the server")
     num_requests: int = setting(300, help="requests to send", minimum=1)
-    qps: float = setting(10.0, help="requests a second", above=0)
+    qps: float = setting(10.0, help="requests per second", above=0)
     prompt_tokens: tuple[int, ...] = setting((32, 512), help="shortest and longest prompt", minimum=1)
     output_tokens: tuple[int, ...] = setting((16, 96), help="shortest and longest output", minimum=1)
-    vocabulary: int = setting(500, help="token ids are below it", minimum=2)
-    warm_up: int = setting(16, help="requests before, one after the other, that are not noted", minimum=0)
+    vocabulary: int = setting(500, help="exclusive upper bound of token ids", minimum=2)
+    warm_up: int = setting(16, help="requests sent one by one beforehand, and not recorded", minimum=0)
     timeout: float = setting(300.0, help="seconds that a request may take", above=0)
-    seed: int = setting(0, help="of arrivals, lengths and prompts", minimum=0)
-    output: str = setting("measured.jsonl", help="file to write: a JSON line per request")
+    seed: int = setting(0, help="seed of arrivals, lengths and prompts", minimum=0)
+    output: str = setting("measured.jsonl", help="file for a JSON line per request")
 
     def check(self) -> None:
         for name in ("prompt_tokens", "output_tokens"):
             bounds = getattr(self, name)
             if len(bounds) != 2 or bounds[0] > bounds[1]:
-                raise InputError(f"{self.flag(name)}: expected the shortest and the longest, not {bounds}")
+                raise InputError(f"{self.flag(name)}: expected the shortest and the longest length, not {bounds}")
         parts = urlsplit(self.url)
         if parts.scheme != "http" or not parts.hostname:
             raise InputError(f"{self.flag('url')}: expected http://host:port, not {self.url!r}")
 
 
 class Planned(NamedTuple):
-    """A request to send `at` seconds from the start."""
+    """A request to send `delay` seconds after the start."""
 
-    at: float
+    delay: float
     prompt: list[int]
     output_tokens: int
 
 
 def plan(config: LoadConfig) -> list[Planned]:
-    """The requests of a workload: the same configuration, the same requests."""
+    """Draw the requests of a workload; the same configuration gives the same requests."""
     rng = np.random.default_rng(config.seed)
     count = config.num_requests
-    at = np.cumsum(rng.exponential(1.0 / config.qps, count))
+    delays = np.cumsum(rng.exponential(1.0 / config.qps, count))
     prompts = rng.integers(config.prompt_tokens[0], config.prompt_tokens[1], count, endpoint=True)
     outputs = rng.integers(config.output_tokens[0], config.output_tokens[1], count, endpoint=True)
     return [
-        Planned(float(at[i]), rng.integers(3, config.vocabulary, prompts[i]).tolist(), int(outputs[i]))
+        Planned(float(delays[i]), rng.integers(3, config.vocabulary, prompts[i]).tolist(), int(outputs[i]))
         for i in range(count)
     ]
 
 
 class RequestFailed(Exception):
-    """The server has not served a request. The text says how."""
+    """A request that the server did not serve."""
 
 
 async def send(config: LoadConfig, planned: Planned, started: float) -> Measured:
-    """Send one request now, and read its stream to the end. Raises RequestFailed."""
+    """Send a request and read its stream to the end. Raises RequestFailed."""
     body = json.dumps(
         {
             "model": config.model,
@@ -116,17 +119,17 @@ async def send(config: LoadConfig, planned: Planned, started: float) -> Measured
 
 
 async def serve(config: LoadConfig) -> tuple[list[Measured], list[str]]:
-    """Send the workload. Returns what was served, and how the others failed."""
+    """Send the workload. Returns the served requests, and the errors of the others."""
     requests = plan(config)
     for request in requests[: config.warm_up]:
         await asyncio.wait_for(send(config, request, 0.0), config.timeout)
     started = time.monotonic()
 
-    async def one(planned: Planned) -> Measured:
-        await asyncio.sleep(max(started + planned.at - time.monotonic(), 0.0))
+    async def send_later(planned: Planned) -> Measured:
+        await asyncio.sleep(max(started + planned.delay - time.monotonic(), 0.0))
         return await asyncio.wait_for(send(config, planned, started), config.timeout)
 
-    ends = await asyncio.gather(*map(one, requests), return_exceptions=True)
+    ends = await asyncio.gather(*map(send_later, requests), return_exceptions=True)
     served = [end for end in ends if isinstance(end, Measured)]
     failed = []
     for end in ends:
@@ -135,19 +138,16 @@ async def serve(config: LoadConfig) -> tuple[list[Measured], list[str]]:
         elif isinstance(end, BaseException):
             raise end
     first = min((request.sent_at for request in served), default=0.0)
-    shifted = [
-        Measured(each.sent_at - first, each.prompt_tokens, each.output_tokens, each.ttft, each.e2e) for each in served
-    ]
-    return shifted, failed
+    return [replace(request, sent_at=request.sent_at - first) for request in served], failed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Send the load that the flags describe. Returns 1 where requests failed, else as `run_tool`."""
+    """Send the load and return the exit status: 1 if requests failed."""
     return run_tool("rl.vllm.load", (LoadConfig,), load, argv, description=__doc__ or "")
 
 
 def load(config: LoadConfig) -> int:
-    """Send the workload, write what was served, and say what failed. Returns 1 where something did."""
+    """Send the workload, write the measurements, and print the failures. Returns 1 if there are any."""
     try:
         served, failed = asyncio.run(serve(config))
     except (RequestFailed, OSError, asyncio.TimeoutError) as error:

@@ -1,4 +1,4 @@
-"""How a real server served a workload: a JSON line for each request."""
+"""Write and read how a real server served a workload, with a JSON line per request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vidur.request_generator import RequestTable
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One request, as its client saw it. sent_at: seconds from the first; ttft, e2e: seconds from when it was sent."""
+    """A request as its client saw it. sent_at: seconds after the first request; ttft, e2e: seconds after sent_at."""
 
     sent_at: float
     prompt_tokens: int
@@ -26,7 +26,7 @@ class Measured:
 
     @property
     def tpot(self) -> float:
-        """Mean seconds per output token after the first; nan of a single one."""
+        """Mean seconds per output token after the first; nan for a single token."""
         return (self.e2e - self.ttft) / (self.output_tokens - 1) if self.output_tokens > 1 else float("nan")
 
 
@@ -35,7 +35,7 @@ def write_measured(path: str | Path, requests: Iterable[Measured]) -> None:
 
 
 def read_measured(path: str | Path) -> list[Measured]:
-    """The requests in the order in which they were sent. Raises InputError for what is no such file."""
+    """Read the requests in the order in which they were sent. Raises InputError."""
     requests = []
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -47,17 +47,17 @@ def read_measured(path: str | Path) -> list[Measured]:
         try:
             request = Measured(**json.loads(line))
             if not (request.prompt_tokens >= 1 and request.output_tokens >= 1 and 0 <= request.ttft <= request.e2e):
-                raise ValueError("lengths are at least 1, and the first token comes before the last")
+                raise ValueError("lengths must be at least 1, and TTFT between 0 and E2E")
         except (ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{path}, line {number}: no request as python -m rl.vllm.load notes it: {error}") from None
+            raise InputError(f"{path}, line {number}: not a request of python -m rl.vllm.load: {error}") from None
         requests.append(request)
     if not requests:
-        raise InputError(f"{path}: no requests in it")
+        raise InputError(f"{path} has no requests")
     return sorted(requests, key=lambda request: request.sent_at)
 
 
 def as_workload(requests: list[Measured], source: str) -> RequestTable:
-    """The same arrivals and lengths, for a simulation; in the same order."""
+    """Return the same arrivals and lengths, in the same order, for a simulation."""
     return RequestTable.of(
         arrived_at=np.array([request.sent_at for request in requests], np.float64),
         num_prefill_tokens=np.array([request.prompt_tokens for request in requests], np.int64),
