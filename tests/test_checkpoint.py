@@ -174,10 +174,10 @@ def test_damaged_metadata(saved: Path, key: str, value: str | None) -> None:
 def test_metadata_that_is_nested_deeply(saved: Path) -> None:
     deep = "[" * 100_000 + "]" * 100_000
     save_file({}, str(saved), {FORMAT: deep})
-    refused(saved, "its metadata is damaged")
+    refused(saved, "damaged metadata")
     header = f'{{"__metadata__":{deep}}}'.encode()
     saved.write_bytes(len(header).to_bytes(8, "little") + header)
-    refused(saved, "damaged or no safetensors file")
+    refused(saved, "damaged, or not a safetensors file")
 
 
 def test_weights_of_a_type_that_numpy_does_not_have(saved: Path) -> None:

@@ -108,7 +108,7 @@ def test_the_token_of_the_manifest_is_refused(
     assert main(flags) == 2
     first, second = capsys.readouterr().err.splitlines()
     for line, where in ((first, f"--admin_token_file {path}"), (second, "VIDUR_ROUTER_ADMIN_TOKEN")):
-        assert line.startswith(f"vidur-router: error: {where}: {token} stands for a token of your own")
+        assert line.startswith(f"vidur-router: error: {where}: replace {token} by your own token")
 
 
 def test_the_router_imports_the_packages_that_the_page_lists_and_no_others(tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("save_every", "file", "advice"),
     [
-        ("100000", "policy.safetensors", "there is no checkpoint yet, so it begins anew"),
-        ("1", "checkpoint.safetensors", "--resume goes on from the last checkpoint"),
+        ("100000", "policy.safetensors", "there is no checkpoint yet, so start again"),
+        ("1", "checkpoint.safetensors", "--resume continues from the last checkpoint"),
     ],
 )
 def test_an_interrupted_run_says_how_to_go_on(save_every: str, file: str, advice: str, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_the_last_good_checkpoint(
 
 
 BAD = [
-    (["--resume"], "leave --resume out"),
+    (["--resume"], "drop --resume"),
     (["--suite", "defualt"], "default"),
     (["--learning_rat", "1"], "--learning_rate"),
     (["--learning_rate", "0"], "--learning_rate must be above 0"),

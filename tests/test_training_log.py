@@ -145,7 +145,7 @@ def test_damaged_log_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([lines[0], "garbage\n", *lines[2:]]))
-    with pytest.raises(InputError, match=r"log.jsonl:2 is no JSON object"):
+    with pytest.raises(InputError, match=r"log.jsonl:2 is not a JSON object"):
         TrainingLog(tmp_path, resume_step=3 * UPDATE)
 
 
@@ -162,7 +162,7 @@ def test_report_shows_the_run_and_works_offline(tmp_path: Path, capsys: pytest.C
     assert len(charts) == head.count("class='plot'") == len(titles)
     # The learning curve: percent against each baseline, at the steps of the evaluations.
     against = charts[titles.index("Mean E2E")]["data"]
-    assert [trace["name"] for trace in against] == ["against round_robin", "against least_tokens", "as good"]
+    assert [trace["name"] for trace in against] == ["against round_robin", "against least_tokens", "equal"]
     assert against[1]["x"] == [10 * UPDATE * i for i in range(1, 7)]
     assert against[1]["y"][-1] == pytest.approx(100 * (0.02 - 0.07 * (1 - np.exp(-1.5))), rel=1e-3)
     assert "learning_rate" in head and "0.0003" in head

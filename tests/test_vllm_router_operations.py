@@ -152,7 +152,7 @@ def test_replicas_are_added_drained_and_removed(router: RouterUnderTest, stubs: 
         ({"add": {"url": "ftp://x"}}, "expected http://host:port"),
         ({"add": {"url": "http://a..b:1", "name": "bad"}}, "'http://a..b:1' has no host:port that can be"),
         ({"add": {"url": "http://a:0"}}, "port 0"),
-        ({"add": {"url": "http://a:1/b c"}}, "characters that no URL has"),
+        ({"add": {"url": "http://a:1/b c"}}, "characters that URLs cannot have"),
         ({"add": {"url": "http://a:1", "name": "\ud800"}}, "expected printable characters"),
         ({"add": {"url": "http://127.0.0.1:1", "nmae": "x"}}, "did you mean name"),
         ({"drain": 3}, "give the replica's name"),
