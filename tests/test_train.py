@@ -104,7 +104,7 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_the_last_good_checkpoint(
     status = train.main(flags(tmp_path, 20_000, "--learning_rate", "1e30", "--save_every", "1", "--target_kl", "1e30"))
     assert status == 1
     err = capsys.readouterr().err
-    assert "stopped, the" in err and "last good state" in err
+    assert "stopped as the" in err and "last good state" in err
     # Loading refuses weights that are not finite.
     assert Checkpoint.load(tmp_path / "run" / "policy.safetensors").facts["updates"] == 0
 
