@@ -156,7 +156,7 @@ def test_a_replay_of_itself_has_no_error(tmp_path: Path, capsys: pytest.CaptureF
     assert replay.main(flags) == 0
     text = capsys.readouterr().out
     assert text == (tmp_path / "table.md").read_text()
-    assert "a request spends 7.00 ms" in text
+    assert "A request spends 7.00 ms" in text
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert len(rows) == 18
     assert all(row.endswith(("| +0.0 % |", "| -0.0 % |")) for row in rows)

@@ -252,8 +252,8 @@ def test_a_load_is_shared_and_forgotten(monkeypatch: pytest.MonkeyPatch, schedul
     assert router is not None
     assert router.ledger.outstanding == 9
     for number in range(9):
-        routing.came(outputs(str(number), 1, None))
-        routing.came(outputs(str(number), 1, "abort" if number == 0 else "length"))
+        routing.note_outputs(outputs(str(number), 1, None))
+        routing.note_outputs(outputs(str(number), 1, "abort" if number == 0 else "length"))
     assert router.ledger.outstanding == 0
     assert router.ledger.completions[0] == 8
 
