@@ -150,7 +150,7 @@ def test_replicas_are_added_drained_and_removed(router: RouterUnderTest, stubs: 
         ({"add": "http://127.0.0.1:1"}, "add: give"),
         ({"add": {}}, "url is missing"),
         ({"add": {"url": "ftp://x"}}, "expected http://host:port"),
-        ({"add": {"url": "http://a..b:1", "name": "bad"}}, "'http://a..b:1' has no host:port that can be"),
+        ({"add": {"url": "http://a..b:1", "name": "bad"}}, "'http://a..b:1' has no valid host:port"),
         ({"add": {"url": "http://a:0"}}, "port 0"),
         ({"add": {"url": "http://a:1/b c"}}, "characters that URLs cannot have"),
         ({"add": {"url": "http://a:1", "name": "\ud800"}}, "expected printable characters"),
@@ -404,7 +404,7 @@ def test_without_a_token_changes_are_off(stubs: list[Stub]) -> None:
     [
         ([], "no replicas: give --replica"),
         (["--replica", "127.0.0.1:1"], "expected"),
-        (["--replica", "http://a..b:1"], "'http://a..b:1' has no host:port that can be"),
+        (["--replica", "http://a..b:1"], "'http://a..b:1' has no valid host:port"),
         (["--replica", "http://127.0.0.1:1", "--prot", "1"], "did you mean --port"),
         (["--replica", "http://127.0.0.1:1", "--port", "70000"], "--port"),
         (["--replica", "http://127.0.0.1:1", "--scheduler", "lro"], "did you mean lor"),
