@@ -26,6 +26,6 @@ def test_a_checkpoint_and_a_configuration(tmp_path: Path, capsys: pytest.Capture
     out = capsys.readouterr().out
     assert out.startswith("7 replicas, 4 waiting requests each") and "std" in out
     assert main(["--checkpoint", "default", "--max_queue_requests", "1"]) == 2
-    assert "asks for 1" in capsys.readouterr().err
+    assert "max_queue_requests is 1" in capsys.readouterr().err
     assert main(["--num_replica", "3"]) == 2
     assert "--num_replicas" in capsys.readouterr().err
