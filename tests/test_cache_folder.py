@@ -15,9 +15,9 @@ from vidur.data_files import cache_root, warn_once, writable_by_others
 ROOT = Path(__file__).resolve().parent.parent
 
 KERNELS = """
-from vidur.engine.compile import kernel
+from vidur.engine.compile import allocating_kernel
 
-@kernel
+@allocating_kernel
 def double(number):
     return 2 * number
 
