@@ -145,7 +145,7 @@ BAD = [
     ({"checkpoint": "nowhere.safetensors"}, "no such file"),
     ({"checkpoint": "defualt"}, "default"),
     ({"checkpoint": "new"}, "mode train"),
-    ({"max_queue_requests": 9}, "asks for 9"),
+    ({"max_queue_requests": 9}, "max_queue_requests is 9"),
     ({"beta": -1}, "at least 0"),
     ({"mode": "learn"}, "evaluate, train"),
     ({"mode": "train", "reward": "nothing"}, "nothing"),
