@@ -71,7 +71,7 @@ def test_an_episode_s_rewards_add_up_to_its_cost() -> None:
     engine = env.simulation.engine
     ttft = engine.requests["first_token_at"] - engine.requests["arrived_at"]
     e2e = engine.requests["completed_at"] - engine.requests["arrived_at"]
-    cost = episode_cost(ttft, e2e, 10.0, float(engine.hardware[:, DECODE_SECONDS].min()))
+    cost = episode_cost(ttft, e2e, 10.0, float(engine.books.hardware[:, DECODE_SECONDS].min()))
     assert sum(rewards) == pytest.approx(-40 * cost, rel=1e-9)
     assert play(env, 5) == (rewards, info)
     assert play(env, 6)[0] != rewards

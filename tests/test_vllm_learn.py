@@ -246,7 +246,7 @@ def test_too_few_streams_are_refused_in_a_line(tmp_path: Path, capsys: pytest.Ca
         output = tmp_path / "learned.safetensors"
         assert main([str(path), "--output", str(output), "--force"]) == 2 and not output.exists()
         (line,) = capsys.readouterr().err.splitlines()
-        assert re.search(r": \d+ usable decisions .* too few, 600 are needed .* without TTFT\): .* let clients stream$", line)
+        assert re.search(r": \d+ usable .* too few, 600 are needed .* without TTFT\): .* let clients stream$", line)
 
 
 def test_the_report_says_what_failed_requests_count_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
