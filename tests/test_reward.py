@@ -363,7 +363,7 @@ TERM = {"term": "ttft"}
 BAD: list[tuple[Any, str]] = [
     ([], "expected keys and values"),
     ({}, "terms is missing: a list of"),
-    ({"terms": []}, "terms: give one"),
+    ({"terms": []}, "terms: give at least one"),
     ({"terms": [TERM], "sacle": 2}, "unknown key in FILE: 'sacle': did you mean scale?"),
     ({"terms": [{"term": "sojourn"}]}, "terms[0]: unknown reward term 'sojourn': did you mean sojourn_time?"),
     ({"terms": [{"weight": 1}]}, "terms[0]: term is missing: give one of latency_threshold"),
@@ -373,12 +373,12 @@ BAD: list[tuple[Any, str]] = [
     ({"terms": [{**TERM, "weight": "much"}]}, "terms[0]: weight: expected a number, not 'much'"),
     ({"terms": [{**TERM, "weight": True}]}, "terms[0]: weight: expected a number"),
     ({"terms": [{**TERM, "weight": float("nan")}]}, "terms[0]: weight: expected a finite number"),
-    ({"terms": [{**TERM, "weight": []}]}, "terms[0]: weight: a schedule has at least one"),
+    ({"terms": [{**TERM, "weight": []}]}, "terms[0]: weight: a schedule needs at least one"),
     ({"terms": [{**TERM, "weight": [[0, 1], 2]}]}, "terms[0]: weight[1]: expected [progress, value]"),
     ({"terms": [{**TERM, "weight": [[0.5, 1], [0.5, 2]]}]}, "terms[0]: weight[1]: progress must increase from 0 to 1"),
     ({"terms": [{**TERM, "weight": [[0, 1], [1.5, 2]]}]}, "terms[0]: weight[1]: progress must increase from 0 to 1"),
     ({"terms": [{**TERM, "name": 3}]}, "terms[0]: name: expected text"),
-    ({"terms": [TERM, TERM]}, "terms[1]: there is a ttft already"),
+    ({"terms": [TERM, TERM]}, "terms[1]: there is already a term ttft"),
     ({"terms": [{**TERM, "credit": "seen"}]}, "unknown FILE: terms[0]: credit 'seen'"),
     ({"terms": [{"term": "throughput"}]}, "terms[0]: target is missing: requests per second"),
     ({"terms": [{"term": "throughput", "target": 0}]}, "terms[0]: target must be above 0, not 0"),
@@ -389,7 +389,7 @@ BAD: list[tuple[Any, str]] = [
     ({"terms": [TERM], "clip": 4}, "clip: expected keys and values, not 4"),
     (
         {"terms": [TERM], "clip": {"low": 1, "high": [[0, 2], [0.5, 0.5]]}},
-        "low must be below high, and at progress 0.5",
+        "low must be below high, but at progress 0.5",
     ),
 ]
 
