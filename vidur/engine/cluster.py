@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-from vidur.engine.compile import kernel
+from vidur.engine.compile import cold_kernel, kernel
 from vidur.engine.ledger import count_dropped, count_placed
 from vidur.engine.pipeline import reset_pipeline, step_pipeline
 from vidur.engine.plug import choose_callback
@@ -87,7 +87,7 @@ def place(request: int, replica: int, address: int) -> None:
     place_request(open_state(address), request, replica)
 
 
-@kernel
+@cold_kernel
 def read_gauges(s: State, now: float) -> None:
     """Read the gauges of every replica at `now`, to which all have been advanced."""
     gauges = s.books.gauges
@@ -158,7 +158,7 @@ def abort_replica(s: State, replica: int) -> None:
     s.next_time[replica] = np.inf
 
 
-@kernel
+@cold_kernel
 def apply_event(s: State, event: int) -> None:
     """Apply a timed event at the current time."""
     clock, replica, action = s.clock[0], s.events[event].replica, s.events[event].action
@@ -212,7 +212,7 @@ def observe_ledger(s: State, now: float) -> None:
             observed[replica, QUEUE_COLUMNS * i + QUEUE_PROMPT] = prompt
 
 
-@kernel
+@cold_kernel
 def observe_own(s: State, router: int, now: float) -> None:
     """Set `observed` to one router's own ledger, counted from the requests that it placed.
 
@@ -303,7 +303,7 @@ def plan_gauges(s: State) -> None:
         clock.gauges_planned = 1
 
 
-@kernel
+@cold_kernel
 def fire_timer(s: State) -> None:
     """Run the first timer's action. Every replica has been advanced to its time."""
     clock, timer = s.clock[0], s.timers[0]
@@ -339,7 +339,7 @@ def bring_up(s: State, first: int, last: int, until: float, batcher: int) -> int
     return _ADVANCED
 
 
-@kernel
+@cold_kernel
 def stop_at(s: State, until: float) -> None:
     """Apply the iterations of current runs that end before `until`."""
     for replica in range(len(s.replicas)):
@@ -366,13 +366,10 @@ def run(batcher: int, router: int, budget: int, address: int) -> int:
         decision_at = next_decision_time(s)
         timer_at = earliest(s.timers, clock.num_timers)
         until = min(decision_at, max(clock.now, timer_at))
-        if until > clock.time_limit:
+        stopping = until > clock.time_limit
+        if stopping:
             until = np.nextafter(clock.time_limit, np.inf)
-            status = bring_up(s, 0, len(s.replicas), until, batcher)
-            if status == _ADVANCED:
-                stop_at(s, until)
-            return DONE if status == _ADVANCED else status
-        deciding = decision_at < timer_at
+        deciding = decision_at < timer_at and not stopping
         if deciding and clock.observed == 0 and clock.chosen == _NOT_CHOSEN:
             # The router looks at no replica: only the one it chooses has to be brought up to now.
             describe_arrival(s, s.decisions[0].subject, decision_at)
@@ -383,6 +380,9 @@ def run(batcher: int, router: int, budget: int, address: int) -> int:
         status = bring_up(s, first, last, until, batcher)
         if status != _ADVANCED:
             return status
+        if stopping:
+            stop_at(s, until)
+            return DONE
         if math.isinf(until):
             return DONE
         if not deciding:

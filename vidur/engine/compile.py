@@ -109,6 +109,12 @@ def kernel(function: F) -> F:
     return _compile(function, nogil=True, _nrt=False, **inner)
 
 
+def cold_kernel(function: F) -> F:
+    """Compile `function` on its first call, as a kernel that is not inlined: for what is large or seldom done. Its
+    callers, and theirs, are compiled without another copy of it."""
+    return _compile(function, nogil=True, _nrt=False, **INNER)
+
+
 def allocating_kernel(function: F) -> F:
     """Compile `function` on its first call. It may make arrays."""
     return _compile(function, nogil=True)
@@ -121,8 +127,8 @@ def _compile(function: F, **options: Any) -> F:
     template = dispatcher.get_call_template
     # Numba would compile a kernel once more for each constant that another kernel passes to it.
     dispatcher.get_call_template = lambda args, kws: template(tuple(map(types.unliteral, args)), kws)
-    if "forceinline" in options:
-        # What is inlined has no wrapper for Python, and goes into the cache with its callers.
+    if "no_cpython_wrapper" in options:
+        # An inner kernel has no wrapper for Python, and goes into the cache with its callers.
         dispatcher.add_overload = lambda made: dispatcher.overloads.update({tuple(made.signature.args): made})
         dispatcher._compile_for_args = partial(_refuse_python, function.__name__)
     elif _FOLDER is not None:

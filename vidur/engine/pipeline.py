@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from vidur.engine.compile import kernel
+from vidur.engine.compile import cold_kernel, kernel
 from vidur.engine.iteration import (
     advance_decodes,
     batch_time,
@@ -179,7 +179,7 @@ def form_batches(s: State, replica: int, now: float, tail: int, batcher: int) ->
     return tail
 
 
-@kernel
+@cold_kernel
 def step_pipeline(s: State, replica: int, batcher: int) -> bool:
     """Do everything that happens on the replica at its next time. Returns False on a lookup beyond the tables."""
     now, row = s.next_time[replica], s.replicas[replica]
