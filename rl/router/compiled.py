@@ -11,7 +11,7 @@ from vidur.engine.compile import COMPILED, INNER
 if COMPILED:
     for helper in (
         features.derive_facts, features.mean_prompt_of_all, features.ttft_weight,
-        features.encode_rows, features.encode_context, features.encode_state,
+        features.encode_rows, features.encode_interactions, features.encode_context, features.encode_state,
         scores.pool, scores.score, scores.sample,
         scores.log_probability,
     ):  # fmt: skip

@@ -176,15 +176,28 @@ def encode_rows(
     queued = by_column[QUEUE_PROMPT : QUEUE_PROMPT + QUEUE_COLUMNS * depth : QUEUE_COLUMNS]
     np.multiply(ages, 1.0 / facts[UNIT, 0], out[AGGREGATES : AGGREGATES + depth])
     np.multiply(queued, rate, out[AGGREGATES + depth : queue])
+    encode_interactions(columns, constants, mean_prompt, size, out, rows)
+    np.multiply(kv, 10.0, kv)
+    np.multiply(rows[F_KV_USAGE], 10.0, rows[F_KV_USAGE])
+    np.log1p(out[:queue], out[:queue])
 
+
+def encode_interactions(
+    columns: Rows, constants: Rows, mean_prompt: float, size: float, out: Floats, rows: Rows
+) -> None:
+    """Into the last rows of `out` the interactions, of aggregates whose logarithm is not taken yet. size: log of the
+    arriving prompt over the mean of all; the rest as of `encode_rows`."""
+    queue = len(out) - INTERACTIONS
+    outstanding, by_speed = columns[OUTSTANDING], rows[F_LOAD]
+    mean_here, kv = rows[F_MEAN_PROMPT], rows[F_KV_EXPECTED]
     backlog, interference, load = rows[queue + I_BACKLOG], rows[queue + I_INTERFERENCE], rows[queue + I_LOAD]
     mean, larger, excess = rows[queue + I_MEAN], rows[queue + I_LOAD_LARGER], rows[queue + I_KV_EXCESS]
-    np.multiply(backlog_seconds, 1.0 / _BACKLOG, backlog)
+    np.multiply(rows[F_BACKLOG], 1.0 / _BACKLOG, backlog)
     np.subtract(outstanding, columns[AWAITING], interference)
-    np.multiply(interference, arriving, interference)
+    np.multiply(interference, rows[F_ARRIVAL], interference)
     np.multiply(interference, 1.0 / _INTERFERENCE, interference)
     np.multiply(by_speed, 1.0 / _LOAD, load)
-    rows[queue + I_SLOWNESS][:] = slowness
+    rows[queue + I_SLOWNESS][:] = constants[SLOWNESS]
     np.add(mean_here, _SHORT, mean)
     np.multiply(mean, 1.0 / (mean_prompt + _SHORT), mean)
     np.log(mean, mean)
@@ -203,13 +216,10 @@ def encode_rows(
     np.multiply(backlog, backlog, rows[queue + I_BACKLOG_BACKLOG])
     np.subtract(kv, _KV_FULL, excess)
     excess[:] = np.maximum(excess, 0.0)
-    if depth > 0:
+    if queue > AGGREGATES:
         np.multiply(rows[AGGREGATES], 1.0 / _BACKLOG, rows[queue + I_OLDEST])
     else:
         rows[queue + I_OLDEST][:] = 0.0
-    np.multiply(kv, 10.0, kv)
-    np.multiply(rows[F_KV_USAGE], 10.0, rows[F_KV_USAGE])
-    np.log1p(out[:queue], out[:queue])
 
 
 def encode_context(
