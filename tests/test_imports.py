@@ -58,7 +58,9 @@ LIGHT: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
 ]
 
 # What makes of a function one that Numba compiles.
-COMPILED_BY = re.compile(r"\bimport .*\b(numba|(cold_|allocating_)?kernel|Callback|register_jitable)\b")
+COMPILED_BY = re.compile(
+    r"^\s*(from \S+ )?import .*\b(numba|(cold_|allocating_)?kernel|Callback|register_jitable)\b", re.MULTILINE
+)
 # Their kernels are called from Python alone: Numba itself looks at the file of a kernel.
 OUTERMOST = {"rl.explain.choices"}
 # Modules that a simulation imports, and that none of its figures depends on.
