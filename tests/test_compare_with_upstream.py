@@ -92,8 +92,8 @@ def test_the_tolerance_is_of_times_and_not_of_placements(recorded: Path, tmp_pat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "give --upstream CHECKOUT or --recorded FOLDER, one of the two"),
-        (["--upstream", "a", "--recorded", "b"], "give --upstream CHECKOUT or --recorded FOLDER, one of the two"),
+        ([], "give either --upstream CHECKOUT or --recorded FOLDER"),
+        (["--upstream", "a", "--recorded", "b"], "give either --upstream CHECKOUT or --recorded FOLDER"),
         (["--recorded", "nowhere"], "--recorded nowhere: no recorded run (no case.json)"),
         (["--recorded", "b", "--seed", "1"], "--seed: the flags of a recorded run are in its case.json; give none"),
         (["--upstream", "nowhere"], "--upstream nowhere: no checkout of microsoft/vidur (no folder vidur/entities)"),
