@@ -10,7 +10,7 @@ from numba import types
 
 from vidur.engine.cluster import DONE, ROWS_FULL, TABLE_MISS, YIELD, place, run
 from vidur.engine.compile import COMPILED, compiled_beside
-from vidur.engine.engine import Engine
+from vidur.engine.engine import Engine, plain
 from vidur.engine.iteration import BATCH_MISS, DECODE_MISS, PREFILL_CHUNK_MISS, PREFILL_KV_MISS, TOKEN_MISS
 from vidur.engine.plug import Batcher, ChooseKernel, choose_callback, form_batch_callback
 from vidur.errors import InputError
@@ -36,6 +36,9 @@ class Simulation:
         self.done = False
         self.batcher = batcher
         self._batcher = form_batch_callback.handle(batcher.form_batch)
+        self._requests = plain(engine.requests)
+        self._replicas = plain(engine.state.replicas)
+        self._routers = self._requests["router"]
 
     def run(self, choose: ChooseKernel, on_slice: Callable[[int], None] | None = None) -> None:
         """Run to the end. `on_slice(finished requests)` is called every STEPS_A_SLICE steps; it may raise to stop."""
@@ -71,7 +74,7 @@ class Simulation:
     @property
     def router(self) -> int:
         """The number of the router that received the request of the last decision."""
-        return int(self.engine.state.requests[int(self.engine.clock.current)].router)
+        return int(self._routers[self.engine.clock.current])
 
     def observation(self) -> ClusterObservation:
         books = self.engine.state.books
@@ -87,20 +90,19 @@ class Simulation:
         )
 
     def _placed(self, replica: int) -> PlacedRequests:
-        state = self.engine.state
-        requests: Any = state.requests
-        ids, row = [], state.replicas[replica]
-        request = int(row.ledger_head)
+        state, requests, following = self.engine.state, self._requests, self._requests["ledger_next"]
+        row, ids = self._replicas[replica], []
+        request = int(row["ledger_head"])
         while request >= 0:
             ids.append(request)
-            request = int(state.requests[request].ledger_next)
+            request = int(following[request])
         chosen = np.array(ids, np.int64)
-        chosen = chosen[requests["router"][chosen] == self.router]
+        chosen = chosen[self._routers[chosen] == self.router]
         streamed = requests["streamed"][chosen]
-        if row.in_flight == 1 and row.run_count > 1:
+        if row["in_flight"] == 1 and row["run_count"] > 1:
             members: Any = state.members[replica, 0]
             running = np.isin(chosen, members["request"][: state.batches[replica, 0].num_requests])
-            ends = row.run_start + row.run_time * np.arange(1, row.run_count + 1)
+            ends = row["run_start"] + row["run_time"] * np.arange(1, row["run_count"] + 1)
             streamed = streamed + running * int((ends < self.engine.clock.now).sum())
         return PlacedRequests(
             request=chosen,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import vidur.scheduler.compiled  # noqa: F401, registers shared functions with Numba
 from vidur.config.global_scheduler import BaseGlobalSchedulerConfig, LookaheadGlobalSchedulerConfig
-from vidur.engine.engine import Engine
+from vidur.engine.engine import Engine, FastRecord, plain
 from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan
 from vidur.engine.plug import Batcher
 from vidur.engine.simulation import Simulation
@@ -74,6 +74,8 @@ class _Forward:
         self.engine = Engine(table, [plan], model.hardware, np.zeros((0, 4)), options)
         self.engine.clock.num_decisions = 0  # no arrivals: all requests are loaded
         self.simulation = Simulation(self.engine, model.batcher)
+        self._requests = plain(self.engine.requests)
+        self._row: Any = FastRecord(self.engine.state.replicas)
         # Cap lengths at what the tables cover and the replica can hold.
         tables = model.hardware[plan.hardware].tables
         reach = (tables.attn_decode.shape[1] - 1) * tables.kv_granularity
@@ -88,8 +90,7 @@ class _Forward:
         count = len(prompt)
         self._load(prompt, streamed, started, output)
         self.simulation.run(choose_round_robin)
-        requests: Any = self.engine.state.requests
-        first, completed = requests["first_token_at"][:count], requests["completed_at"][:count]
+        first, completed = self._requests["first_token_at"][:count], self._requests["completed_at"][:count]
         return float(completed.sum() + beta * first[~started].sum())
 
     def _load(
@@ -98,8 +99,7 @@ class _Forward:
     ) -> None:  # fmt: skip
         plan, count = self.plan, len(prompt)
         self.engine.restore(self._clean, count)
-        requests: Any = self.engine.state.requests
-        rows = requests[:count]
+        rows = self._requests[:count]
         total = np.minimum(prompt + output, np.maximum(self._longest, prompt + streamed + 1))
         rows["prefill"] = rows["prompt"] = prompt
         rows["total"], rows["output"] = total, total - prompt
@@ -123,10 +123,6 @@ class _Forward:
         _link(rows, np.arange(count), self._row, "ledger")
         _link(rows, np.flatnonzero(~started), self._row, "await")
 
-    @property
-    def _row(self) -> Any:
-        return self.engine.state.replicas[0]
-
     def _load_replica(self, running: NDArray[np.int64], waiting: NDArray[np.int64], allocated: int, count: int) -> None:
         state, row = self.engine.state, self._row
         row.ready = row.admitted = len(running)
@@ -135,8 +131,7 @@ class _Forward:
         state.ready[0, : len(running)] = running
         row.waiting = len(waiting)
         if len(waiting):
-            requests: Any = state.requests
-            requests["wait_next"][waiting] = np.append(waiting[1:], -1)
+            self._requests["wait_next"][waiting] = np.append(waiting[1:], -1)
             row.wait_head, row.wait_tail = waiting[0], waiting[-1]
         state.next_time[0] = 0.0
         if self.plan.stages > 1:
@@ -148,7 +143,8 @@ def _link(rows: Any, numbers: NDArray[np.int64], replica: Any, name: str) -> Non
     if len(numbers):
         rows[f"{name}_prev"][numbers] = np.append(-1, numbers[:-1])
         rows[f"{name}_next"][numbers] = np.append(numbers[1:], -1)
-        replica[f"{name}_head"], replica[f"{name}_tail"] = numbers[0], numbers[-1]
+        setattr(replica, f"{name}_head", numbers[0])
+        setattr(replica, f"{name}_tail", numbers[-1])
 
 
 class LookaheadScheduler(GlobalScheduler):
