@@ -180,7 +180,7 @@ def test_chunks_that_are_no_squares(tmp_path: Path) -> None:
     members = members_of(make_tables(), tmp_path)
     keys = members["attn_prefill.keys"]
     keys[keys[:, 1] == 9, 1] = 10
-    with pytest.raises(InputError, match="no square"):
+    with pytest.raises(InputError, match="not the square"):
         ExecutionTimeTables.load(write(members, tmp_path))
 
 

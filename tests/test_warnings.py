@@ -48,7 +48,7 @@ def test_capitals_do_not_matter() -> None:
 def test_a_beta_that_the_policy_was_not_trained_on_is_told() -> None:
     assert beta_warning(PPOGlobalSchedulerConfig(beta=44.0)) is None
     told = beta_warning(PPOGlobalSchedulerConfig(beta=45.0))
-    assert told is not None and "beta 45 is outside of 2 to 44" in told
+    assert told is not None and "beta 45 is outside 2 to 44" in told
 
 
 def test_an_unknown_model_is_told_of_config_json() -> None:

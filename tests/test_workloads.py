@@ -144,9 +144,9 @@ def test_malformed_tables(change: Callable[[dict[str, Any]], None], expected: st
 def test_malformed_files(tmp_path: Path) -> None:
     file = tmp_path / "t.json"
     for content, expected in (
-        (b"", "is not JSON"),
-        (b"{", "is not JSON"),
-        (b"\xff\xfe", "is not JSON"),
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
         (b"[]", "expected an object"),
     ):
         file.write_bytes(content)
