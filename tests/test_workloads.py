@@ -146,7 +146,7 @@ def test_malformed_files(tmp_path: Path) -> None:
     for content, expected in (
         (b"", "not JSON"),
         (b"{", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
+        (b"\xff\xfe", "not a text file in UTF-8"),
         (b"[]", "expected an object"),
     ):
         file.write_bytes(content)
