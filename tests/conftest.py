@@ -21,33 +21,48 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-# Programs that compile what most tests need: the loop of simulations, alone and in rollouts, and the learned router.
+# Programs that compile what most tests need, in two processes and then in one: the loop of simulations with what a
+# rollout calls, the learned router, and rollouts.
 WARM_UP = (
-    """
+    (
+        """
+from training import router_flags
+from rl.simulate.step import foresee, foresee_callback
+from vidur import SimulationConfig, simulate
+
+simulate(SimulationConfig.from_cli([*router_flags(2, 20), "--global_scheduler_config_type", "round_robin"]))
+foresee_callback.handle(foresee)
+""",
+        """
+from rl.router.choose import choose_ppo
+from rl.router.compiled import encode_callback, score_callback
+from rl.router.features import encode_state
+from rl.router.scores import score
+from vidur.engine.plug import choose_callback
+
+choose_callback.handle(choose_ppo)
+encode_callback.handle(encode_state)
+score_callback.handle(score)
+""",
+    ),
+    (
+        """
 import tempfile
 from pathlib import Path
 import numpy as np
-from training import router_flags, suite_file
+from training import suite_file
 from rl.router.features import INTERACTIONS
 from rl.simulate.rollout import RunningSimulation
 from rl.train.search import linear_policy
 from rl.train.suite import TrainingSuite
-from vidur import SimulationConfig, simulate
 
-simulate(SimulationConfig.from_cli([*router_flags(2, 20), "--global_scheduler_config_type", "round_robin"]))
 with tempfile.TemporaryDirectory() as folder:
     episode = TrainingSuite.read(str(suite_file(Path(folder)))).draw(np.random.default_rng(0))
 policy = linear_policy(np.zeros(INTERACTIONS), np.zeros(INTERACTIONS), 2)
 simulation = RunningSimulation.of(episode.plans, episode.requests, 2, episode.beta, episode.events)
 simulation.roll(policy.memory(5.0, True), 20, np.random.default_rng(1))
 """,
-    """
-import rl.router.compiled
-from rl.router.choose import choose_ppo
-from vidur.engine.plug import choose_callback
-
-choose_callback.handle(choose_ppo)
-""",
+    ),
 )
 
 
@@ -59,8 +74,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     if not is_cached():
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-        compilers = [subprocess.Popen([sys.executable, "-c", program], env=environment) for program in WARM_UP]
-        assert [compiler.wait() for compiler in compilers] == [0, 0]
+        for programs in WARM_UP:
+            compilers = [subprocess.Popen([sys.executable, "-c", program], env=environment) for program in programs]
+            for compiler in compilers:
+                assert compiler.wait() == 0
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rl.router.encoder import StateEncoder
 from rl.router.policy import PolicyWeights
 from rl.simulate.rollout import BY_COST, OBJECTIVES, Plans, Rollout, RunningSimulation
+from rl.simulate.step import foresee_callback
 from vidur import observation as seen
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.engine import Engine
@@ -39,13 +40,16 @@ from vidur.request_generator import RequestTable
 
 POLICIES = ("sarathi", "vllm", "vllm_v1", "orca")
 
+foresee_by_handle = foresee_callback.call
+
 
 @allocating_kernel
 def foresee_at(
-    replica: int, request: int, keep: bool, batcher: int, objectives: Floats, projected: Floats, costs: Floats,
-    address: int,
+    handle: int, replica: int, request: int, keep: bool, batcher: int, objectives: Floats, projected: Floats,
+    costs: Floats, address: int,
 ) -> bool:  # fmt: skip
-    return foresee(open_state(address), replica, request, keep, batcher, objectives, projected, costs)
+    arguments = (open_state(address), replica, request, keep, batcher, objectives, projected, costs)
+    return foresee_by_handle(handle, arguments)  # type: ignore[no-any-return]
 
 
 # Enough memory, and so little that requests are preempted.
@@ -100,7 +104,8 @@ def foresee_now(
     handle = form_batch_callback.handle(BATCHING.get(policy).form_batch)
     request = int(simulation.engine.clock.current)
     address = simulation.engine.address
-    ok = foresee_at(replica, request, keep, handle, np.array(OBJECTIVES), projected, costs, address)
+    foreseen = foresee_callback.handle(foresee)
+    ok = foresee_at(foreseen, replica, request, keep, handle, np.array(OBJECTIVES), projected, costs, address)
     return bool(ok), costs
 
 

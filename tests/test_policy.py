@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from observations import observe
 from test_foresight import some_weights
 
-import rl.router.compiled
 from rl.router import scores as kernel
 from rl.router.checkpoint import Checkpoint, policy_path
+from rl.router.compiled import score_callback
 from rl.router.encoder import StateEncoder
 from rl.router.features import (
     AGGREGATES,
@@ -45,12 +45,15 @@ from vidur.simulator import Simulator
 
 DEPTH = 3
 FEATURES = feature_count(DEPTH)
-__all__ = ["rl"]
+
+score_by_handle = score_callback.call
 
 
 @allocating_kernel
-def compiled_scores(x: Floats, context: Floats, available: NDArray[np.int64], memory: Floats, scores: Floats) -> None:
-    kernel.score(x, context, available, memory, scores)
+def compiled_scores(
+    handle: int, x: Floats, context: Floats, available: NDArray[np.int64], memory: Floats, scores: Floats
+) -> None:
+    score_by_handle(handle, (x, context, available, memory, scores))
 
 
 def state(seed: int, replicas: int) -> tuple[Floats, Floats, NDArray[np.bool_]]:
@@ -88,7 +91,10 @@ def test_numpy_the_kernel_and_torch_agree(seed: int, replicas: int) -> None:
     x, context, mask = state(seed, replicas)
     by_numpy = NumpyPolicy(weights).scores(x, context, mask)
     by_kernel = np.empty(replicas)
-    compiled_scores(np.ascontiguousarray(x.T), context, mask.astype(np.int64), weights.memory(5.0, False), by_kernel)
+    handle = score_callback.handle(kernel.score)
+    compiled_scores(
+        handle, np.ascontiguousarray(x.T), context, mask.astype(np.int64), weights.memory(5.0, False), by_kernel
+    )
     with torch.no_grad():
         by_torch = actor(*(torch.from_numpy(part)[None] for part in (x, context, mask)))[0].numpy()
     assert np.array_equal(np.isneginf(by_numpy), ~mask)

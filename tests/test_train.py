@@ -45,37 +45,43 @@ def mean_e2e(policy: Path | None, folder: Path) -> float:
     return float(np.mean(means))
 
 
-def test_a_short_training_from_nothing_beats_random(tmp_path: Path) -> None:
-    assert train.main(flags(tmp_path, 25_000)) == 0
-    assert mean_e2e(tmp_path / "run" / "policy.safetensors", tmp_path) < 0.8 * mean_e2e(None, tmp_path)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run of 14,000 decisions."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert train.main(flags(folder, 14_000)) == 0
+    return folder
+
+
+def test_a_short_training_from_nothing_beats_random(trained: Path) -> None:
+    assert mean_e2e(trained / "run" / "policy.safetensors", trained) < 0.8 * mean_e2e(None, trained)
+    rows = [json.loads(line) for line in (trained / "run" / "log.jsonl").read_text().splitlines()]
     compared = [row["evaluation"]["training"]["mean_e2e"] for row in rows if "evaluation" in row]
     assert compared[-1] < compared[0]
-    assert "<html" in (tmp_path / "run" / "report.html").read_text()[:200]
-    facts = Checkpoint.load(tmp_path / "run" / "policy.safetensors").facts
-    assert facts["training"]["decisions"] == 25_000 and facts["uses_the_future"] is False
+    assert "<html" in (trained / "run" / "report.html").read_text()[:200]
+    facts = Checkpoint.load(trained / "run" / "policy.safetensors").facts
+    assert facts["training"]["decisions"] == 14_000 and facts["uses_the_future"] is False
 
 
 def run_files(folder: Path) -> list[bytes]:
     return [(folder / "run" / name).read_bytes() for name in ("log.jsonl", "policy.safetensors")]
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
-    suite = suite_file(tmp_path)
-    assert train.main(flags(tmp_path / "whole", 12_000, suite=suite)) == 0
-    command = [sys.executable, "-m", "rl.train", *flags(tmp_path / "killed", 12_000, suite=suite)]
+def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path: Path, trained: Path) -> None:
+    suite = trained / "suite.yaml"
+    command = [sys.executable, "-m", "rl.train", *flags(tmp_path / "killed", 14_000, suite=suite)]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "killed" / "run" / "checkpoint.safetensors"
     deadline = time.monotonic() + 300
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     # On another number of threads.
-    assert train.main(flags(tmp_path / "killed", 12_000, "--resume", "--threads", "1", suite=suite)) == 0
-    assert run_files(tmp_path / "killed") == run_files(tmp_path / "whole")
-    assert train.main(flags(tmp_path / "other", 12_000, "--seed", "1", suite=suite)) == 0
-    assert run_files(tmp_path / "other") != run_files(tmp_path / "whole")
+    assert train.main(flags(tmp_path / "killed", 14_000, "--resume", "--threads", "1", suite=suite)) == 0
+    assert run_files(tmp_path / "killed") == run_files(trained)
+    assert train.main(flags(tmp_path / "other", 14_000, "--seed", "1", suite=suite)) == 0
+    assert run_files(tmp_path / "other") != run_files(trained)
 
 
 @pytest.mark.parametrize(

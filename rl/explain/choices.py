@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-import rl.router.compiled  # noqa: F401
 from rl.explain.states import LEAST_TOKENS_PRIOR, States
+from rl.router.compiled import encode_callback, score_callback
 from rl.router.features import CONTEXT as CONTEXT_SIZE
 from rl.router.features import FACTS, derive_facts, encode_state, feature_count
 from rl.router.policy import PolicyWeights
@@ -35,6 +35,8 @@ from vidur.observation import (
 from vidur.scheduler.routers.choice import PRIOR_WEIGHT
 
 POLICY, LEAST_TOKENS, LOR, RANDOM = "policy", "least_tokens", "lor", "random"
+encode_by_handle, score_by_handle = encode_callback.call, score_callback.call
+
 SCHEDULERS = (POLICY, LEAST_TOKENS, LOR, RANDOM)
 
 
@@ -126,16 +128,30 @@ def encode(states: States, beta: float | None = None) -> tuple[Floats, Floats]:
     """Return raw features [N, F, R] and contexts [N, G] as rl.router.encoder makes them. beta: replaces the states'."""
     features = np.empty((len(states), feature_count(states.queue_depth), states.available.shape[1]))
     contexts = np.empty((len(states), CONTEXT_SIZE))
-    ledger_columns = LEDGER_COLUMNS + QUEUE_COLUMNS * states.queue_depth
-    weight = states.beta if beta is None else beta
-    _encode(states.replicas, states.requests, _integers(states.available), ledger_columns, weight, features, contexts)
+    # The columns side by side: of the ledger, the gauges and the hardware.
+    gauges = LEDGER_COLUMNS + QUEUE_COLUMNS * states.queue_depth
+    ledger = states.replicas[:, :, :gauges].copy()
+    ledger[:, :, OUTSTANDING] += ledger[:, :, AWAITING]
+    ledger[:, :, PROMPT_TOKENS] += ledger[:, :, AWAITING_TOKENS]
+    gauge_values, hardware, arrivals, completions = map(
+        np.ascontiguousarray,
+        (
+            states.replicas[:, :, gauges : gauges + GAUGE_COLUMNS], states.replicas[:, :, gauges + GAUGE_COLUMNS :],
+            states.requests[:, :ARRIVAL_COLUMNS], states.requests[:, ARRIVAL_COLUMNS:],
+        ),
+    )  # fmt: skip
+    _encode(
+        encode_callback.handle(encode_state), ledger, gauge_values, hardware, arrivals, completions,
+        states.available.sum(1), states.beta if beta is None else beta, features, contexts,
+    )  # fmt: skip
     return features, contexts
 
 
 def scores_of(weights: PolicyWeights, features: Floats, contexts: Floats, available: NDArray[np.bool_]) -> Floats:
     """Return the policy's scores [N, R], -inf where a replica is unavailable."""
     scores = np.empty(available.shape)
-    _score(np.ascontiguousarray(features), contexts, _integers(available), weights.memory(0.0, False), scores)
+    handle = score_callback.handle(score)
+    _score(handle, np.ascontiguousarray(features), contexts, _integers(available), weights.memory(0.0, False), scores)
     return scores
 
 
@@ -173,36 +189,21 @@ def _integers(available: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 @allocating_kernel
 def _encode(
-    replicas: Floats,
-    requests: Floats,
-    available: NDArray[np.int64],
-    ledger_columns: int,
-    beta: float,
-    features: Floats,
-    contexts: Floats,
-) -> None:
-    count = replicas.shape[1]
-    begin = ledger_columns + GAUGE_COLUMNS
-    ledger = np.empty((count, ledger_columns))
-    gauges = np.empty((count, GAUGE_COLUMNS))
-    hardware = np.empty((count, replicas.shape[2] - begin))
-    facts = np.empty((FACTS, count))
-    arrival = np.empty(ARRIVAL_COLUMNS)
-    completions = np.empty(requests.shape[1] - ARRIVAL_COLUMNS)
-    for state in range(len(replicas)):
-        ledger[:] = replicas[state, :, :ledger_columns]
-        ledger[:, OUTSTANDING] += ledger[:, AWAITING]
-        ledger[:, PROMPT_TOKENS] += ledger[:, AWAITING_TOKENS]
-        gauges[:] = replicas[state, :, ledger_columns:begin]
-        hardware[:] = replicas[state, :, begin:]
-        arrival[:] = requests[state, :ARRIVAL_COLUMNS]
-        completions[:] = requests[state, ARRIVAL_COLUMNS:]
-        derive_facts(hardware, facts)
-        number = available[state].sum()
-        encode_state(ledger, gauges, facts, arrival, completions, beta, number, features[state], contexts[state])
+    handle: int, ledger: Floats, gauges: Floats, hardware: Floats, arrivals: Floats, completions: Floats,
+    available: NDArray[np.int64], beta: float, features: Floats, contexts: Floats,
+) -> None:  # fmt: skip
+    facts = np.empty((FACTS, ledger.shape[1]))
+    for i in range(len(ledger)):
+        derive_facts(hardware[i], facts)
+        encode_by_handle(
+            handle,
+            (ledger[i], gauges[i], facts, arrivals[i], completions[i], beta, available[i], features[i], contexts[i]),
+        )
 
 
 @allocating_kernel
-def _score(features: Floats, contexts: Floats, available: NDArray[np.int64], memory: Floats, scores: Floats) -> None:
+def _score(
+    handle: int, features: Floats, contexts: Floats, available: NDArray[np.int64], memory: Floats, scores: Floats
+) -> None:
     for state in range(len(features)):
-        score(features[state], contexts[state], available[state], memory, scores[state])
+        score_by_handle(handle, (features[state], contexts[state], available[state], memory, scores[state]))

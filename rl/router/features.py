@@ -85,15 +85,20 @@ def feature_count(queue_depth: int) -> int:
 
 def derive_facts(hardware: Floats, out: Floats) -> None:
     """Write what the features need of the hardware into `out`, float64[FACTS, replicas]."""
-    unit = hardware[:, DECODE_SECONDS].min()
-    out[PER_SPEED] = 1.0 / hardware[:, SPEED]
-    out[SLOWNESS] = out[PER_SPEED] - 1.0
-    out[PER_DECODE] = 1.0 / hardware[:, DECODE_SECONDS]
-    out[PREFILL_RATE] = hardware[:, PREFILL_SECONDS] / unit
-    out[PER_KV] = 1.0 / hardware[:, KV_TOKENS]
+    # In loops, as Numba takes seconds to compile operations on whole arrays.
+    unit, prefill = np.inf, np.inf
+    for i in range(len(hardware)):
+        unit = min(unit, hardware[i, DECODE_SECONDS])
+        prefill = min(prefill, hardware[i, PREFILL_SECONDS])
+    for i in range(len(hardware)):
+        out[PER_SPEED, i] = 1.0 / hardware[i, SPEED]
+        out[SLOWNESS, i] = out[PER_SPEED, i] - 1.0
+        out[PER_DECODE, i] = 1.0 / hardware[i, DECODE_SECONDS]
+        out[PREFILL_RATE, i] = hardware[i, PREFILL_SECONDS] / unit
+        out[PER_KV, i] = 1.0 / hardware[i, KV_TOKENS]
     out[UNIT] = unit
     out[CAPACITY] = math.log1p(hardware[:, SPEED].sum())
-    out[PREFILL_COST] = math.log1p(1000.0 * hardware[:, PREFILL_SECONDS].min() / unit)
+    out[PREFILL_COST] = math.log1p(1000.0 * prefill / unit)
 
 
 def mean_prompt_of_all(outstanding: float, prompts: float, arrival: Floats, completions: Floats) -> float:

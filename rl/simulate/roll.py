@@ -7,17 +7,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rl.router.compiled import score_callback
 from rl.router.features import FACTS, derive_facts
-from rl.router.scores import BETA, log_probability, sample, score
-from rl.simulate.step import REFUSED, advance, assign, look
+from rl.router.scores import BETA, log_probability, sample
+from rl.simulate.step import REFUSED, Handles, advance, assign, foresee_by_handle, look
 from vidur.engine.cluster import DECISION
 from vidur.engine.compile import allocating_kernel
-from vidur.engine.foresight import foresee
 from vidur.engine.state import Floats, Ints, open_state
 from vidur.observation import OUTSTANDING
 
 # The mode of a rollout: sample from the policy, or take the least marginal cost with the true output lengths.
 BY_POLICY, BY_COST = 0, 1
+
+score_by_handle = score_callback.call
 
 
 class Recorded(NamedTuple):
@@ -40,7 +42,7 @@ class Recorded(NamedTuple):
 
 @allocating_kernel
 def costs_of_all(
-    request: int, batcher: int, objectives: Floats, projected: Floats, costs: Floats, address: int
+    request: int, handles: Handles, objectives: Floats, projected: Floats, costs: Floats, address: int
 ) -> None:
     """Write the request's cost on each replica into `costs`, float64[replicas, COST_PARTS].
 
@@ -49,8 +51,8 @@ def costs_of_all(
     s = open_state(address)
     for replica in range(len(costs)):
         costs[replica] = 0.0
-        ok = s.books.available[replica] != 0 and foresee(
-            s, replica, request, False, batcher, objectives, projected, costs[replica]
+        ok = s.books.available[replica] != 0 and foresee_by_handle(
+            handles.foresee, (s, replica, request, False, handles.batcher, objectives, projected, costs[replica])
         )
         if not ok:
             costs[replica, 0] = np.inf
@@ -58,7 +60,7 @@ def costs_of_all(
 
 @allocating_kernel
 def roll(
-    begin: int, mode: int, batcher: int, marks: Ints, memory: Floats, weights: Floats, draws: Floats,
+    begin: int, mode: int, handles: Handles, marks: Ints, memory: Floats, weights: Floats, draws: Floats,
     objectives: Floats, projected: Floats, recorded: Recorded, address: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Decide and record from row `begin` on, until the rows are full or the simulation stops.
@@ -77,10 +79,10 @@ def roll(
     derive_facts(s.books.hardware, facts)
     step = begin
     while True:
-        status = advance(batcher, marks, objectives, projected, address)
+        status = advance(handles, marks, objectives, projected, address)
         if status != DECISION:
             return step, status
-        look(memory[BETA], facts, x, context, s)
+        look(handles, memory[BETA], facts, x, context, s)
         features[step] = x.T
         contexts[step] = context
         recorded.masks[step] = s.books.available != 0
@@ -90,8 +92,8 @@ def roll(
 
         request = s.clock[0].current
         if len(recorded.all_costs) > 0:
-            costs_of_all(request, batcher, objectives, projected, recorded.all_costs[step], address)
-        score(x, context, s.books.available, memory, scores)
+            costs_of_all(request, handles, objectives, projected, recorded.all_costs[step], address)
+        score_by_handle(handles.score, (x, context, s.books.available, memory, scores))
         action = sample(scores, draws[step])
         if mode == BY_COST:
             least = np.inf
@@ -105,6 +107,6 @@ def roll(
         recorded.requests[step] = request
         recorded.outstanding[step] = s.books.observed[:, OUTSTANDING]
         recorded.costs[step] = 0.0
-        if not assign(action, batcher, marks, objectives, projected, recorded.costs[step], address):
+        if not assign(action, handles, marks, objectives, projected, recorded.costs[step], address):
             return step, REFUSED
         step += 1

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from rl.router.features import CONTEXT, feature_count
 from rl.simulate.roll import BY_COST, BY_POLICY, Recorded, costs_of_all, roll
-from rl.simulate.step import MARKS, PENDING, REFUSED, advance, assign, step
+from rl.simulate.step import MARKS, PENDING, REFUSED, Handles, advance, assign, step
 from vidur.config import SimulationConfig
 from vidur.config.cluster import only_one_router
 from vidur.engine.cluster import DECISION, ROWS_FULL, TABLE_MISS
 from vidur.engine.engine import Engine
 from vidur.engine.foresight import COST_PARTS
 from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan, hardware_facts
-from vidur.engine.plug import Batcher, form_batch_callback
+from vidur.engine.plug import Batcher
 from vidur.engine.simulation import Simulation
 from vidur.errors import InputError
 from vidur.observation import ClusterObservation, Floats
@@ -130,7 +130,7 @@ class RunningSimulation:
         self.num_replicas = len(engine.state.replicas)
         self._features = feature_count(engine.options.queue_depth)
         self._simulation = Simulation(engine, batcher)
-        self._batcher = form_batch_callback.handle(batcher.form_batch)
+        self._handles = Handles.of(batcher.form_batch)
         self._marks = np.zeros(MARKS, np.int64)
         self._projected = np.full((self.num_requests, 2), np.nan)
         self._objectives = np.array(objectives)
@@ -184,7 +184,7 @@ class RunningSimulation:
         self._check(replica)
         cost = np.zeros(COST_PARTS)
         if not assign(
-            replica, self._batcher, self._marks, self._objectives, self._projected, cost, self.engine.address
+            replica, self._handles, self._marks, self._objectives, self._projected, cost, self.engine.address
         ):
             raise self._refusal(replica)
         return cost
@@ -192,7 +192,7 @@ class RunningSimulation:
     def costs_of_all(self) -> Floats:
         """Return what `assign` would for each replica, float64[R, COST_PARTS]; part 0 is inf where it would refuse."""
         costs = np.zeros((self.num_replicas, COST_PARTS))
-        costs_of_all(self.request, self._batcher, self._objectives, self._projected, costs, self.engine.address)
+        costs_of_all(self.request, self._handles, self._objectives, self._projected, costs, self.engine.address)
         return costs
 
     def step(self, replica: int, cost: Floats, seen: NDArray[np.float32], mask: NDArray[np.bool_]) -> bool:
@@ -206,7 +206,7 @@ class RunningSimulation:
         cost[:] = 0.0
         while True:
             status = step(
-                replica, self._batcher, self.beta, self._marks, self._objectives, self._projected, cost, seen, mask,
+                replica, self._handles, self.beta, self._marks, self._objectives, self._projected, cost, seen, mask,
                 self.engine.address,
             )  # fmt: skip
             if status == REFUSED:
@@ -236,7 +236,7 @@ class RunningSimulation:
         count, draws = 0, rng.random(decisions)
         while True:
             count, status = roll(
-                count, mode, self._batcher, self._marks, memory, cost_weights, draws, self._objectives,
+                count, mode, self._handles, self._marks, memory, cost_weights, draws, self._objectives,
                 self._projected, recorded, self.engine.address,
             )  # fmt: skip
             if status == REFUSED:
@@ -246,7 +246,7 @@ class RunningSimulation:
                 return rollout if status == DECISION else rollout.cut(count)
 
     def _advance(self) -> int:
-        return int(advance(self._batcher, self._marks, self._objectives, self._projected, self.engine.address))
+        return int(advance(self._handles, self._marks, self._objectives, self._projected, self.engine.address))
 
     def _goes_on(self, status: int) -> bool:
         """Return whether to call the kernel again: it ran out of rows, and now has more."""

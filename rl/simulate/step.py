@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
-import rl.router.compiled  # noqa: F401
+from rl.router.compiled import encode_callback, score_callback
 from rl.router.features import CONTEXT, FACTS, derive_facts, encode_state
+from rl.router.scores import score
 from vidur.engine.cluster import DECISION, YIELD, place, run
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.foresight import COST_PARTS, foresee
-from vidur.engine.state import Floats, Ints, State, open_state
+from vidur.engine.plug import Callback, form_batch_callback
+from vidur.engine.state import STATE, Floats, Ints, State, open_state
 
 # Fields of `marks`, int64, kept beside the engine's state: whether a decision is pending; the timed events seen so far.
 PENDING, EVENTS = range(2)
@@ -21,10 +27,35 @@ REFUSED = -1
 
 _STEPS = 1 << 40
 
+run_callback = Callback(types.int64, types.int64, types.int64, types.int64, types.int64)
+_ROW = types.Array(types.float64, 1, "C")
+foresee_callback = Callback(
+    types.boolean, STATE, types.int64, types.int64, types.boolean, types.int64, _ROW,
+    types.Array(types.float64, 2, "C"), _ROW,
+)  # fmt: skip
+run_by_handle, foresee_by_handle, encode_by_handle = run_callback.call, foresee_callback.call, encode_callback.call
+
+
+class Handles(NamedTuple):
+    """Handles of what these kernels call: compiled once, as it is large, and not into each of them."""
+
+    batcher: int
+    run: int
+    foresee: int
+    encode: int
+    score: int
+
+    @classmethod
+    def of(cls, form_batch: Callable[..., Any]) -> Handles:
+        return cls(
+            form_batch_callback.handle(form_batch), run_callback.handle(run), foresee_callback.handle(foresee),
+            encode_callback.handle(encode_state), score_callback.handle(score),
+        )  # fmt: skip
+
 
 @allocating_kernel
 def assign(
-    replica: int, batcher: int, marks: Ints, objectives: Floats, projected: Floats, cost: Floats, address: int
+    replica: int, handles: Handles, marks: Ints, objectives: Floats, projected: Floats, cost: Floats, address: int
 ) -> bool:
     """Place the pending request on `replica`, and add what that costs all requests to `cost`, float64[COST_PARTS].
 
@@ -33,7 +64,9 @@ def assign(
     """
     s = open_state(address)
     request = s.clock[0].current
-    if not foresee(s, replica, request, True, batcher, objectives, projected, cost):
+    if not foresee_by_handle(
+        handles.foresee, (s, replica, request, True, handles.batcher, objectives, projected, cost)
+    ):
         return False
     place(request, replica, address)
     marks[PENDING] = 0
@@ -41,14 +74,14 @@ def assign(
 
 
 @allocating_kernel
-def advance(batcher: int, marks: Ints, objectives: Floats, projected: Floats, address: int) -> int:
+def advance(handles: Handles, marks: Ints, objectives: Floats, projected: Floats, address: int) -> int:
     """Run to the next decision, unless one is pending, and return the engine's status: DECISION, DONE, or an error."""
     s = open_state(address)
     if marks[PENDING] != 0:
         return DECISION
     status = YIELD
     while status == YIELD:
-        status = run(batcher, 0, _STEPS, address)
+        status = run_by_handle(handles.run, (handles.batcher, 0, _STEPS, address))
     if status != DECISION:
         return status
     marks[PENDING] = 1
@@ -57,23 +90,24 @@ def advance(batcher: int, marks: Ints, objectives: Floats, projected: Floats, ad
         marks[EVENTS] = s.clock[0].events_seen
         unused = np.zeros(COST_PARTS)
         for replica in range(len(s.replicas)):
-            foresee(s, replica, -1, True, batcher, objectives, projected, unused)
+            foresee_by_handle(handles.foresee, (s, replica, -1, True, handles.batcher, objectives, projected, unused))
     return DECISION
 
 
 @allocating_kernel
-def look(beta: float, facts: Floats, x: Floats, context: Floats, s: State) -> None:
+def look(handles: Handles, beta: float, facts: Floats, x: Floats, context: Floats, s: State) -> None:
     """Encode the observation of the pending decision into `x` and `context` (rl.router.features.encode_state)."""
     books = s.books
-    encode_state(
-        books.observed, books.gauges, facts, books.arrival, books.completions[0], beta, books.available.sum(), x,
-        context,
-    )  # fmt: skip
+    number = books.available.sum()
+    encode_by_handle(
+        handles.encode,
+        (books.observed, books.gauges, facts, books.arrival, books.completions[0], beta, number, x, context),
+    )
 
 
 @allocating_kernel
 def step(
-    replica: int, batcher: int, beta: float, marks: Ints, objectives: Floats, projected: Floats, cost: Floats,
+    replica: int, handles: Handles, beta: float, marks: Ints, objectives: Floats, projected: Floats, cost: Floats,
     seen: NDArray[np.float32], mask: NDArray[np.bool_], address: int,
 ) -> int:  # fmt: skip
     """`assign` (unless replica is -1), `advance`, and encode. Returns the engine's status, or REFUSED.
@@ -82,9 +116,9 @@ def step(
     may exceed the number of replicas. Absent and unavailable replicas are 0, and all of `seen` is 0 at the end.
     """
     s = open_state(address)
-    if replica >= 0 and not assign(replica, batcher, marks, objectives, projected, cost, address):
+    if replica >= 0 and not assign(replica, handles, marks, objectives, projected, cost, address):
         return REFUSED
-    status = advance(batcher, marks, objectives, projected, address)
+    status = advance(handles, marks, objectives, projected, address)
     seen[:] = 0.0
     mask[:] = False
     if status != DECISION:
@@ -95,7 +129,7 @@ def step(
     facts = np.empty((FACTS, num_replicas))
     context = np.empty(CONTEXT)
     derive_facts(s.books.hardware, facts)
-    look(beta, facts, x, context, s)
+    look(handles, beta, facts, x, context, s)
     for i in range(num_replicas):
         if s.books.available[i] != 0:
             mask[i] = True

@@ -140,6 +140,13 @@ def _refuse_python(name: str, *arguments: Any, **keywords: Any) -> None:
     raise TypeError(f"{name} is called from other kernels only; from Python call one that is an allocating_kernel")
 
 
+def address_of(entry_point: Any, signature: Any) -> int:
+    """Return the address of a compiled entry point as a C function of this Numba signature."""
+    entry_point.compile(signature.args)
+    made = entry_point.overloads[signature.args]
+    return int(made.library.get_pointer_to_function(made.fndesc.llvm_cfunc_wrapper_name))
+
+
 def compile_callback(signature: Any, function: Callable[..., Any]) -> Any:
     """Compile a C function of this Numba signature; its `address` is valid while the object lives."""
     if _FOLDER is not None:

@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from vidur.engine.compile import COMPILED, compile_callback, lock
+from vidur.engine.compile import COMPILED, ENTRY_POINTS, address_of, compile_callback, lock
 from vidur.engine.queues import FCFS
 from vidur.engine.reference import Reference, declare
 from vidur.engine.state import STATE, Floats, Ints
@@ -37,7 +37,7 @@ class Callback:
         self.call: Any = _indirect_call(self._signature) if COMPILED else self._call_plain
 
     def handle(self, function: Callable[..., Any]) -> int:
-        function = getattr(function, "py_func", function)
+        given, function = function, getattr(function, "py_func", function)
         # Without the lock a second thread could replace a function whose address is in use.
         with lock:
             if not COMPILED:
@@ -45,6 +45,8 @@ class Callback:
                     self._plain.append(function)
                 return 1 + self._plain.index(function)
             if function not in self._compiled:
+                if function.__name__ in ENTRY_POINTS:
+                    return address_of(given, self._signature)
                 self._compiled[function] = compile_callback(self._signature, function)
             return int(self._compiled[function].address)
 
