@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vidur.request_generator import RequestTable
+from vidur.request_generator.content import Content, Turns
 
 
 def table(arrived_at: list[float], prefill: list[int] | None = None, decode: list[int] | None = None) -> RequestTable:
@@ -35,12 +36,17 @@ def test_every_column_moves_with_its_request() -> None:
         "test",
         session_id=np.array([12, 22]),
         priority=np.array([13, 23]),
-        hash_ids=((14,), (24, 25)),
+        content=Content.of_hash_ids([[14], [24, 26]], np.array([4, 5]), 4),
+        turns=Turns.of_edges(np.array([1]), np.array([0]), np.array([0.5, 0.0])),
     )
     assert requests.num_decode_tokens.tolist() == [21, 11]
     assert requests.session_id.tolist() == [22, 12]
     assert requests.priority.tolist() == [23, 13]
-    assert requests.hash_ids == ((24, 25), (14,))
+    assert requests.content is not None and requests.turns is not None
+    blocks = requests.content.blocks(2)
+    assert [blocks.chain(i).tolist() for i in range(2)] == [[48, 49], [28, 29]]
+    assert (requests.turns.offsets.tolist(), requests.turns.children.tolist()) == ([0, 1, 1], [1])
+    assert requests.turns.think.tolist() == [0.0, 0.5]
     assert len(requests) == 2
 
 
@@ -48,7 +54,7 @@ def test_without_sessions_and_priorities() -> None:
     requests = table([0.0, 1.0])
     assert requests.session_id.tolist() == [-1, -1]
     assert requests.priority.tolist() == [0, 0]
-    assert requests.hash_ids is None
+    assert requests.content is None and requests.turns is None
 
 
 @pytest.mark.parametrize(
@@ -70,4 +76,4 @@ def test_what_no_request_can_be_is_refused(arrived_at: list[float], prefill: lis
 def test_an_unsorted_table_is_not_valid() -> None:
     ones = np.ones(2, np.int64)
     with pytest.raises(AssertionError):
-        RequestTable(np.array([1.0, 0.0]), ones, ones, ones, ones, None, "test").validate()
+        RequestTable(np.array([1.0, 0.0]), ones, ones, ones, ones, "test").validate()

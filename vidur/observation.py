@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -46,6 +46,21 @@ HARDWARE_COLUMNS = 6
 ARRIVAL_PROMPT, ARRIVAL_AGE, ARRIVAL_PRIORITY, ARRIVAL_SESSION, ARRIVAL_ORDINAL = range(5)
 ARRIVAL_COLUMNS = 5
 
+# What the router believes of prefix caches, and what prefills cost, float64[replicas, PREFIX_COLUMNS]; a router that
+# keeps no index sees zeros in all columns but the last four. MATCHED_TOKENS: prompt tokens of the arrival that are
+# cached: whole blocks, at most the prompt - 1. UNCACHED_TOKENS: prompt tokens that were not cached when they were
+# placed, of the requests without a first token. BACKLOG_SECONDS: of their prefills, alone on the replica. HELD_TOKENS:
+# in blocks that outstanding requests use, shared ones counted once. FREE_TOKENS: in blocks that hold nothing.
+# EVICTION_AGE: seconds since the last use of the block that would be evicted next; 0 while blocks are free.
+# ARRIVAL_SECONDS: the arrival's prefill, without its cached tokens: u * TOKEN_SECONDS + u * (m + u / 2) * PAIR_SECONDS
+# for u uncached and m matched tokens. WEIGHTS_SECONDS: an iteration of a single decode, nearly all of it spent on
+# reading the weights.
+(
+    MATCHED_TOKENS, UNCACHED_TOKENS, BACKLOG_SECONDS, HELD_TOKENS, FREE_TOKENS, EVICTION_AGE, ARRIVAL_SECONDS,
+    TOKEN_SECONDS, PAIR_SECONDS, WEIGHTS_SECONDS,
+) = range(10)  # fmt: skip
+PREFIX_COLUMNS = 10
+
 # Completions, float64[COMPLETION_COLUMNS]: totals, then a histogram of output lengths (counts, then token sums) in bins
 # of an eighth of an octave. At COMPLETIONS_KEPT requests all values are halved, so that estimates follow the workload.
 COMPLETED_COUNT, COMPLETED_OUTPUT, COMPLETED_PROMPT, COMPLETED_E2E, COMPLETED_TTFT = range(5)
@@ -72,6 +87,11 @@ class View(NamedTuple):
     arrival: Floats
     available: NDArray[np.int64]
     completions: Floats
+    prefix: Floats
+
+
+def no_prefixes() -> Floats:
+    return np.zeros((0, PREFIX_COLUMNS))
 
 
 @dataclass(frozen=True)
@@ -93,8 +113,9 @@ class PlacedRequests:
 class ClusterObservation:
     """What a router sees when it routes a request. The arrays are views: copy what you keep.
 
-    now: seconds. ledger, gauges, hardware: a row per replica. available: per replica; choose one of these. arrival: the
-    request. completions: totals of finished requests, cluster-wide. placed(replica): its outstanding requests.
+    now: seconds. ledger, gauges, hardware, prefix: a row per replica. available: per replica; choose one of these.
+    arrival: the request. completions: totals of finished requests, cluster-wide. placed(replica): its outstanding
+    requests.
     """
 
     now: float
@@ -105,6 +126,7 @@ class ClusterObservation:
     arrival: Floats
     completions: Floats
     placed: Callable[[int], PlacedRequests]
+    prefix: Floats = field(default_factory=no_prefixes)
 
     @property
     def num_replicas(self) -> int:
@@ -114,4 +136,6 @@ class ClusterObservation:
     def view(self) -> View:
         """The view that kernels take."""
         available = self.available.astype(np.int64)
-        return View(self.now, self.ledger, self.gauges, self.hardware, self.arrival, available, self.completions)
+        return View(
+            self.now, self.ledger, self.gauges, self.hardware, self.arrival, available, self.completions, self.prefix
+        )

@@ -273,7 +273,10 @@ def observe(s: State, request: int, now: float) -> None:
 def choose_replica(s: State, router: int, request: int, now: float, ledger: Floats) -> int:
     """Let a compiled router choose a replica."""
     books, number = s.books, s.requests[request].router
-    view = View(now, ledger, books.gauges, books.hardware, books.arrival, books.available, books.completions[number])
+    view = View(
+        now, ledger, books.gauges, books.hardware, books.arrival, books.available, books.completions[number],
+        books.prefix,
+    )  # fmt: skip
     return choose(router, (view, books.memory[number], books.draws[request]))  # type: ignore[no-any-return]
 
 

@@ -111,6 +111,7 @@ def _books(plans: list[ReplicaPlan], requests: int, options: EngineOptions) -> B
         memory=memory,
         draws=np.ascontiguousarray(options.draws) if len(options.draws) else np.zeros((requests, 2)),
         routed=np.zeros(routers, np.int64),
+        prefix=np.zeros((replicas, observation.PREFIX_COLUMNS)),
     )
 
 

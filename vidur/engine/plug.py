@@ -95,7 +95,7 @@ form_batch_callback = Callback(
 )
 
 _NOTHING = np.zeros((0, 0))
-VIEW = declare(View(0.0, _NOTHING, _NOTHING, _NOTHING, np.zeros(0), np.zeros(0, np.int64), np.zeros(0)))
+VIEW = declare(View(0.0, _NOTHING, _NOTHING, _NOTHING, np.zeros(0), np.zeros(0, np.int64), np.zeros(0), _NOTHING))
 
 # choose(view, memory, draws) -> replica
 choose_callback = Callback(types.int64, VIEW, _array("float64", 1), _array("float64", 1))

@@ -87,6 +87,7 @@ class Simulation:
             arrival=books.arrival,
             completions=books.completions[self.router],
             placed=self._placed,
+            prefix=books.prefix,
         )
 
     def _placed(self, replica: int) -> PlacedRequests:

@@ -308,7 +308,7 @@ class Tables(NamedTuple):
 class Books(NamedTuple):
     """What routers see and keep; vidur.observation explains the columns.
 
-    ledger, observed, gauges, hardware, available: a row per replica. completions, memory, routed: a row per router.
+    ledger, observed, gauges, hardware, prefix, available: a row per replica. completions, memory, routed: per router.
     draws: a row per request. ledger covers all requests; several routers add a column each for their finished ones.
     observed: the ledger that a router sees. routed: requests that each router has routed.
     """
@@ -323,6 +323,7 @@ class Books(NamedTuple):
     memory: Floats
     draws: Floats
     routed: Ints
+    prefix: Floats
 
 
 class Log(NamedTuple):
@@ -377,7 +378,7 @@ def _empty() -> State:
         timers=records(Timer, 0),
         events=records(Event, 0),
         tables=Tables(records(Hardware, 0), np.zeros(0)),
-        books=Books(floats, floats, floats, floats, floats, np.zeros(0), ints, floats, floats, ints),
+        books=Books(floats, floats, floats, floats, floats, np.zeros(0), ints, floats, floats, ints, floats),
         log=Log(records(Row, 0), ints, records(Member, 0)),
     )
 

@@ -7,22 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vidur.request_generator.content import Content, Turns
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-HashIds = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class RequestTable:
     """N requests in order of arrival; a request's number is its index. Do not write to the arrays."""
 
-    arrived_at: FloatArray  # [N] seconds, not descending
+    arrived_at: FloatArray  # [N] seconds, not descending; an estimate for a request that follows another
     num_prefill_tokens: IntArray  # [N] at least 1
     num_decode_tokens: IntArray  # [N] at least 1: the first one comes with the end of the prefill
     session_id: IntArray  # [N] -1: none
     priority: IntArray  # [N]
-    hash_ids: HashIds | None  # per request, content hashes of the prompt's blocks (Mooncake), or None
     source: str  # where the requests come from and how they were changed, in one line
+    content: Content | None = None  # what prompts and outputs contain, if known
+    turns: Turns | None = None  # which requests follow others; None if all arrive by the clock
 
     @classmethod
     def of(
@@ -33,13 +35,14 @@ class RequestTable:
         source: str,
         session_id: IntArray | None = None,
         priority: IntArray | None = None,
-        hash_ids: HashIds | None = None,
+        content: Content | None = None,
+        turns: Turns | None = None,
     ) -> RequestTable:
         """Make a valid table, stably sorted by arrival."""
         count = len(arrived_at)
         session_id = np.full(count, -1, np.int64) if session_id is None else session_id
         priority = np.zeros(count, np.int64) if priority is None else priority
-        table = cls(arrived_at, num_prefill_tokens, num_decode_tokens, session_id, priority, hash_ids, source)
+        table = cls(arrived_at, num_prefill_tokens, num_decode_tokens, session_id, priority, source, content, turns)
         if not is_sorted(arrived_at):
             table = table._in_order(np.argsort(arrived_at, kind="stable"))
         table.validate()
@@ -52,8 +55,9 @@ class RequestTable:
             self.num_decode_tokens[order],
             self.session_id[order],
             self.priority[order],
-            None if self.hash_ids is None else tuple(self.hash_ids[i] for i in order),
             self.source,
+            None if self.content is None else self.content.take(order),
+            None if self.turns is None else self.turns.take(order),
         )
 
     def __len__(self) -> int:
@@ -68,7 +72,10 @@ class RequestTable:
         assert is_sorted(self.arrived_at)
         assert (self.num_prefill_tokens >= 1).all() and (self.num_decode_tokens >= 1).all()
         assert (self.session_id >= -1).all()
-        assert self.hash_ids is None or len(self.hash_ids) == len(self)
+        if self.content is not None:
+            self.content.validate(len(self), self.num_prefill_tokens + self.num_decode_tokens)
+        if self.turns is not None:
+            self.turns.validate(len(self))
 
 
 def is_sorted(values: FloatArray) -> bool:

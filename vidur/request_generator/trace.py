@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vidur.errors import InputError
-from vidur.request_generator.request_table import FloatArray, HashIds, IntArray
+from vidur.request_generator.request_table import FloatArray, IntArray
 from vidur.request_generator.trace_file import TraceLines, TraceRows, csv_rows, json_rows, open_trace
 from vidur.request_generator.trace_format import FORMATS, TraceFormat, recognise_format
+
+HashIds = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)

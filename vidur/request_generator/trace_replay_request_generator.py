@@ -34,5 +34,4 @@ def replay_trace(config: TraceRequestGeneratorConfig) -> RequestTable:
         source,
         session_id=trace.session_id,
         priority=trace.priority,
-        hash_ids=trace.hash_ids,
     )
