@@ -99,6 +99,7 @@ class PlacedRequests:
     """The outstanding requests of one replica, in placement order, as arrays of equal length.
 
     request: its number; arrived_at, placed_at: seconds; streamed_tokens: output tokens so far.
+    matched_tokens: prompt tokens that were believed cached at placement; None if the router keeps no index.
     """
 
     request: NDArray[np.int64]
@@ -107,6 +108,7 @@ class PlacedRequests:
     prompt_tokens: NDArray[np.int64]
     streamed_tokens: NDArray[np.int64]
     has_first_token: NDArray[np.bool_]
+    matched_tokens: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)

@@ -12,28 +12,41 @@ from numpy.typing import NDArray
 import vidur.scheduler.batching  # noqa: F401, registers the batchers
 from vidur.config import (
     BaseExecutionTimePredictorConfig,
+    ClusterConfig,
     ReplicaConfig,
     ReplicaEventConfig,
     ResolvedGroup,
     SimulationConfig,
 )
 from vidur.engine.cluster import DRAIN, FAIL, JOIN, RETURN, SLOW
-from vidur.engine.plan import HardwarePlan, ReplicaPlan
+from vidur.engine.index import CORRECTED, EVENTS, ORACLE, OWN
+from vidur.engine.plan import HardwarePlan, IndexPlan, ReplicaPlan
 from vidur.engine.plug import BATCHERS, Batcher
 from vidur.engine.state import Floats
 from vidur.execution_time_predictor import TableBounds, build_tables
 from vidur.memory_planner import MemoryPlan, plan_groups
+from vidur.prefix_index import IndexOptions
 from vidur.request_generator import RequestTable
 
+_MODES = {"own": OWN, "corrected": CORRECTED, "oracle": ORACLE, "events": EVENTS}
 _ACTIONS = {"slow": SLOW, "fail": FAIL, "return": RETURN, "join": JOIN, "drain": DRAIN}
 
 # The work that defines a replica's relative speed: a prompt in chunks, then decodes in a batch.
 _REFERENCE_PROMPT, _REFERENCE_CHUNK, _REFERENCE_OUTPUT, _REFERENCE_BATCH = 1024, 512, 256, 16
+_REFERENCE_PAST = 4096
 
 
-def replica_limits(group: ResolvedGroup, memory: MemoryPlan, batcher: Batcher) -> ReplicaPlan:
-    """Return the limits of a replica of `group`; `plan_replicas` fills in hardware and speed."""
+def replica_limits(group: ResolvedGroup, memory: MemoryPlan, batcher: Batcher, content: bool) -> ReplicaPlan:
+    """Return the limits of a replica of `group`; `plan_replicas` fills in hardware and speed.
+
+    content: whether the content of requests is known, without which no prefix is cached.
+    """
     scheduler, stages = group.replica_scheduler_config, group.replica_config.num_pipeline_stages
+    own = batcher.limits(scheduler, memory, stages)
+    own["caching"] = content and own.get("caching", 0)
+    if own["caching"]:
+        # vLLM keeps a block for itself.
+        memory = dataclasses.replace(memory, num_blocks=max(memory.num_blocks - 1, 1))
     common: dict[str, Any] = {
         "max_batch": scheduler.batch_size_cap // stages,
         "max_admitted": scheduler.batch_size_cap,
@@ -51,7 +64,7 @@ def replica_limits(group: ResolvedGroup, memory: MemoryPlan, batcher: Batcher) -
         grows=batcher.grows,
         hold_until_batch_ends=batcher.hold_until_batch_ends,
         order=batcher.order,
-        **{**common, **batcher.limits(scheduler, memory, stages)},
+        **{**common, **own},
     )
 
 
@@ -121,6 +134,27 @@ def reference_seconds(plan: HardwarePlan) -> tuple[float, float]:
     return float(seconds), float(iteration * _REFERENCE_BATCH / batch)
 
 
+def prefill_costs(plan: HardwarePlan, limits: ReplicaPlan) -> dict[str, float]:
+    """Return a stage's seconds of a prefill per token and per pair of a new and an earlier token, and of one decode.
+
+    The first two are those of the longest chunk that fits a batch.
+    """
+    tokens, decode, prefill = plan.token_seconds(), plan.decode_seconds(), plan.prefill_seconds()
+    step, chunk_step = plan.tables.kv_granularity, plan.tables.chunk_granularity
+    chunk = min(limits.token_limit or _REFERENCE_PROMPT, len(tokens) - 1, (prefill.shape[1] - 1) * chunk_step)
+    column = max(1, chunk // chunk_step)
+    first, past = float(prefill[0, column]), min(prefill.shape[0] - 1, max(1, _REFERENCE_PAST // step))
+    pair = (float(prefill[past, column]) - first) / (past * step * column * chunk_step)
+    pair = max(pair, 0.0)
+    # Half of a chunk's pairs lie within it.
+    token = (float(tokens[chunk]) + first) / chunk - pair * chunk / 2
+    return {
+        "token_seconds": max(token, float(tokens[chunk]) / chunk),
+        "pair_seconds": pair,
+        "weights_seconds": float(tokens[1] + decode[1, min(1, decode.shape[1] - 1)]),
+    }
+
+
 def plan_replicas(
     config: SimulationConfig, requests: RequestTable
 ) -> tuple[list[ReplicaPlan], list[HardwarePlan], Batcher]:
@@ -130,7 +164,7 @@ def plan_replicas(
     cache = Path(config.metrics_config.cache_dir)
     limits, hardware = [], []
     for group, memory in zip(cluster.groups, plan_groups(config), strict=True):
-        limit = replica_limits(group, memory, batcher)
+        limit = replica_limits(group, memory, batcher, requests.content is not None)
         bounds = table_bounds(limit, batcher, requests)
         limits.append(limit)
         predictor, block_size = config.execution_time_predictor_config, group.replica_scheduler_config.block_size
@@ -139,6 +173,7 @@ def plan_replicas(
     prefill, decode = np.array([reference_seconds(plan) for plan in hardware]).T
     speeds = 1.0 / (prefill + _REFERENCE_OUTPUT / _REFERENCE_BATCH * decode)
     speeds /= speeds.max()
+    costs = [prefill_costs(plan, limit) for plan, limit in zip(hardware, limits, strict=True)]
     absent = _absent_at_start(cluster.replica_events)
     plans: list[ReplicaPlan] = []
     for number, (group, limit) in enumerate(zip(cluster.groups, limits, strict=True)):
@@ -152,10 +187,19 @@ def plan_replicas(
                     speed=float(speeds[number]),
                     prefill_seconds=float(prefill[number]) * stages / _REFERENCE_PROMPT,
                     decode_seconds=float(decode[number]) * stages,
+                    **{name: seconds * stages for name, seconds in costs[number].items()},
                     present=present,
                 )
             )
     return plans, hardware, batcher
+
+
+def plan_index(cluster: ClusterConfig, wanted: IndexOptions | None) -> IndexPlan | None:
+    """Return how routers index prefixes. wanted: what the router asks for; None if it needs no index."""
+    if wanted is None or cluster.prefix_index == "none":
+        return None
+    factor = wanted.capacity_factor * cluster.prefix_index_capacity
+    return IndexPlan(_MODES[cluster.prefix_index], dataclasses.replace(wanted, capacity_factor=factor))
 
 
 def event_rows(events: tuple[ReplicaEventConfig, ...]) -> NDArray[np.float64]:

@@ -28,7 +28,8 @@ from vidur.errors import InputError
 from vidur.learned import make_learned_router
 from vidur.metrics.result import SimulationResult
 from vidur.observation import ClusterObservation, Floats
-from vidur.plans import event_rows, plan_replicas
+from vidur.plans import event_rows, plan_index, plan_replicas
+from vidur.prefix_index import IndexOptions
 from vidur.request_generator import RequestTable, generate_requests
 from vidur.scheduler.routers import (
     GLOBAL_SCHEDULERS,
@@ -114,6 +115,7 @@ class Simulator:
         cluster, metrics = self.config.cluster_config, self.config.metrics_config
         routers, router = self.routers, self.routers[0]
         kernel = router if isinstance(router, KernelScheduler) else None
+        index = plan_index(cluster, wanted_index(router, cluster.global_scheduler_config))
         fresh = kernel is not None and kernel.needs_fresh_gauges
         records = metrics.write_metrics and (
             metrics.store_batch_metrics or metrics.store_utilization_metrics or metrics.store_plots
@@ -127,6 +129,7 @@ class Simulator:
             queue_depth=router.queue_depth,
             routers=entries(self.config.seed, len(self.requests), len(routers)),
             memory=np.zeros((len(routers), 1)),
+            index=index,
         )
         if kernel is not None:
             memory, draws = stack_router_state(routers, options.routers)
@@ -198,6 +201,13 @@ def entries(seed: int, requests: int, routers: int) -> NDArray[np.int64]:
     # A random stream apart from those of the routers.
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(routers,)))
     return rng.integers(routers, size=requests) if routers > 1 else np.zeros(requests, np.int64)
+
+
+def wanted_index(router: GlobalScheduler, config: BaseGlobalSchedulerConfig) -> IndexOptions | None:
+    """Return how the router wants prefixes indexed; None if it reads nothing of prefix caches."""
+    if not isinstance(router, KernelScheduler):
+        return IndexOptions()
+    return (router.index_options(config) or IndexOptions()) if getattr(router, "needs_index", False) else None
 
 
 def stack_router_state(routers: Sequence[GlobalScheduler], entered: NDArray[np.int64]) -> tuple[Floats, Floats]:

@@ -18,6 +18,9 @@ from vidur.errors import InputError
 MOST_REPLICAS = 16_384
 
 
+PREFIX_INDEXES = ("own", "corrected", "events", "oracle", "none")
+
+
 @dataclass(frozen=True)
 class ClusterConfig(Config):
     """The cluster. Replicas are numbered group by group; with groups, `num_replicas` is their sum."""
@@ -52,6 +55,16 @@ class ClusterConfig(Config):
     )
     gauge_refresh_interval: float = setting(
         1.0, help="seconds between updates of the gauges that routers see; 0: always current", minimum=0
+    )
+
+    prefix_index: str = setting(
+        "own",
+        help="how routers know prefix caches: own (what they placed), corrected (by the cached tokens that answers "
+        "report), events (KV events of the replicas), oracle (the truth) or none",
+        choices=PREFIX_INDEXES,
+    )
+    prefix_index_capacity: float = setting(
+        1.0, help="believed capacity of a replica's cache relative to the real one, for own and corrected", above=0
     )
 
     @cached_property

@@ -93,6 +93,9 @@ class VllmV1SchedulerConfig(BaseReplicaSchedulerConfig):
     long_prefill_token_threshold: int = setting(
         0, help="most prompt tokens of one request in an iteration; 0 is no limit", minimum=0
     )
+    enable_prefix_caching: bool = setting(
+        True, help="reuse cached blocks of equal prefixes, as vLLM does; only for workloads whose content is known"
+    )
 
     def check(self) -> None:
         if self.max_num_batched_tokens < self.max_num_seqs:

@@ -11,7 +11,9 @@ import math
 
 import numpy as np
 
+from vidur.engine.cache import clear_cache
 from vidur.engine.compile import cold_kernel, kernel
+from vidur.engine.index import clear_index, index_placed, see_prefixes
 from vidur.engine.ledger import count_dropped, count_placed
 from vidur.engine.pipeline import reset_pipeline, step_pipeline
 from vidur.engine.plug import choose_callback
@@ -20,6 +22,7 @@ from vidur.engine.recording import REFUSED
 from vidur.engine.replica import cut_run, ended_iterations, finish_run, step_replica
 from vidur.engine.state import Floats, State, open_state
 from vidur.engine.timers import ARRIVED, EVENT, GAUGES, REROUTED, earliest, pop, push
+from vidur.engine.turns import refuse_next_turns, route_later
 from vidur.observation import (
     ARRIVAL_AGE,
     ARRIVAL_ORDINAL,
@@ -53,8 +56,9 @@ DONE, DECISION, YIELD, ROWS_FULL, TABLE_MISS = range(5)
 SLOW, FAIL, RETURN, JOIN, DRAIN = range(5)
 
 _ROWS_A_STEP = 64
-_ADVANCED = -1
+_ADVANCED, _ARRIVAL = -1, -2
 _NOT_CHOSEN = -1
+_ROUNDING = 1e-9
 
 
 @kernel
@@ -66,10 +70,14 @@ def place_request(s: State, request: int, replica: int) -> None:
     if placed.prompt + placed.output > row.max_request_tokens or placed.prompt > row.max_prompt_tokens:
         placed.status = REFUSED
         clock.num_refused += 1
+        if clock.closed_loop == 1:
+            refuse_next_turns(s, request)
         return
     placed.placed_at = clock.now
     row.num_placed += 1
     count_placed(s, replica, request)
+    if clock.indexed == 1 and clock.foreseeing == 0:
+        index_placed(s, replica, request, clock.now)
     is_first = enqueue(s, replica, request)
     if row.stages > 1:
         if row.in_flight < row.stages:
@@ -107,26 +115,28 @@ def read_gauges(s: State, now: float) -> None:
 
 
 @kernel
-def route_later(s: State, request: int, time: float, kind: int) -> None:
-    """Queue a routing decision for `request` at `time`, after queued ones of the same time and kind."""
-    clock = s.clock[0]
-    clock.sequence += 1
-    push(s.decisions, clock.num_decisions, time, kind, clock.sequence, request)
-    clock.num_decisions += 1
-
-
-@kernel
 def next_request(s: State) -> int:
-    """Pop the next request to route. If it is an arrival, queue the arrival after it."""
+    """Pop the next request to route. If it arrives by the clock, queue the arrival after it."""
     clock = s.clock[0]
     request, kind = s.decisions[0].subject, s.decisions[0].kind
     pop(s.decisions, clock.num_decisions)
     clock.num_decisions -= 1
-    if kind == ARRIVED:
+    if kind == ARRIVED and request == clock.next_arrival:
         clock.next_arrival += 1
+        while clock.closed_loop == 1 and clock.next_arrival < clock.num_arrivals:
+            if s.turns[clock.next_arrival].parents == 0:
+                break
+            clock.next_arrival += 1
         if clock.next_arrival < clock.num_arrivals:
             route_later(s, clock.next_arrival, s.requests[clock.next_arrival].arrived_at, ARRIVED)
     return request
+
+
+@cold_kernel
+def drop_refused(s: State) -> None:
+    """Drop queued requests that were refused with their session."""
+    while s.clock[0].num_decisions > 0 and s.requests[s.decisions[0].subject].status == REFUSED:
+        refuse_next_turns(s, next_request(s))
 
 
 @kernel
@@ -150,9 +160,16 @@ def abort_replica(s: State, replica: int) -> None:
         request.scheduled_at = np.nan
         request.first_token_at = np.nan
         request.last_ended_at = 0.0
+        if row.caching == 1:
+            s.prefixes[number].cached = -1
         route_later(s, number, s.clock[0].now, REROUTED)
     row.wait_head = row.wait_tail = -1
     row.waiting = row.ready = row.admitted = row.in_flight = row.allocated = 0
+    if row.caching == 1:
+        clear_cache(s, replica)
+    if s.clock[0].indexed == 1:
+        for router in range(len(s.books.routed)):
+            clear_index(s, router, replica)
     reset_pipeline(s, replica)
     row.schedule_at = np.inf
     s.next_time[replica] = np.inf
@@ -266,6 +283,8 @@ def observe(s: State, request: int, now: float) -> None:
             observe_own(s, s.requests[request].router, now)
         for replica in range(len(s.replicas)):
             s.books.gauges[replica, GAUGE_AGE] = now - clock.gauges_at
+    if clock.indexed == 1:
+        see_prefixes(s, request, now)
     describe_arrival(s, request, now)
 
 
@@ -275,7 +294,7 @@ def choose_replica(s: State, router: int, request: int, now: float, ledger: Floa
     books, number = s.books, s.requests[request].router
     view = View(
         now, ledger, books.gauges, books.hardware, books.arrival, books.available, books.completions[number],
-        books.prefix,
+        books.prefix[number],
     )  # fmt: skip
     return choose(router, (view, books.memory[number], books.draws[request]))  # type: ignore[no-any-return]
 
@@ -297,9 +316,14 @@ def plan_gauges(s: State) -> None:
     """
     clock = s.clock[0]
     looked_at = min(next_decision_time(s), earliest(s.timers, clock.num_timers))
+    if clock.closed_loop == 1:
+        # A request that ends may let another arrive at any time, so every refresh is done.
+        looked_at = min(looked_at, s.next_time[earliest_replica(s)])
+        if not math.isinf(looked_at):
+            looked_at = max(clock.gauges_at, 0.0) + clock.gauge_interval
     if clock.observed == 0 or clock.gauge_interval == 0.0 or math.isinf(looked_at) or looked_at > clock.time_limit:
         return
-    tick = math.floor(looked_at / clock.gauge_interval)
+    tick = math.floor(looked_at / clock.gauge_interval + _ROUNDING)
     if tick * clock.gauge_interval > clock.gauges_at:
         push(s.timers, clock.num_timers, tick * clock.gauge_interval, GAUGES, tick, 0)
         clock.num_timers += 1
@@ -322,24 +346,55 @@ def fire_timer(s: State) -> None:
 
 
 @kernel
+def earliest_replica(s: State) -> int:
+    """Return the replica on which something happens next."""
+    first = 0
+    for replica in range(1, len(s.next_time)):
+        if s.next_time[replica] < s.next_time[first]:
+            first = replica
+    return first
+
+
+@kernel
+def step(s: State, replica: int, batcher: int) -> int:
+    """Advance a replica by a step. Returns _ADVANCED, or the status that `run` must return."""
+    clock = s.clock[0]
+    if clock.budget <= 0:
+        return YIELD
+    # Stopping at the time limit adds a row for each replica.
+    if clock.records == 1 and clock.num_rows + _ROWS_A_STEP + len(s.replicas) > len(s.log.rows):
+        return ROWS_FULL
+    clock.budget -= 1
+    ok = step_replica(s, replica, batcher) if s.replicas[replica].stages == 1 else step_pipeline(s, replica, batcher)
+    return _ADVANCED if ok else TABLE_MISS
+
+
+@kernel
 def bring_up(s: State, first: int, last: int, until: float, batcher: int) -> int:
     """Advance the replicas in [first, last) to `until`. Returns _ADVANCED, or the status that `run` must return."""
-    clock = s.clock[0]
     for replica in range(first, last):
         while s.next_time[replica] < until:
-            if clock.budget <= 0:
-                return YIELD
-            # Stopping at the time limit adds a row for each replica.
-            if clock.records == 1 and clock.num_rows + _ROWS_A_STEP + len(s.replicas) > len(s.log.rows):
-                return ROWS_FULL
-            clock.budget -= 1
-            if s.replicas[replica].stages == 1:
-                ok = step_replica(s, replica, batcher)
-            else:
-                ok = step_pipeline(s, replica, batcher)
-            if not ok:
-                return TABLE_MISS
+            status = step(s, replica, batcher)
+            if status != _ADVANCED:
+                return status
     return _ADVANCED
+
+
+@kernel
+def bring_up_in_order(s: State, until: float, batcher: int) -> int:
+    """Advance all replicas to `until` in order of time: a request that ends may let another arrive before that.
+
+    Returns what `bring_up` does, or _ARRIVAL if the next decision is due before `until`.
+    """
+    while True:
+        replica = earliest_replica(s)
+        if s.next_time[replica] >= until:
+            return _ADVANCED
+        status = step(s, replica, batcher)
+        if status != _ADVANCED:
+            return status
+        if next_decision_time(s) < until:
+            return _ARRIVAL
 
 
 @cold_kernel
@@ -364,6 +419,8 @@ def run(batcher: int, router: int, budget: int, address: int) -> int:
     clock = s.clock[0]
     clock.budget = budget
     while True:
+        if clock.closed_loop == 1:
+            drop_refused(s)
         if clock.gauges_planned == 0:
             plan_gauges(s)
         decision_at = next_decision_time(s)
@@ -373,14 +430,19 @@ def run(batcher: int, router: int, budget: int, address: int) -> int:
         if stopping:
             until = np.nextafter(clock.time_limit, np.inf)
         deciding = decision_at < timer_at and not stopping
-        if deciding and clock.observed == 0 and clock.chosen == _NOT_CHOSEN:
+        blind = clock.observed == 0 and clock.closed_loop == 0
+        if deciding and blind and clock.chosen == _NOT_CHOSEN:
             # The router looks at no replica: only the one it chooses has to be brought up to now.
             describe_arrival(s, s.decisions[0].subject, decision_at)
             clock.chosen = choose_replica(s, router, s.decisions[0].subject, decision_at, s.books.ledger)
-        everywhere = not deciding or clock.observed > 0
-        first = 0 if everywhere else clock.chosen
-        last = len(s.replicas) if everywhere else clock.chosen + 1
-        status = bring_up(s, first, last, until, batcher)
+        if clock.closed_loop == 1:
+            status = bring_up_in_order(s, until, batcher)
+        elif deciding and blind:
+            status = bring_up(s, clock.chosen, clock.chosen + 1, until, batcher)
+        else:
+            status = bring_up(s, 0, len(s.replicas), until, batcher)
+        if status == _ARRIVAL:
+            continue
         if status != _ADVANCED:
             return status
         if stopping:
@@ -393,12 +455,12 @@ def run(batcher: int, router: int, budget: int, address: int) -> int:
             continue
         clock.now = decision_at
         request = next_request(s)
-        if clock.observed > 0:
+        if not blind:
             observe(s, request, decision_at)
         if router == 0:
             clock.current = request
             return DECISION
-        if clock.observed > 0:
+        if not blind:
             ledger = s.books.observed if clock.observed > 1 else s.books.ledger
             clock.chosen = choose_replica(s, router, request, decision_at, ledger)
         replica = clock.chosen

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from vidur import observation
 from vidur.engine.compile import COMPILED
-from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan, hardware_facts
+from vidur.engine.contents import (
+    make_cache,
+    make_chains,
+    make_following,
+    make_index,
+    make_prefixes,
+    make_rules,
+    make_turns,
+)
+from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan, hardware_facts, prefill_costs
 from vidur.engine.recording import UNFINISHED, Columns, Recording
 from vidur.engine.reference import describe
 from vidur.engine.state import (
@@ -43,7 +52,7 @@ if TYPE_CHECKING:
 _PLANNED = (
     "hardware", "stages", "num_blocks", "block_size", "max_blocks_per_request", "watermark", "max_batch",
     "max_admitted", "token_limit", "max_waiting_iters", "grows", "hold_until_batch_ends", "prefill_threshold",
-    "max_request_tokens", "max_prompt_tokens", "order",
+    "max_request_tokens", "max_prompt_tokens", "order", "caching",
 )  # fmt: skip
 _MOST_MEMBERS = 1 << 24
 
@@ -111,13 +120,15 @@ def _books(plans: list[ReplicaPlan], requests: int, options: EngineOptions) -> B
         memory=memory,
         draws=np.ascontiguousarray(options.draws) if len(options.draws) else np.zeros((requests, 2)),
         routed=np.zeros(routers, np.int64),
-        prefix=np.zeros((replicas, observation.PREFIX_COLUMNS)),
+        prefix=prefill_costs(plans, routers),
     )
 
 
-def _clock(requests: int, events: int, books: Books, options: EngineOptions) -> Any:
+def _clock(table: RequestTable, events: int, books: Books, options: EngineOptions) -> Any:
     clock: Any = records(Clock, 1)
-    row = clock[0]
+    row, requests = clock[0], len(table)
+    row.closed_loop = int(table.turns is not None)
+    row.indexed = int(options.index is not None)
     row.time_limit, row.gauge_interval, row.gauges_at = options.time_limit, options.gauge_interval, -1.0
     row.num_arrivals, row.num_decisions, row.num_timers = requests, min(requests, 1), events
     row.chosen, row.num_available, row.records = -1, books.available.sum(), int(options.record_rows)
@@ -185,7 +196,7 @@ class Engine:
             stage_queue=np.zeros((replicas, stages, stages), np.int64),
             # A bound on the followers of one instant: each ending stage adds two, and a batch may cross idle stages.
             followers=records(Follower, 64 + 16 * stages * stages),
-            clock=_clock(count, len(events), books, options),
+            clock=_clock(table, len(events), books, options),
             decisions=_first_decision(table),
             timers=_event_timers(events),
             events=_events(events),
@@ -196,6 +207,13 @@ class Engine:
                 np.zeros(options.member_rows + 1, np.int64),
                 records(Member, min(options.member_rows * capacity, _MOST_MEMBERS)),
             ),
+            chains=make_chains(table, replica_plans),
+            cache=make_cache(table, replica_plans),
+            index=make_index(table, replica_plans, options),
+            index_rules=make_rules(table, replica_plans, options),
+            following=make_following(table),
+            prefixes=make_prefixes(table, replica_plans, options),
+            turns=make_turns(table),
         )
         self.clock: Any = FastRecord(self.state.clock)
         """The record of vidur.engine.state.Clock."""
@@ -219,8 +237,11 @@ class Engine:
         """Return the arrays that a simulation without recorded rows changes; records as int64[..., fields]."""
         books = self.state.books._asdict()
         parts = {**self.state._asdict(), **books, "hardware": None, "draws": None}
-        for constant in ("events", "tables", "books", "log"):
+        for constant in ("events", "tables", "books", "log", "chains", "cache", "index", "index_rules", "following"):
             parts[constant] = None
+        for cache in ("cache", "index"):
+            for name, array in getattr(self.state, cache)._asdict().items():
+                parts[f"{cache}.{name}"] = array
         return {name: _as_numbers(array) for name, array in parts.items() if array is not None}
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
@@ -230,7 +251,7 @@ class Engine:
     def restore(self, snapshot: Mapping[str, NDArray[Any]], requests: int | None = None) -> None:
         """Return to `snapshot`, taken from an engine of the same shape; only the first `requests` requests if given."""
         for name, array in self._changing.items():
-            rows = requests if name == "requests" else None
+            rows = requests if name in ("requests", "prefixes", "turns") else None
             array[:rows] = snapshot[name][:rows]
 
     def grow_rows(self) -> None:
@@ -278,7 +299,14 @@ class Engine:
             "num_restarts": requests["restarts"].copy(),
             "num_reroutes": requests["reroutes"].copy(),
             "status": requests["status"].astype(np.int8),
+            "num_cached_tokens": self._cached_tokens(),
         }
+
+    def _cached_tokens(self) -> NDArray[np.int64]:
+        """int64[requests]: prompt tokens that were found in the replica's prefix cache."""
+        prefixes: Any = self.state.prefixes
+        count = len(self.state.requests)
+        return np.maximum(prefixes["cached"], 0) if len(prefixes) else np.zeros(count, np.int64)
 
     def _replica_columns(self) -> Columns:
         replicas: Any = self.state.replicas
@@ -291,16 +319,20 @@ class Engine:
             "attention_token_pairs": replicas["attention_pairs"].copy(),
             "group": replicas["hardware"].astype(np.int32),
         }
+        pools: Any = self.state.cache.pools
+        if len(pools):
+            for name in ("query_tokens", "hit_tokens", "evicted", "evicted_age"):
+                columns[name] = pools[name].copy()
         for stage in range(stages.shape[1]):
             columns[f"busy_time_stage{stage}"] = stages["busy_time"][:, stage].copy()
         return columns
 
 
 def _as_numbers(array: NDArray[Any]) -> NDArray[Any]:
-    """View records of 8-byte fields as int64[..., fields]; other arrays unchanged."""
+    """View records as int64[..., words]; other arrays unchanged."""
     if array.dtype.names is None:
         return array
-    return array.view(np.ndarray).view(np.int64).reshape(*array.shape, len(array.dtype.names))
+    return array.view(np.ndarray).view(np.int64).reshape(*array.shape, array.dtype.itemsize // 8)
 
 
 def _first_decision(table: RequestTable) -> Any:

@@ -14,7 +14,22 @@ from vidur.engine.cluster import place_request
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.pipeline import step_pipeline
 from vidur.engine.replica import step_replica
-from vidur.engine.state import Batch, Clock, Floats, Ints, Member, Records, Replica, Request, Stage, State
+from vidur.engine.state import (
+    Batch,
+    Block,
+    Clock,
+    Floats,
+    Ints,
+    Member,
+    Pool,
+    Prefix,
+    Records,
+    Replica,
+    Request,
+    Shorts,
+    Stage,
+    State,
+)
 
 # The parts of a cost, summed over requests: E2E, TTFT, TTFT squared, TTFT beyond its objective, in seconds; numbers
 # of requests that miss the TTFT and the TPOT objective.
@@ -38,6 +53,12 @@ class Saved(NamedTuple):
     ledger: Floats
     completions: Floats
     routed: Ints
+    prefixes: Records[Prefix]
+    pool: Records[Pool]
+    blocks: Records[Block]
+    slots: Shorts
+    tables: Shorts
+    free_tables: Shorts
 
 
 @allocating_kernel
@@ -65,6 +86,11 @@ def save_replica(s: State, replica: int, numbers: Ints) -> Saved:
     requests = s.requests[:rows].copy()
     for i in range(rows):
         requests[i : i + 1] = s.requests[numbers[i] : numbers[i] + 1]
+    caching = s.replicas[replica].caching == 1
+    prefixes = s.prefixes[: rows if caching else 0].copy()
+    for i in range(len(prefixes)):
+        prefixes[i : i + 1] = s.prefixes[numbers[i] : numbers[i] + 1]
+    first, last = replica, replica + 1 if caching else replica
     return Saved(
         numbers,
         requests,
@@ -79,6 +105,12 @@ def save_replica(s: State, replica: int, numbers: Ints) -> Saved:
         s.books.ledger[replica].copy(),
         s.books.completions.copy(),
         s.books.routed.copy(),
+        prefixes,
+        s.cache.pools[first:last].copy(),
+        s.cache.blocks[first:last].copy(),
+        s.cache.slots[first:last].copy(),
+        s.cache.tables[first:last].copy(),
+        s.cache.free_tables[first:last].copy(),
     )
 
 
@@ -98,6 +130,14 @@ def restore_replica(s: State, replica: int, saved: Saved) -> None:
     s.books.ledger[replica] = saved.ledger
     s.books.completions[:] = saved.completions
     s.books.routed[:] = saved.routed
+    for i in range(len(saved.prefixes)):
+        s.prefixes[saved.numbers[i] : saved.numbers[i] + 1] = saved.prefixes[i : i + 1]
+    last = replica + len(saved.pool)
+    s.cache.pools[replica:last] = saved.pool
+    s.cache.blocks[replica:last] = saved.blocks
+    s.cache.slots[replica:last] = saved.slots
+    s.cache.tables[replica:last] = saved.tables
+    s.cache.free_tables[replica:last] = saved.free_tables
 
 
 @allocating_kernel
@@ -145,6 +185,8 @@ def foresee(
     """
     numbers = requests_on(s, replica, arriving)
     saved = save_replica(s, replica, numbers)
+    # Neither indexes nor later turns may see what happens in the run ahead.
+    s.clock[0].foreseeing = 1
     if arriving >= 0:
         place_request(s, arriving, replica)
     ok = run_empty(s, replica, batcher)

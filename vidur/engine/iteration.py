@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+from vidur.engine.cache import cover_tokens
 from vidur.engine.compile import kernel
+from vidur.engine.index import index_ended
 from vidur.engine.ledger import count_finished, count_first_token, count_itl
 from vidur.engine.queues import release
 from vidur.engine.state import State
+from vidur.engine.turns import begin_next_turns
 from vidur.observation import STREAMED_TOKENS
 
 # Table lookups that can fail.
@@ -152,7 +155,9 @@ def advance_request(s: State, replica: int, request: int, tokens: int, iteration
         if iterations > 1 and s.replicas[replica].grows == 1:
             # Blocks were allocated before each iteration, the last one included.
             needed = -(-(processed - 1) // s.replicas[replica].block_size)
-            if needed > row.blocks:
+            if s.replicas[replica].caching == 1:
+                cover_tokens(s, replica, request, processed - 1, now)
+            elif needed > row.blocks:
                 s.replicas[replica].allocated += needed - row.blocks
                 row.blocks = needed
     elif processed == row.prefill:
@@ -165,6 +170,15 @@ def advance_request(s: State, replica: int, request: int, tokens: int, iteration
     row.processed = processed
     row.streamed += new_tokens
     return processed == row.total
+
+
+@kernel
+def tell_ended(s: State, replica: int, request: int, now: float) -> None:
+    """Tell the router's index and the requests that follow that `request` has ended."""
+    if s.clock[0].indexed == 1:
+        index_ended(s, replica, request, now)
+    if s.clock[0].closed_loop == 1:
+        begin_next_turns(s, request, now)
 
 
 @kernel
@@ -194,6 +208,8 @@ def end_batch(s: State, replica: int, slot: int, iterations: int, now: float) ->
             request.completed_at = now
             free_finished(s, replica, number)
             count_finished(s, replica, number, now)
+            if s.clock[0].foreseeing == 0:
+                tell_ended(s, replica, number, now)
         else:
             s.ready[replica, ready] = number
             ready += 1
@@ -229,7 +245,9 @@ def repeat_decodes(s: State, replica: int, slot: int) -> None:
     if row.grows == 1:
         for i in range(batch.num_requests):
             request = s.requests[s.members[replica, slot, i].request]
-            if request.processed > request.blocks * row.block_size:
+            if row.caching == 1:
+                cover_tokens(s, replica, s.members[replica, slot, i].request, request.processed, s.next_time[replica])
+            elif request.processed > request.blocks * row.block_size:
                 request.blocks += 1
                 row.allocated += 1
     batch.decode_kv += batch.num_requests

@@ -6,6 +6,7 @@ import math
 
 from vidur import observation
 from vidur.engine.compile import kernel
+from vidur.engine.index import index_first_token
 from vidur.engine.queues import drop_awaiting, drop_ledger, push_awaiting, push_ledger
 from vidur.engine.recording import FINISHED as STATUS_FINISHED
 from vidur.engine.state import State
@@ -48,6 +49,8 @@ def count_first_token(s: State, replica: int, request: int) -> None:
     drop_awaiting(s, replica, request)
     s.books.ledger[replica, AWAITING] -= 1
     s.books.ledger[replica, AWAITING_TOKENS] -= s.requests[request].prompt
+    if s.clock[0].indexed == 1 and s.clock[0].foreseeing == 0:
+        index_first_token(s, replica, request)
 
 
 @kernel

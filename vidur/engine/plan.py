@@ -9,6 +9,7 @@ import numpy as np
 
 from vidur import observation
 from vidur.engine.state import Floats, Ints
+from vidur.prefix_index import IndexOptions
 
 if TYPE_CHECKING:
     from vidur.execution_time_predictor.tables import ExecutionTimeTables
@@ -76,7 +77,9 @@ class ReplicaPlan:
     """One replica: its hardware group and its limits in tokens, blocks and requests (vidur.engine.state.Replica).
 
     speed: relative to the fastest replica. prefill_seconds (per prompt token) and decode_seconds (per iteration) are
-    facts for routers (vidur.observation). present: whether the replica is up at the start.
+    facts for routers (vidur.observation), as are the seconds of a prefill per token and per pair of a new and an
+    earlier token, and those of reading the weights. present: whether the replica is up at the start. caching:
+    whether it caches prefixes.
     """
 
     hardware: int
@@ -98,7 +101,19 @@ class ReplicaPlan:
     speed: float = 1.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
+    token_seconds: float = 0.0
+    pair_seconds: float = 0.0
+    weights_seconds: float = 0.0
     present: bool = True
+    caching: bool = False
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """How routers know prefix caches: a mode of vidur.engine.index, and how they index what they place."""
+
+    mode: int
+    options: IndexOptions = field(default_factory=IndexOptions)
 
 
 @dataclass(frozen=True)
@@ -108,7 +123,8 @@ class EngineOptions:
     time_limit, gauge_interval: seconds. record_rows: whether to record batches; member_rows: rows that also record
     members. observed: see vidur.engine.state.Clock; at 0 a replica is advanced only when chosen. queue_depth: requests
     awaiting a first token, per replica, whose age and prompt a router sees. routers, int64[requests]: the router of
-    each request; empty for one router. memory: float64[...], or [routers, ...]. draws: float64[requests, 2].
+    each request; empty for one router. memory: float64[...], or [routers, ...]. draws: float64[requests, 2]. index: of
+    prefixes, None if routers keep none.
     """
 
     time_limit: float = np.inf
@@ -120,6 +136,16 @@ class EngineOptions:
     routers: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     memory: Floats = field(default_factory=lambda: np.zeros(1))
     draws: Floats = field(default_factory=lambda: np.zeros((0, 2)))
+    index: IndexPlan | None = None
+
+
+def prefill_costs(plans: list[ReplicaPlan], routers: int) -> Floats:
+    """float64[routers, replicas, PREFIX_COLUMNS]: what routers believe of prefix caches before the first request."""
+    costs = np.zeros((routers, len(plans), observation.PREFIX_COLUMNS))
+    costs[:, :, observation.TOKEN_SECONDS] = [plan.token_seconds for plan in plans]
+    costs[:, :, observation.PAIR_SECONDS] = [plan.pair_seconds for plan in plans]
+    costs[:, :, observation.WEIGHTS_SECONDS] = [plan.weights_seconds for plan in plans]
+    return costs
 
 
 def hardware_facts(plans: list[ReplicaPlan]) -> Floats:

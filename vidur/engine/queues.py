@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vidur.engine.cache import release_blocks
 from vidur.engine.compile import kernel
 from vidur.engine.state import State
 
@@ -60,6 +61,19 @@ def allocate(s: State, replica: int, request: int, blocks: int) -> None:
 
 
 @kernel
+def leave_waiting(s: State, replica: int, request: int) -> None:
+    """Move the head of the waiting queue, `request`, to the admitted requests."""
+    row = s.replicas[replica]
+    row.wait_head = s.requests[request].wait_next
+    if row.wait_head < 0:
+        row.wait_tail = -1
+    row.waiting -= 1
+    row.admitted += 1
+    row.admissions += 1
+    s.requests[request].admission = row.admissions
+
+
+@kernel
 def admit(s: State, replica: int, request: int, blocks: int, keep_free: int) -> bool:
     """Admit the head of the waiting queue, `request`, and allocate `blocks` to it.
 
@@ -69,13 +83,7 @@ def admit(s: State, replica: int, request: int, blocks: int, keep_free: int) -> 
     row = s.replicas[replica]
     if row.num_blocks - row.allocated - blocks < (keep_free if row.admitted > 0 else 0):
         return False
-    row.wait_head = s.requests[request].wait_next
-    if row.wait_head < 0:
-        row.wait_tail = -1
-    row.waiting -= 1
-    row.admitted += 1
-    row.admissions += 1
-    s.requests[request].admission = row.admissions
+    leave_waiting(s, replica, request)
     allocate(s, replica, request, blocks)
     return True
 
@@ -83,8 +91,11 @@ def admit(s: State, replica: int, request: int, blocks: int, keep_free: int) -> 
 @kernel
 def release(s: State, replica: int, request: int) -> None:
     """Free an admitted request's blocks and end its admission."""
-    s.replicas[replica].allocated -= s.requests[request].blocks
-    s.requests[request].blocks = 0
+    if s.replicas[replica].caching == 1:
+        release_blocks(s, replica, request, s.next_time[replica])
+    else:
+        s.replicas[replica].allocated -= s.requests[request].blocks
+        s.requests[request].blocks = 0
     s.replicas[replica].admitted -= 1
 
 

@@ -39,6 +39,7 @@ class Simulation:
         self._requests = plain(engine.requests)
         self._replicas = plain(engine.state.replicas)
         self._routers = self._requests["router"]
+        self._prefixes = plain(engine.state.prefixes)
 
     def run(self, choose: ChooseKernel, on_slice: Callable[[int], None] | None = None) -> None:
         """Run to the end. `on_slice(finished requests)` is called every STEPS_A_SLICE steps; it may raise to stop."""
@@ -87,7 +88,7 @@ class Simulation:
             arrival=books.arrival,
             completions=books.completions[self.router],
             placed=self._placed,
-            prefix=books.prefix,
+            prefix=books.prefix[self.router],
         )
 
     def _placed(self, replica: int) -> PlacedRequests:
@@ -110,6 +111,7 @@ class Simulation:
             arrived_at=requests["arrived_at"][chosen],
             placed_at=requests["placed_at"][chosen],
             prompt_tokens=requests["prompt"][chosen],
+            matched_tokens=self._prefixes["matched"][chosen] if len(self._prefixes) else None,
             streamed_tokens=streamed,
             has_first_token=~np.isnan(requests["first_token_at"][chosen]),
         )

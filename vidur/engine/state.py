@@ -15,6 +15,7 @@ from vidur.engine.reference import declare, opener
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
+Shorts: TypeAlias = NDArray[np.int32]
 Int32: TypeAlias = int
 """A field of 4 bytes."""
 
@@ -78,13 +79,42 @@ class Request:
     session: int
 
 
+class Prefix:
+    """What prefix caches have to do with a request.
+
+    cached: prompt tokens found when it was first scheduled, -1 before. named: how many of its blocks have a key.
+    table: its row in `Cache.tables`. indexed: its entries in the router's index. matched, uncached: prompt tokens
+    that the router believed cached, and not, at placement; prefill_seconds: for the latter. used_at: when the router's
+    index last used the deepest matched entry.
+    """
+
+    cached: int
+    named: int
+    table: int
+    indexed: int
+    matched: int
+    uncached: int
+    prefill_seconds: float
+    used_at: float
+
+
+class Turn:
+    """When a request arrives: `think` seconds after the last of its `parents` has ended, if it has any; `left`: parents
+    that have not."""
+
+    parents: int
+    left: int
+    think: float
+
+
 class Replica:
     """A replica: the fields of its plan (vidur.engine.plan.ReplicaPlan), then its state.
 
     Three lists of requests: wait (the waiting queue), ledger (outstanding), await (awaiting a first token). ready: how
     many entries of `State.ready` are used. A run is `run_count` equal iterations of `run_time` from `run_start`
     (vidur.engine.replica). schedule_at: when a pipeline forms its next batch. slowdown: multiplies all times.
-    attention_pairs: query tokens * KV tokens, summed over batches.
+    attention_pairs: query tokens * KV tokens, summed over batches. caching: whether it caches prefixes;
+    `allocated` then counts the blocks in use, not those that are only cached.
     """
 
     hardware: int
@@ -103,6 +133,7 @@ class Replica:
     max_request_tokens: int
     max_prompt_tokens: int
     order: int
+    caching: int
     wait_head: int
     wait_tail: int
     waiting: int
@@ -125,6 +156,58 @@ class Replica:
     ledger_tail: int
     await_head: int
     await_tail: int
+
+
+class Block:
+    """A KV-cache block of a replica, or an entry of a router's index.
+
+    key: of its content (vidur.engine.pool). ref: requests that use it. before, after: its neighbours in the free queue.
+    twin_before, twin_after: the ring of blocks of the same key. used_at: when the last request released it.
+    """
+
+    key: int
+    used_at: float
+    ref: Int32
+    before: Int32
+    after: Int32
+    twin_before: Int32
+    twin_after: Int32
+    unused: Int32
+
+
+class Pool:
+    """The blocks of one replica, or of a router's index of one.
+
+    capacity: usable blocks. mask: of the hash table. head, tail: of the free queue. free: blocks in it. spare: first of
+    the blocks outside of it, linked by `after` (an index only). used: blocks that hold something (an index only).
+    rows: how many entries of `Cache.free_tables` are left. evicted: blocks whose content was lost, evicted_age: seconds
+    since their last use, summed. query_tokens, hit_tokens: prompt tokens of admitted requests, and those found.
+    """
+
+    capacity: int
+    mask: int
+    head: int
+    tail: int
+    free: int
+    spare: int
+    used: int
+    rows: int
+    evicted: int
+    evicted_age: float
+    query_tokens: int
+    hit_tokens: int
+
+
+class IndexRules:
+    """How routers index prefixes (vidur.prefix_index.IndexOptions). stride: a replica's blocks per entry of the index.
+    mode: OWN, CORRECTED or ORACLE (vidur.engine.index)."""
+
+    mode: int
+    stride: int
+    outputs: int
+    holds: int
+    tails_first: int
+    ttl: float
 
 
 class Batch:
@@ -209,7 +292,9 @@ class Clock:
 
     current: the request to route. chosen: a replica chosen before replicas were advanced, or -1. observed: what the
     router reads: nothing (0), ledger and gauges (1), also STREAMED_TOKENS and GAUGE_AGE (2). records: whether batches
-    are recorded. next_batch, sequence: the next numbers to assign. error*: a lookup beyond a table.
+    are recorded. foreseeing: a replica is run ahead, and nothing else may change. closed_loop: whether requests follow
+    others. indexed: whether routers keep an index of prefixes. next_batch, sequence: the next numbers to assign.
+    error*: a lookup beyond a table.
     """
 
     now: float
@@ -236,6 +321,9 @@ class Clock:
     num_member_rows: int
     next_batch: int
     sequence: int
+    foreseeing: int
+    closed_loop: int
+    indexed: int
     error: int
     error_asked: int
     error_largest: int
@@ -326,6 +414,35 @@ class Books(NamedTuple):
     prefix: Floats
 
 
+class Chains(NamedTuple):
+    """The keys of the requests' blocks, in runs of consecutive keys (vidur.request_generator.content.Blocks)."""
+
+    offsets: Ints
+    keys: Ints
+    ends: Ints
+
+
+class Cache(NamedTuple):
+    """The blocks of P replicas (or of P router's indexes of replicas).
+
+    pools [P]; blocks [P, B]; slots [P, T]: the hash table from keys to blocks, -1 where empty; tables [P, A, L]: the
+    blocks of each admitted request, in order; free_tables [P, A]: unused rows of `tables`.
+    """
+
+    pools: Records[Pool]
+    blocks: Records[Block]
+    slots: Shorts
+    tables: Shorts
+    free_tables: Shorts
+
+
+class Following(NamedTuple):
+    """The requests that follow request i: children[offsets[i]:offsets[i + 1]]."""
+
+    offsets: Ints
+    children: Ints
+
+
 class Log(NamedTuple):
     """Recorded rows of batches; the members of a row begin at member_offsets[row], for the first rows only."""
 
@@ -340,6 +457,7 @@ class State(NamedTuple):
     requests [N]; replicas [R]; next_time [R]: when something next happens there; batches [R, S]: one per slot; stages
     [R, S]; members [R, S, capacity]; ready [R, capacity]: admitted requests in no batch, in the order in which their
     batches ended; stage_queue [R, S, S]: slots; followers: of one instant; clock [1]; decisions, timers: heaps; events.
+    cache: of the replicas. index: of the routers, row router * R + replica.
     """
 
     requests: Records[Request]
@@ -358,6 +476,19 @@ class State(NamedTuple):
     tables: Tables
     books: Books
     log: Log
+    chains: Chains
+    cache: Cache
+    index: Cache
+    index_rules: Records[IndexRules]
+    following: Following
+    prefixes: Records[Prefix]
+    turns: Records[Turn]
+
+
+def no_cache() -> Cache:
+    """Return a cache without blocks."""
+    shorts = np.zeros((0, 0), np.int32)
+    return Cache(records(Pool, 0), records(Block, 0, 0), shorts, np.zeros((0, 0, 0), np.int32), shorts)
 
 
 def _empty() -> State:
@@ -378,8 +509,17 @@ def _empty() -> State:
         timers=records(Timer, 0),
         events=records(Event, 0),
         tables=Tables(records(Hardware, 0), np.zeros(0)),
-        books=Books(floats, floats, floats, floats, floats, np.zeros(0), ints, floats, floats, ints, floats),
+        books=Books(
+            floats, floats, floats, floats, floats, np.zeros(0), ints, floats, floats, ints, np.zeros((0,) * 3)
+        ),
         log=Log(records(Row, 0), ints, records(Member, 0)),
+        chains=Chains(ints, ints, ints),
+        cache=no_cache(),
+        index=no_cache(),
+        index_rules=records(IndexRules, 0),
+        following=Following(ints, ints),
+        prefixes=records(Prefix, 0),
+        turns=records(Turn, 0),
     )
 
 

@@ -1,6 +1,7 @@
 """vLLM's v1 scheduler: one token budget; running requests first, then waiting ones; chunked prefill.
 
-Source of the behaviour: vllm-project/vllm, vllm/v1/core/sched/scheduler.py (FCFS, no prefix cache, no speculation).
+Source of the behaviour: vllm-project/vllm, vllm/v1/core/sched/scheduler.py (FCFS, no speculation). Requests whose
+content is known find cached prefixes (vidur.engine.cache); then all their tokens must fit to be admitted.
 In a pipeline the newest requests that are not in flight are preempted. A request that only lacks blocks of requests in
 flight waits for them: if it preempted itself instead, two requests could evict each other forever.
 """
@@ -8,9 +9,10 @@ flight waits for them: if it preempted itself instead, two requests could evict 
 from __future__ import annotations
 
 from vidur.config import VllmV1SchedulerConfig
+from vidur.engine.cache import count_lookup, cover_tokens, find_prefix, fits, use_prefix
 from vidur.engine.compile import kernel
 from vidur.engine.plug import BATCHERS, FOREVER, Batcher
-from vidur.engine.queues import admit, allocate, free_blocks, preempt
+from vidur.engine.queues import admit, allocate, free_blocks, leave_waiting, preempt
 from vidur.engine.state import State
 from vidur.memory_planner import MemoryPlan
 from vidur.scheduler.batching.ready import add_member, keep_ready
@@ -41,16 +43,22 @@ def next_tokens(s: State, replica: int, number: int, budget: int) -> int:
 
 
 @kernel
-def missing_blocks(s: State, replica: int, number: int, tokens: int) -> int:
-    """Return how many more blocks the request needs for its next `tokens`."""
+def tokens_after(s: State, number: int, tokens: int) -> int:
+    """Return the request's tokens in the KV-cache after its next `tokens`."""
     request = s.requests[number]
     # In decode, `processed` already counts the next input token.
-    length = request.processed + (0 if request.prefilled else tokens)
-    return max(0, -(-length // s.replicas[replica].block_size) - request.blocks)
+    return request.processed + (0 if request.prefilled else tokens)
 
 
 @kernel
-def schedule_running(s: State, replica: int, slot: int) -> tuple[int, int, int]:
+def missing_blocks(s: State, replica: int, number: int, tokens: int) -> int:
+    """Return how many more blocks the request needs for its next `tokens`."""
+    needed = -(-tokens_after(s, number, tokens) // s.replicas[replica].block_size)
+    return max(0, needed - s.requests[number].blocks)
+
+
+@kernel
+def schedule_running(s: State, replica: int, slot: int, now: float) -> tuple[int, int, int]:
     """Batch the requests in `ready`, preempting from its end while blocks are short.
 
     Returns (batch size, remaining token budget, repeats); the budget is -1 after a preemption.
@@ -71,7 +79,10 @@ def schedule_running(s: State, replica: int, slot: int) -> tuple[int, int, int]:
             preempted = True
         if count == size or blocks > free_blocks(s, replica):
             break
-        allocate(s, replica, number, blocks)
+        if row.caching == 1:
+            cover_tokens(s, replica, number, tokens_after(s, number, tokens), now)
+        else:
+            allocate(s, replica, number, blocks)
         if not s.requests[number].prefilled:
             repeats = 1
         size = add_member(s, replica, slot, size, number, tokens)
@@ -83,13 +94,39 @@ def schedule_running(s: State, replica: int, slot: int) -> tuple[int, int, int]:
     return size, -1 if preempted else budget, repeats
 
 
+@kernel
+def admit_cached(s: State, replica: int, request: int, budget: int, now: float) -> int:
+    """Admit the head of the waiting queue with what is cached of it, if blocks for all of its tokens are free.
+
+    Returns the tokens that it processes next, 0 if it was not admitted.
+    """
+    hits = find_prefix(s, replica, request)
+    if not fits(s, replica, request, hits):
+        return 0
+    count_lookup(s, replica, request, hits)
+    leave_waiting(s, replica, request)
+    use_prefix(s, replica, request, hits)
+    tokens = next_tokens(s, replica, request, budget)
+    cover_tokens(s, replica, request, tokens_after(s, request, tokens), now)
+    return tokens
+
+
+@kernel
+def admit_head(s: State, replica: int, request: int, budget: int, now: float) -> int:
+    """Admit the head of the waiting queue. Returns the tokens that it processes next, 0 if it was not admitted."""
+    if s.replicas[replica].caching == 1:
+        return admit_cached(s, replica, request, budget, now)
+    tokens = next_tokens(s, replica, request, budget)
+    return tokens if admit(s, replica, request, missing_blocks(s, replica, request, tokens), 0) else 0
+
+
 def form_batch(replica: int, now: float, slot: int, s: State) -> tuple[int, int]:
     row = s.replicas[replica]
-    size, budget, repeats = schedule_running(s, replica, slot)
+    size, budget, repeats = schedule_running(s, replica, slot, now)
     while row.waiting > 0 and budget > 0 and row.admitted != row.max_admitted:
         request = row.wait_head
-        tokens = next_tokens(s, replica, request, budget)
-        if not admit(s, replica, request, missing_blocks(s, replica, request, tokens), 0):
+        tokens = admit_head(s, replica, request, budget, now)
+        if tokens == 0:
             break
         size = add_member(s, replica, slot, size, request, tokens)
         budget -= tokens
@@ -103,6 +140,7 @@ def limits(config: VllmV1SchedulerConfig, memory: MemoryPlan, stages: int) -> di
         "prefill_threshold": config.long_prefill_token_threshold,
         "max_batch": config.max_num_seqs,
         "max_admitted": config.max_num_seqs,
+        "caching": int(config.enable_prefix_caching),
     }
 
 

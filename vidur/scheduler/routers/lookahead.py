@@ -1,13 +1,13 @@
 """Simulate each replica with and without the request; choose the smallest increase of sum(E2E) + beta * sum(TTFT).
 
-The simulation starts from the observation alone: a request with a first token is in decode, one without waits with its
-whole prompt, and an output length is its conditional mean given the tokens streamed so far. No further arrivals are
-assumed. Needs the engine, hence numba.
+The simulation starts from the observation alone: a request with a first token is in decode, one without waits with the
+part of its prompt that is not believed cached, and an output length is its conditional mean given the tokens streamed
+so far. No further arrivals are assumed. Needs the engine, hence numba.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from vidur.observation import (
     HISTOGRAM_BINS,
     HISTOGRAM_COUNTS,
     HISTOGRAM_SUMS,
+    MATCHED_TOKENS,
     ClusterObservation,
     Floats,
     PlacedRequests,
@@ -71,6 +72,8 @@ class _Forward:
         options = EngineOptions(record_rows=False, observed=0, memory=np.full(1, -1.0))
         self.capacity = capacity
         self.plan = plan
+        # What is cached is loaded with the requests; their content is not known here.
+        plan = replace(plan, caching=False)
         self.engine = Engine(table, [plan], model.hardware, np.zeros((0, 4)), options)
         self.engine.clock.num_decisions = 0  # no arrivals: all requests are loaded
         self.simulation = Simulation(self.engine, model.batcher)
@@ -83,19 +86,22 @@ class _Forward:
         self._clean = self.engine.snapshot()
 
     def cost(
-        self, prompt: NDArray[np.int64], streamed: NDArray[np.int64], started: NDArray[np.bool_],
-        output: NDArray[np.int64], beta: float,
+        self, prompt: NDArray[np.int64], matched: NDArray[np.int64], streamed: NDArray[np.int64],
+        started: NDArray[np.bool_], output: NDArray[np.int64], beta: float,
     ) -> float:  # fmt: skip
-        """Return sum(E2E) + beta * sum(TTFT) of these requests, in seconds from now."""
+        """Return sum(E2E) + beta * sum(TTFT) of these requests, in seconds from now.
+
+        matched: their prompt tokens that need no prefill.
+        """
         count = len(prompt)
-        self._load(prompt, streamed, started, output)
+        self._load(prompt, matched, streamed, started, output)
         self.simulation.run(choose_round_robin)
         first, completed = self._requests["first_token_at"][:count], self._requests["completed_at"][:count]
         return float(completed.sum() + beta * first[~started].sum())
 
     def _load(
-        self, prompt: NDArray[np.int64], streamed: NDArray[np.int64], started: NDArray[np.bool_],
-        output: NDArray[np.int64],
+        self, prompt: NDArray[np.int64], matched: NDArray[np.int64], streamed: NDArray[np.int64],
+        started: NDArray[np.bool_], output: NDArray[np.int64],
     ) -> None:  # fmt: skip
         plan, count = self.plan, len(prompt)
         self.engine.restore(self._clean, count)
@@ -112,7 +118,7 @@ class _Forward:
         # The ledger does not tell which requests are in the KV-cache; assume the oldest that fit.
         cached = started & (np.cumsum(blocks * started) <= plan.num_blocks)
         cached &= np.cumsum(cached) <= plan.max_admitted
-        rows["processed"] = np.where(cached, prompt + streamed, 0)
+        rows["processed"] = np.where(cached, prompt + streamed, np.where(started, 0, matched))
         rows["prefilled"] = cached
         rows["blocks"] = np.where(cached, blocks, 0)
         if plan.hold_until_batch_ends and cached.any():
@@ -186,16 +192,18 @@ class LookaheadScheduler(GlobalScheduler):
         placed: PlacedRequests = observation.placed(replica)
         count = len(placed.request)
         prompt = np.append(placed.prompt_tokens, arriving)
+        known = np.zeros(count, np.int64) if placed.matched_tokens is None else placed.matched_tokens
+        matched = np.append(known, int(observation.prefix[replica, MATCHED_TOKENS]) if len(observation.prefix) else 0)
         streamed = np.append(placed.streamed_tokens, 0)
         started = np.append(placed.has_first_token, False)
         output = conditional_output(observation.completions, streamed, self._prior)
         engine = self._engine(replica, count + 1)
-        cost = engine.cost(prompt, streamed, started, output, self._beta)
+        cost = engine.cost(prompt, matched, streamed, started, output, self._beta)
         if np.isnan(cost):
             return np.inf  # never completes
         if count == 0:
             return cost
-        return cost - engine.cost(prompt[:-1], streamed[:-1], started[:-1], output[:-1], self._beta)
+        return cost - engine.cost(prompt[:-1], matched[:-1], streamed[:-1], started[:-1], output[:-1], self._beta)
 
     def _engine(self, replica: int, count: int) -> _Forward:
         plan = self._model.replicas[replica]

@@ -1,0 +1,272 @@
+"""What routers remember of the prefixes that they placed: an index per router and replica (vidur.prefix_index).
+
+A placed prompt enters the index at once and is held until its request ends; then outputs are added, and the request's
+entries are released, the last one first. The entry released longest ago is evicted when the believed capacity is
+exceeded. While everything is held, entries beyond the capacity are kept; what does not fit into twice the capacity is
+not indexed.
+"""
+
+from __future__ import annotations
+
+import math
+
+from vidur.engine.chain import block_key, count_present
+from vidur.engine.compile import cold_kernel, kernel
+from vidur.engine.pool import NO_KEY, append_free, evict, find_block, insert_key, unlink_free
+from vidur.engine.state import State
+from vidur.observation import (
+    ARRIVAL_SECONDS,
+    BACKLOG_SECONDS,
+    EVICTION_AGE,
+    FREE_TOKENS,
+    HELD_TOKENS,
+    MATCHED_TOKENS,
+    PAIR_SECONDS,
+    TOKEN_SECONDS,
+    UNCACHED_TOKENS,
+)
+
+OWN, CORRECTED, ORACLE, EVENTS, UNKNOWN = range(5)
+"""Modes: an index of the router's own placements; corrected by the cached tokens that replicas report; the truth; fed
+by KV events. UNKNOWN: contents are unknown, or no replica caches them, so nothing ever matches."""
+
+_PRIVATE_BITS = 22
+_GROWTH = 1.02
+_MOST_GROWTH = 1.9
+
+
+@kernel
+def entry_key(s: State, request: int, entry: int, stride: int) -> int:
+    """Return the key of an entry; one that no other request shares gets a negative key of its own."""
+    key = block_key(s, request, (entry + 1) * stride - 1)
+    return key if key >= 0 else -3 - (request << _PRIVATE_BITS | entry)
+
+
+@kernel
+def index_row(s: State, router: int, replica: int) -> int:
+    return router * len(s.replicas) + replica
+
+
+@kernel
+def take_entry(s: State, row: int, now: float) -> int:
+    """Return an entry for a new key: a spare one within the capacity, else the one to evict, else a spare one.
+
+    Returns -1 if all are held.
+    """
+    pool = s.index.pools[row]
+    if (pool.used < pool.capacity or pool.free == 0) and pool.spare >= 0:
+        entry = pool.spare
+        pool.spare = s.index.blocks[row, entry].after
+        pool.used += 1
+        return entry  # type: ignore[no-any-return]
+    entry = pool.head
+    if entry >= 0:
+        unlink_free(s.index, row, entry)
+        evict(s.index, row, entry, now)
+    return entry  # type: ignore[no-any-return]
+
+
+@kernel
+def forget_first(s: State, row: int, now: float) -> None:
+    """Evict the entry released longest ago."""
+    pool, entry = s.index.pools[row], s.index.pools[row].head
+    unlink_free(s.index, row, entry)
+    evict(s.index, row, entry, now)
+    s.index.blocks[row, entry].after = pool.spare
+    pool.spare = entry
+    pool.used -= 1
+
+
+@kernel
+def hold_entry(s: State, row: int, key: int, now: float) -> bool:
+    """Hold the entry of `key`, made if need be. Returns False if there is no room."""
+    found = find_block(s.index, row, key)
+    if found < 0:
+        found = take_entry(s, row, now)
+        if found < 0:
+            return False
+        s.index.blocks[row, found].ref = 0
+        insert_key(s.index, row, found, key)
+    elif s.index.blocks[row, found].ref == 0:
+        unlink_free(s.index, row, found)
+    s.index.blocks[row, found].ref += 1
+    return True
+
+
+@kernel
+def release_entry(s: State, row: int, key: int, now: float) -> None:
+    """Release the entry of `key`, if it was not forgotten."""
+    found = find_block(s.index, row, key)
+    if found < 0:
+        return
+    entry = s.index.blocks[row, found]
+    entry.ref -= 1
+    if entry.ref == 0:
+        entry.used_at = now
+        append_free(s.index, row, found)
+
+
+@kernel
+def hold_entries(s: State, row: int, request: int, until: int, now: float) -> None:
+    """Hold the request's entries up to `until`."""
+    prefix, stride = s.prefixes[request], s.index_rules[0].stride
+    while prefix.indexed < until and hold_entry(s, row, entry_key(s, request, prefix.indexed, stride), now):
+        prefix.indexed += 1
+
+
+@kernel
+def release_entries(s: State, row: int, request: int, now: float) -> None:
+    """Release all that the request holds, then evict what exceeds the capacity."""
+    prefix, rules, pool = s.prefixes[request], s.index_rules[0], s.index.pools[row]
+    for i in range(prefix.indexed):
+        entry = prefix.indexed - 1 - i if rules.tails_first else i
+        release_entry(s, row, entry_key(s, request, entry, rules.stride), now)
+    prefix.indexed = 0
+    while pool.used > pool.capacity and pool.head >= 0:
+        forget_first(s, row, now)
+
+
+@kernel
+def count_matched(s: State, router: int, replica: int, request: int, now: float) -> int:
+    """Return the prompt tokens of `request` that the router believes cached: full blocks, at most the prompt - 1."""
+    rules, size = s.index_rules[0], s.replicas[replica].block_size
+    if rules.mode == UNKNOWN or s.replicas[replica].caching == 0:
+        return 0
+    if rules.mode == ORACLE:
+        most = (s.requests[request].prompt - 1) // size
+        return count_present(s, s.cache, replica, request, most, 1) * size  # type: ignore[no-any-return]
+    row, width = index_row(s, router, replica), rules.stride * size
+    pool = s.index.pools[row]
+    while pool.head >= 0 and now - s.index.blocks[row, pool.head].used_at > rules.ttl:
+        forget_first(s, row, now)
+    most = (s.requests[request].prompt - 1) // width
+    if rules.tails_first:
+        return count_present(s, s.index, row, request, most, rules.stride) * width  # type: ignore[no-any-return]
+    count = 0
+    for entry in range(most):
+        key = block_key(s, request, (entry + 1) * rules.stride - 1)
+        if key >= 0 and find_block(s.index, row, key) >= 0:
+            count += 1
+    return count * width  # type: ignore[no-any-return]
+
+
+@kernel
+def prefill_seconds(s: State, router: int, replica: int, prompt: int, matched: int) -> float:
+    """Return seconds of a prefill of which `matched` tokens are cached, alone on the replica."""
+    costs, uncached = s.books.prefix[router, replica], prompt - matched
+    return uncached * costs[TOKEN_SECONDS] + uncached * (matched + 0.5 * uncached) * costs[PAIR_SECONDS]  # type: ignore[no-any-return]
+
+
+@kernel
+def see_pool(s: State, router: int, replica: int, now: float) -> None:
+    """Update the columns that say how full the replica's cache is believed to be."""
+    rules, seen, size = s.index_rules[0], s.books.prefix[router, replica], s.replicas[replica].block_size
+    if rules.mode == UNKNOWN or s.replicas[replica].caching == 0:
+        return
+    if rules.mode == ORACLE:
+        pool, head = s.cache.pools[replica], s.cache.pools[replica].head
+        empty = head >= 0 and s.cache.blocks[replica, head].key == NO_KEY
+        seen[HELD_TOKENS] = (pool.capacity - pool.free) * size
+        # Blocks without content are at the front of the queue, so their number is not known without a walk.
+        seen[FREE_TOKENS] = size if empty else 0
+        seen[EVICTION_AGE] = 0.0 if empty or head < 0 else now - s.cache.blocks[replica, head].used_at
+        return
+    row, width = index_row(s, router, replica), rules.stride * size
+    pool = s.index.pools[row]
+    seen[HELD_TOKENS] = (pool.used - pool.free) * width
+    seen[FREE_TOKENS] = max(0, pool.capacity - pool.used) * width
+    full = pool.used >= pool.capacity and pool.head >= 0
+    seen[EVICTION_AGE] = now - s.index.blocks[row, pool.head].used_at if full else 0.0
+
+
+@cold_kernel
+def see_prefixes(s: State, request: int, now: float) -> None:
+    """Update what the request's router believes of every replica's cache."""
+    router, prompt = s.requests[request].router, s.requests[request].prompt
+    for replica in range(len(s.replicas)):
+        seen = s.books.prefix[router, replica]
+        matched = count_matched(s, router, replica, request, now)
+        seen[MATCHED_TOKENS] = matched
+        seen[ARRIVAL_SECONDS] = prefill_seconds(s, router, replica, prompt, matched)
+        see_pool(s, router, replica, now)
+
+
+@cold_kernel
+def index_placed(s: State, replica: int, request: int, now: float) -> None:
+    """Enter the prompt of a request that was placed on `replica`, as `see_prefixes` saw it."""
+    row, prefix, rules = s.requests[request], s.prefixes[request], s.index_rules[0]
+    seen = s.books.prefix[row.router, replica]
+    prefix.matched = int(seen[MATCHED_TOKENS])
+    prefix.uncached = row.prompt - prefix.matched
+    prefix.prefill_seconds = seen[ARRIVAL_SECONDS]
+    seen[UNCACHED_TOKENS] += prefix.uncached
+    seen[BACKLOG_SECONDS] += prefix.prefill_seconds
+    if rules.mode >= ORACLE:
+        return
+    width, index = rules.stride * s.replicas[replica].block_size, index_row(s, row.router, replica)
+    prefix.used_at = now
+    if prefix.matched > 0:
+        last = find_block(s.index, index, block_key(s, request, prefix.matched // width * rules.stride - 1))
+        if last >= 0 and s.index.blocks[index, last].ref == 0:
+            prefix.used_at = s.index.blocks[index, last].used_at
+    prefix.indexed = 0
+    hold_entries(s, index, request, row.prompt // width, now)
+    if rules.holds == 0:
+        release_entries(s, index, request, now)
+
+
+@kernel
+def index_first_token(s: State, replica: int, request: int) -> None:
+    """The request's prefill is over."""
+    seen, prefix = s.books.prefix[s.requests[request].router, replica], s.prefixes[request]
+    seen[UNCACHED_TOKENS] -= prefix.uncached
+    seen[BACKLOG_SECONDS] -= prefix.prefill_seconds
+
+
+@cold_kernel
+def correct_capacity(s: State, row: int, request: int, now: float) -> None:
+    """Correct the believed capacity by the cached tokens that the replica reported with an answer.
+
+    If it found fewer than believed, it had evicted a block last used at `used_at`, and so every block used before: what
+    is left in the index is what it can hold. If it found more, it holds more than believed.
+    """
+    prefix, pool = s.prefixes[request], s.index.pools[row]
+    if prefix.cached < prefix.matched:
+        while pool.head >= 0 and s.index.blocks[row, pool.head].used_at <= prefix.used_at:
+            forget_first(s, row, now)
+        pool.capacity = min(pool.capacity, max(pool.used, 1))
+    elif pool.evicted > 0:
+        most = int(_MOST_GROWTH * len(s.index.blocks[row]) / 2)
+        pool.capacity = min(most, math.ceil(pool.capacity * _GROWTH))
+
+
+@cold_kernel
+def index_ended(s: State, replica: int, request: int, now: float) -> None:
+    """Add the outputs of a request that has ended, and release its entries."""
+    rules, row = s.index_rules[0], s.requests[request]
+    if rules.mode >= ORACLE:
+        return
+    index = index_row(s, row.router, replica)
+    if rules.mode == CORRECTED:
+        correct_capacity(s, index, request, now)
+    if rules.outputs == 1:
+        hold_entries(s, index, request, (row.total - 1) // (rules.stride * s.replicas[replica].block_size), now)
+    release_entries(s, index, request, now)
+
+
+@cold_kernel
+def clear_index(s: State, router: int, replica: int) -> None:
+    """Forget everything about a replica. Its entries all become spare."""
+    if s.index_rules[0].mode >= ORACLE:
+        return
+    row = index_row(s, router, replica)
+    pool = s.index.pools[row]
+    s.index.slots[row, :] = -1
+    entries = s.index.blocks.shape[1]
+    for i in range(entries):
+        s.index.blocks[row, i].key = NO_KEY
+        s.index.blocks[row, i].ref = 0
+        s.index.blocks[row, i].after = i + 1 if i + 1 < entries else -1
+    pool.head = pool.tail = -1
+    pool.spare = 0
+    pool.free = pool.used = 0
