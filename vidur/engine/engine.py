@@ -299,14 +299,17 @@ class Engine:
             "num_restarts": requests["restarts"].copy(),
             "num_reroutes": requests["reroutes"].copy(),
             "status": requests["status"].astype(np.int8),
-            "num_cached_tokens": self._cached_tokens(),
+            **self._prefix_columns(),
         }
 
-    def _cached_tokens(self) -> NDArray[np.int64]:
-        """int64[requests]: prompt tokens that were found in the replica's prefix cache."""
+    def _prefix_columns(self) -> Columns:
         prefixes: Any = self.state.prefixes
-        count = len(self.state.requests)
-        return np.maximum(prefixes["cached"], 0) if len(prefixes) else np.zeros(count, np.int64)
+        columns: Columns = {}
+        if len(self.state.cache.pools):
+            columns["num_cached_tokens"] = np.maximum(prefixes["cached"], 0)
+            if self.clock.indexed:
+                columns["num_believed_tokens"] = prefixes["matched"].copy()
+        return columns
 
     def _replica_columns(self) -> Columns:
         replicas: Any = self.state.replicas
@@ -321,7 +324,7 @@ class Engine:
         }
         pools: Any = self.state.cache.pools
         if len(pools):
-            for name in ("query_tokens", "hit_tokens", "evicted", "evicted_age"):
+            for name in ("query_tokens", "hit_tokens", "evicted_blocks", "evicted_age"):
                 columns[name] = pools[name].copy()
         for stage in range(stages.shape[1]):
             columns[f"busy_time_stage{stage}"] = stages["busy_time"][:, stage].copy()

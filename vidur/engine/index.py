@@ -235,7 +235,7 @@ def correct_capacity(s: State, row: int, request: int, now: float) -> None:
         while pool.head >= 0 and s.index.blocks[row, pool.head].used_at <= prefix.used_at:
             forget_first(s, row, now)
         pool.capacity = min(pool.capacity, max(pool.used, 1))
-    elif pool.evicted > 0:
+    elif pool.evicted_blocks > 0:
         most = int(_MOST_GROWTH * len(s.index.blocks[row]) / 2)
         pool.capacity = min(most, math.ceil(pool.capacity * _GROWTH))
 

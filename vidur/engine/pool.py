@@ -140,7 +140,7 @@ def evict(cache: Cache, row: int, block: int, now: float) -> None:
     """Lose the content of `block`, if it has any, and count it."""
     pool, entry = cache.pools[row], cache.blocks[row, block]
     if entry.key != NO_KEY:
-        pool.evicted += 1
+        pool.evicted_blocks += 1
         pool.evicted_age += now - entry.used_at
         remove_key(cache, row, block)
 

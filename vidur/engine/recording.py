@@ -26,6 +26,8 @@ class Recording:
         num_restarts: after a preemption by recomputation; num_reroutes: after a failed replica.
         status: int8, one of UNFINISHED, FINISHED, REFUSED.
         cpu_time: the CPU overhead within execution_time; absent if there is none.
+        num_cached_tokens: prompt tokens found in the replica's prefix cache when first scheduled; num_believed_tokens:
+        those that the router expected there. Absent without prefix caching; the latter also without an index.
 
     batches: arrays of length M. A row is `count` successive iterations of one stage of a replica, with the same
         requests and the same time: it covers [start, start + count * iteration_time). With one pipeline stage a row is
@@ -41,6 +43,8 @@ class Recording:
         num_requests (placed there), num_preemptions, group (index into the cluster's groups).
         num_batches: optional; for a recording without batch rows.
         attention_token_pairs: the sum over batches and their requests of query tokens * KV tokens.
+        query_tokens, hit_tokens: prompt tokens of admitted requests and those found cached; evicted_blocks: blocks that
+        lost their content; evicted_age: seconds since their last use, summed. Absent without prefix caching.
 
     members: (offsets int64[K+1], request_ids int32[offsets[K]]) for the first K rows of batches, or None.
     member_tokens: int32[offsets[K]], the tokens of each member in one iteration, or None where it was not recorded.

@@ -180,7 +180,7 @@ class Pool:
 
     capacity: usable blocks. mask: of the hash table. head, tail: of the free queue. free: blocks in it. spare: first of
     the blocks outside of it, linked by `after` (an index only). used: blocks that hold something (an index only).
-    rows: how many entries of `Cache.free_tables` are left. evicted: blocks whose content was lost, evicted_age: seconds
+    rows: how many entries of `Cache.free_tables` are left. evicted_blocks: blocks whose content was lost, evicted_age: seconds
     since their last use, summed. query_tokens, hit_tokens: prompt tokens of admitted requests, and those found.
     """
 
@@ -192,7 +192,7 @@ class Pool:
     spare: int
     used: int
     rows: int
-    evicted: int
+    evicted_blocks: int
     evicted_age: float
     query_tokens: int
     hit_tokens: int
