@@ -23,11 +23,14 @@ from vidur.engine.index import CORRECTED, EVENTS, ORACLE, OWN
 from vidur.engine.plan import HardwarePlan, IndexPlan, ReplicaPlan
 from vidur.engine.plug import BATCHERS, Batcher
 from vidur.engine.state import Floats
+from vidur.errors import InputError
 from vidur.execution_time_predictor import TableBounds, build_tables
 from vidur.memory_planner import MemoryPlan, plan_groups
 from vidur.prefix_index import IndexOptions
 from vidur.request_generator import RequestTable
+from vidur.request_generator.content import Content
 
+_EVENT_STREAM, _EVENT_DRAWS = 1 << 20, 65_521
 _MODES = {"own": OWN, "corrected": CORRECTED, "oracle": ORACLE, "events": EVENTS}
 _ACTIONS = {"slow": SLOW, "fail": FAIL, "return": RETURN, "join": JOIN, "drain": DRAIN}
 
@@ -162,6 +165,7 @@ def plan_replicas(
     cluster = config.cluster_config
     batcher = BATCHERS.get(cluster.replica_scheduler_config.get_type())
     cache = Path(config.metrics_config.cache_dir)
+    check_block_sizes(cluster.groups, requests.content)
     limits, hardware = [], []
     for group, memory in zip(cluster.groups, plan_groups(config), strict=True):
         limit = replica_limits(group, memory, batcher, requests.content is not None)
@@ -194,12 +198,36 @@ def plan_replicas(
     return plans, hardware, batcher
 
 
-def plan_index(cluster: ClusterConfig, wanted: IndexOptions | None) -> IndexPlan | None:
+def check_block_sizes(groups: tuple[ResolvedGroup, ...], content: Content | None) -> None:
+    """Raise InputError if the replicas that cache prefixes cannot tell blocks of these contents apart."""
+    schedulers = [group.replica_scheduler_config for group in groups]
+    caching = [config for config in schedulers if getattr(config, "enable_prefix_caching", False)]
+    if content is None or not caching:
+        return
+    flag, size = caching[0].flag("block_size"), caching[0].block_size
+    if any(config.block_size != size for config in caching):
+        raise InputError(f"{flag} must be the same in all groups that cache prefixes")
+    if content.granularity % size:
+        raise InputError(
+            f"{flag} {size} does not divide the {content.granularity} tokens of a block of the trace: "
+            f"choose a divisor, or turn {caching[0].flag('enable_prefix_caching')} off"
+        )
+
+
+def plan_index(cluster: ClusterConfig, wanted: IndexOptions | None, seed: int) -> IndexPlan | None:
     """Return how routers index prefixes. wanted: what the router asks for; None if it needs no index."""
-    if wanted is None or cluster.prefix_index == "none":
+    if wanted is None:
         return None
-    factor = wanted.capacity_factor * cluster.prefix_index_capacity
-    return IndexPlan(_MODES[cluster.prefix_index], dataclasses.replace(wanted, capacity_factor=factor))
+    loss = cluster.prefix_index_event_loss
+    # A random stream apart from those of the routers.
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_EVENT_STREAM,)))
+    return IndexPlan(
+        mode=_MODES[cluster.prefix_index],
+        options=dataclasses.replace(wanted, capacity_factor=wanted.capacity_factor * cluster.prefix_index_capacity),
+        delay=cluster.prefix_index_event_delay,
+        loss=loss,
+        draws=rng.random(_EVENT_DRAWS if loss > 0 else 0),
+    )
 
 
 def event_rows(events: tuple[ReplicaEventConfig, ...]) -> NDArray[np.float64]:

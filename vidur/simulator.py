@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vidur.config import (
     BaseGlobalSchedulerConfig,
+    ClusterConfig,
     CustomGlobalSchedulerConfig,
     PPOGlobalSchedulerConfig,
     SimulationConfig,
@@ -115,7 +116,7 @@ class Simulator:
         cluster, metrics = self.config.cluster_config, self.config.metrics_config
         routers, router = self.routers, self.routers[0]
         kernel = router if isinstance(router, KernelScheduler) else None
-        index = plan_index(cluster, wanted_index(router, cluster.global_scheduler_config))
+        index = plan_index(cluster, wanted_index(router, cluster), self.config.seed)
         fresh = kernel is not None and kernel.needs_fresh_gauges
         records = metrics.write_metrics and (
             metrics.store_batch_metrics or metrics.store_utilization_metrics or metrics.store_plots
@@ -203,11 +204,20 @@ def entries(seed: int, requests: int, routers: int) -> NDArray[np.int64]:
     return rng.integers(routers, size=requests) if routers > 1 else np.zeros(requests, np.int64)
 
 
-def wanted_index(router: GlobalScheduler, config: BaseGlobalSchedulerConfig) -> IndexOptions | None:
-    """Return how the router wants prefixes indexed; None if it reads nothing of prefix caches."""
-    if not isinstance(router, KernelScheduler):
-        return IndexOptions()
-    return (router.index_options(config) or IndexOptions()) if getattr(router, "needs_index", False) else None
+def wanted_index(router: GlobalScheduler, cluster: ClusterConfig) -> IndexOptions | None:
+    """Return how the router wants prefixes indexed; None if it reads nothing of prefix caches, or may not.
+
+    Raises InputError if it cannot do without.
+    """
+    needed = isinstance(router, KernelScheduler) and getattr(router, "needs_index", False)
+    if cluster.prefix_index == "none":
+        if needed:
+            name = cluster.global_scheduler_config.get_type()
+            raise InputError(f"{cluster.flag('prefix_index')} none: {name} needs an index of prefixes; choose own")
+        return None
+    if isinstance(router, KernelScheduler):
+        return (router.index_options(cluster.global_scheduler_config) or IndexOptions()) if needed else None
+    return IndexOptions()
 
 
 def stack_router_state(routers: Sequence[GlobalScheduler], entered: NDArray[np.int64]) -> tuple[Floats, Floats]:

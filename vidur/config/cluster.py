@@ -66,6 +66,12 @@ class ClusterConfig(Config):
     prefix_index_capacity: float = setting(
         1.0, help="believed capacity of a replica's cache relative to the real one, for own and corrected", above=0
     )
+    prefix_index_event_delay: float = setting(
+        0.05, help="seconds until a router learns of a KV event, for events", minimum=0
+    )
+    prefix_index_event_loss: float = setting(
+        0.0, help="probability that a KV event is lost, for events", minimum=0, maximum=1
+    )
 
     @cached_property
     def groups(self) -> tuple[ResolvedGroup, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from vidur.engine.chain import block_key, chain_length, count_present, run_begin, run_of_block
 from vidur.engine.compile import cold_kernel, kernel
+from vidur.engine.kv_events import REMOVED, STORED, publish
 from vidur.engine.pool import (
     NO_KEY,
     PRIVATE_KEY,
@@ -82,6 +83,8 @@ def take_block(s: State, replica: int, request: int, now: float) -> None:
     block = cache.pools[replica].head
     assert block >= 0
     unlink_free(cache, replica, block)
+    if s.clock[0].kv_events == 1 and cache.blocks[replica, block].key >= 0:
+        publish(s, replica, REMOVED, cache.blocks[replica, block].key, now)
     evict(cache, replica, block, now)
     cache.blocks[replica, block].ref = 1
     cache.tables[replica, s.prefixes[request].table, row.blocks] = block
@@ -98,6 +101,8 @@ def name_blocks(s: State, replica: int, request: int, until: int) -> None:
         key, begin, end = s.chains.keys[run], run_begin(s, request, run), min(s.chains.ends[run], shared)
         while block < end:
             insert_key(cache, replica, cache.tables[replica, prefix.table, block], key + block - begin)
+            if s.clock[0].kv_events == 1:
+                publish(s, replica, STORED, key + block - begin, s.next_time[replica])
             block += 1
     while block < until:
         cache.blocks[replica, cache.tables[replica, prefix.table, block]].key = PRIVATE_KEY

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vidur.engine.index import ORACLE, UNKNOWN
+from vidur.engine.index import EVENTS, ORACLE, UNKNOWN
 from vidur.engine.plan import EngineOptions, ReplicaPlan
 from vidur.engine.pool import NO_KEY
 from vidur.engine.state import (
     Block,
     Cache,
     Chains,
+    Channel,
     Following,
     IndexRules,
     Ints,
+    KvEvent,
     Pool,
     Prefix,
     Turn,
@@ -25,6 +27,10 @@ from vidur.engine.state import (
 
 if TYPE_CHECKING:
     from vidur.request_generator.request_table import RequestTable
+
+
+# Events that a replica may have under way beside one for each of its blocks.
+_BURST = 1 << 16
 
 
 def _no_numbers() -> Ints:
@@ -68,7 +74,7 @@ def make_cache(table: RequestTable, plans: list[ReplicaPlan]) -> Cache:
 
 def make_index(table: RequestTable, plans: list[ReplicaPlan], options: EngineOptions) -> Cache:
     """Return the routers' empty indexes, with room for twice the believed capacity."""
-    if options.index is None or options.index.mode >= ORACLE or not known(table, plans):
+    if options.index is None or options.index.mode in (ORACLE, UNKNOWN) or not known(table, plans):
         return no_cache()
     rules, stride = options.index.options, _stride(plans, options)
     capacities = np.array(
@@ -108,8 +114,10 @@ def _empty_cache(capacities: Ints, blocks: int, rows: int, longest: int) -> Cach
 
 
 def _stride(plans: list[ReplicaPlan], options: EngineOptions) -> int:
-    """Return a replica's blocks per entry of the index."""
+    """Return a replica's blocks per entry of the index. KV events are of single blocks."""
     assert options.index is not None
+    if options.index.mode == EVENTS:
+        return 1
     return max(1, options.index.options.block_tokens // plans[0].block_size)
 
 
@@ -120,8 +128,17 @@ def make_rules(table: RequestTable, plans: list[ReplicaPlan], options: EngineOpt
         row, chosen = rules[0], options.index.options
         row.mode = options.index.mode if known(table, plans) else UNKNOWN
         row.stride, row.ttl = _stride(plans, options), chosen.ttl
-        row.outputs, row.holds, row.tails_first = int(chosen.outputs), int(chosen.holds), int(chosen.tails_first)
+        row.delay, row.loss = options.index.delay, options.index.loss
+        row.outputs, row.holds = int(chosen.outputs), int(chosen.holds)
+        row.tails_first = int(chosen.tails_first or row.mode == EVENTS)
     return rules
+
+
+def make_channels(plans: list[ReplicaPlan], events: bool) -> tuple[Any, Any]:
+    """Return the channels of KV events, and room for the events on their way, if replicas send any."""
+    if not events:
+        return records(Channel, 0), records(KvEvent, 0, 0)
+    return records(Channel, len(plans)), records(KvEvent, len(plans), max(plan.num_blocks for plan in plans) + _BURST)
 
 
 def make_prefixes(table: RequestTable, plans: list[ReplicaPlan], options: EngineOptions) -> Any:

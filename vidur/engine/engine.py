@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from vidur import observation
 from vidur.engine.compile import COMPILED
 from vidur.engine.contents import (
+    known,
     make_cache,
     make_chains,
+    make_channels,
     make_following,
     make_index,
     make_prefixes,
     make_rules,
     make_turns,
 )
+from vidur.engine.index import EVENTS
 from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan, hardware_facts, prefill_costs
 from vidur.engine.recording import UNFINISHED, Columns, Recording
 from vidur.engine.reference import describe
@@ -124,11 +127,12 @@ def _books(plans: list[ReplicaPlan], requests: int, options: EngineOptions) -> B
     )
 
 
-def _clock(table: RequestTable, events: int, books: Books, options: EngineOptions) -> Any:
+def _clock(table: RequestTable, events: int, books: Books, options: EngineOptions, kv_events: bool) -> Any:
     clock: Any = records(Clock, 1)
     row, requests = clock[0], len(table)
     row.closed_loop = int(table.turns is not None)
     row.indexed = int(options.index is not None)
+    row.kv_events = int(kv_events)
     row.time_limit, row.gauge_interval, row.gauges_at = options.time_limit, options.gauge_interval, -1.0
     row.num_arrivals, row.num_decisions, row.num_timers = requests, min(requests, 1), events
     row.chosen, row.num_available, row.records = -1, books.available.sum(), int(options.record_rows)
@@ -185,6 +189,8 @@ class Engine:
         books = _books(replica_plans, count, options)
         service: Any = records(Stage, replicas, stages)
         service["ends_at"], service["slot"] = np.inf, -1
+        events_mode = options.index is not None and options.index.mode == EVENTS and known(table, replica_plans)
+        channels, kv_events = make_channels(replica_plans, events_mode)
         self.state = State(
             requests=_requests(table, options.routers),
             replicas=_replicas(replica_plans),
@@ -196,7 +202,7 @@ class Engine:
             stage_queue=np.zeros((replicas, stages, stages), np.int64),
             # A bound on the followers of one instant: each ending stage adds two, and a batch may cross idle stages.
             followers=records(Follower, 64 + 16 * stages * stages),
-            clock=_clock(table, len(events), books, options),
+            clock=_clock(table, len(events), books, options, events_mode),
             decisions=_first_decision(table),
             timers=_event_timers(events),
             events=_events(events),
@@ -211,6 +217,9 @@ class Engine:
             cache=make_cache(table, replica_plans),
             index=make_index(table, replica_plans, options),
             index_rules=make_rules(table, replica_plans, options),
+            channels=channels,
+            kv_events=kv_events,
+            event_draws=np.zeros(0) if options.index is None else options.index.draws,
             following=make_following(table),
             prefixes=make_prefixes(table, replica_plans, options),
             turns=make_turns(table),
@@ -237,7 +246,18 @@ class Engine:
         """Return the arrays that a simulation without recorded rows changes; records as int64[..., fields]."""
         books = self.state.books._asdict()
         parts = {**self.state._asdict(), **books, "hardware": None, "draws": None}
-        for constant in ("events", "tables", "books", "log", "chains", "cache", "index", "index_rules", "following"):
+        for constant in (
+            "events",
+            "tables",
+            "books",
+            "log",
+            "chains",
+            "cache",
+            "index",
+            "index_rules",
+            "following",
+            "event_draws",
+        ):
             parts[constant] = None
         for cache in ("cache", "index"):
             for name, array in getattr(self.state, cache)._asdict().items():

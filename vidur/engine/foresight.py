@@ -187,6 +187,7 @@ def foresee(
     saved = save_replica(s, replica, numbers)
     # Neither indexes nor later turns may see what happens in the run ahead.
     s.clock[0].foreseeing = 1
+    s.clock[0].kv_events = 0
     if arriving >= 0:
         place_request(s, arriving, replica)
     ok = run_empty(s, replica, batcher)

@@ -12,6 +12,7 @@ import math
 
 from vidur.engine.chain import block_key, count_present
 from vidur.engine.compile import cold_kernel, kernel
+from vidur.engine.kv_events import receive_events
 from vidur.engine.pool import NO_KEY, append_free, evict, find_block, insert_key, unlink_free
 from vidur.engine.state import State
 from vidur.observation import (
@@ -44,7 +45,8 @@ def entry_key(s: State, request: int, entry: int, stride: int) -> int:
 
 @kernel
 def index_row(s: State, router: int, replica: int) -> int:
-    return router * len(s.replicas) + replica
+    """Return the row of `State.index` that belongs to a router and a replica."""
+    return replica if s.index_rules[0].mode == EVENTS else router * len(s.replicas) + replica
 
 
 @kernel
@@ -127,6 +129,15 @@ def release_entries(s: State, row: int, request: int, now: float) -> None:
 
 
 @kernel
+def count_contiguous(s: State, row: int, request: int, most: int) -> int:
+    """Return how many of the request's first blocks are indexed, up to the first that is not."""
+    for block in range(most):
+        if find_block(s.index, row, block_key(s, request, block)) < 0:
+            return block
+    return most
+
+
+@kernel
 def count_matched(s: State, router: int, replica: int, request: int, now: float) -> int:
     """Return the prompt tokens of `request` that the router believes cached: full blocks, at most the prompt - 1."""
     rules, size = s.index_rules[0], s.replicas[replica].block_size
@@ -135,11 +146,15 @@ def count_matched(s: State, router: int, replica: int, request: int, now: float)
     if rules.mode == ORACLE:
         most = (s.requests[request].prompt - 1) // size
         return count_present(s, s.cache, replica, request, most, 1) * size  # type: ignore[no-any-return]
+    if rules.mode == EVENTS:
+        receive_events(s, replica, now)
     row, width = index_row(s, router, replica), rules.stride * size
     pool = s.index.pools[row]
     while pool.head >= 0 and now - s.index.blocks[row, pool.head].used_at > rules.ttl:
         forget_first(s, row, now)
     most = (s.requests[request].prompt - 1) // width
+    if rules.mode == EVENTS and rules.loss > 0.0:
+        return count_contiguous(s, row, request, most) * width  # type: ignore[no-any-return]
     if rules.tails_first:
         return count_present(s, s.index, row, request, most, rules.stride) * width  # type: ignore[no-any-return]
     count = 0
@@ -257,8 +272,11 @@ def index_ended(s: State, replica: int, request: int, now: float) -> None:
 @cold_kernel
 def clear_index(s: State, router: int, replica: int) -> None:
     """Forget everything about a replica. Its entries all become spare."""
-    if s.index_rules[0].mode >= ORACLE:
+    mode = s.index_rules[0].mode
+    if mode in (ORACLE, UNKNOWN):
         return
+    if mode == EVENTS:
+        s.channels[replica].count = 0
     row = index_row(s, router, replica)
     pool = s.index.pools[row]
     s.index.slots[row, :] = -1

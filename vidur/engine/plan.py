@@ -110,10 +110,16 @@ class ReplicaPlan:
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """How routers know prefix caches: a mode of vidur.engine.index, and how they index what they place."""
+    """How routers know prefix caches: a mode of vidur.engine.index, and how they index what they place.
+
+    delay: seconds until a KV event arrives. loss: probability that it does not; draws: uniform random numbers for it.
+    """
 
     mode: int
     options: IndexOptions = field(default_factory=IndexOptions)
+    delay: float = 0.0
+    loss: float = 0.0
+    draws: Floats = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True)

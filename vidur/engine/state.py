@@ -180,8 +180,8 @@ class Pool:
 
     capacity: usable blocks. mask: of the hash table. head, tail: of the free queue. free: blocks in it. spare: first of
     the blocks outside of it, linked by `after` (an index only). used: blocks that hold something (an index only).
-    rows: how many entries of `Cache.free_tables` are left. evicted_blocks: blocks whose content was lost, evicted_age: seconds
-    since their last use, summed. query_tokens, hit_tokens: prompt tokens of admitted requests, and those found.
+    rows: how many entries of `Cache.free_tables` are left. evicted_blocks: blocks whose content was lost, evicted_age:
+    seconds since their last use, summed. query_tokens, hit_tokens: prompt tokens of admitted requests, and those found.
     """
 
     capacity: int
@@ -200,7 +200,8 @@ class Pool:
 
 class IndexRules:
     """How routers index prefixes (vidur.prefix_index.IndexOptions). stride: a replica's blocks per entry of the index.
-    mode: OWN, CORRECTED or ORACLE (vidur.engine.index)."""
+    mode: of vidur.engine.index. delay: seconds that a KV event takes to arrive. loss: probability that it does not.
+    """
 
     mode: int
     stride: int
@@ -208,6 +209,25 @@ class IndexRules:
     holds: int
     tails_first: int
     ttl: float
+    delay: float
+    loss: float
+
+
+class Channel:
+    """The KV events of a replica that are on their way to the routers: `count` entries of a ring, from `first` on.
+    draws: the last random number used."""
+
+    first: int
+    count: int
+    draws: int
+
+
+class KvEvent:
+    """A block was cached or evicted (vidur.engine.kv_events) at `time`."""
+
+    time: float
+    key: int
+    kind: int
 
 
 class Batch:
@@ -293,8 +313,8 @@ class Clock:
     current: the request to route. chosen: a replica chosen before replicas were advanced, or -1. observed: what the
     router reads: nothing (0), ledger and gauges (1), also STREAMED_TOKENS and GAUGE_AGE (2). records: whether batches
     are recorded. foreseeing: a replica is run ahead, and nothing else may change. closed_loop: whether requests follow
-    others. indexed: whether routers keep an index of prefixes. next_batch, sequence: the next numbers to assign.
-    error*: a lookup beyond a table.
+    others. indexed: whether routers keep an index of prefixes. kv_events: whether replicas tell them. next_batch,
+    sequence: the next numbers to assign. error*: a lookup beyond a table.
     """
 
     now: float
@@ -324,6 +344,7 @@ class Clock:
     foreseeing: int
     closed_loop: int
     indexed: int
+    kv_events: int
     error: int
     error_asked: int
     error_largest: int
@@ -457,7 +478,8 @@ class State(NamedTuple):
     requests [N]; replicas [R]; next_time [R]: when something next happens there; batches [R, S]: one per slot; stages
     [R, S]; members [R, S, capacity]; ready [R, capacity]: admitted requests in no batch, in the order in which their
     batches ended; stage_queue [R, S, S]: slots; followers: of one instant; clock [1]; decisions, timers: heaps; events.
-    cache: of the replicas. index: of the routers, row router * R + replica.
+    cache: of the replicas. index: of the routers, row router * R + replica. channels [R], kv_events [R, E]: what
+    replicas have told routers of their caches; event_draws: uniform random numbers that decide what gets lost.
     """
 
     requests: Records[Request]
@@ -480,6 +502,9 @@ class State(NamedTuple):
     cache: Cache
     index: Cache
     index_rules: Records[IndexRules]
+    channels: Records[Channel]
+    kv_events: Records[KvEvent]
+    event_draws: Floats
     following: Following
     prefixes: Records[Prefix]
     turns: Records[Turn]
@@ -517,6 +542,9 @@ def _empty() -> State:
         cache=no_cache(),
         index=no_cache(),
         index_rules=records(IndexRules, 0),
+        channels=records(Channel, 0),
+        kv_events=records(KvEvent, 0, 0),
+        event_draws=np.zeros(0),
         following=Following(ints, ints),
         prefixes=records(Prefix, 0),
         turns=records(Turn, 0),
