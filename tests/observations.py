@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,10 @@ def observe(
     speeds: Sequence[float] | None = None,
     completed: tuple[float, float] = (0, 0),
     placed: Sequence[PlacedRequests] | None = None,
+    prefix: Mapping[int, Sequence[float]] | None = None,
 ) -> ClusterObservation:
-    """An idle cluster, save for what is given. completed: requests, and the sum of their output tokens."""
+    """An idle cluster, save for what is given. completed: requests, and the sum of their output tokens. prefix: columns
+    of what the router believes of caches."""
     ledger = np.zeros((replicas, seen.LEDGER_COLUMNS))
     gauges = np.zeros((replicas, seen.GAUGE_COLUMNS))
     for table, column, values in (
@@ -47,6 +49,9 @@ def observe(
     ):  # fmt: skip
         if values is not None:
             table[:, column] = values
+    believed = np.zeros((replicas, seen.PREFIX_COLUMNS))
+    for column, values in (prefix or {}).items():
+        believed[:, column] = values
     arrival = np.zeros(seen.ARRIVAL_COLUMNS)
     arrival[[seen.ARRIVAL_PROMPT, seen.ARRIVAL_SESSION, seen.ARRIVAL_ORDINAL]] = prompt, session, ordinal
     completions = np.zeros(seen.COMPLETION_COLUMNS)
@@ -60,6 +65,7 @@ def observe(
         arrival=arrival,
         completions=completions,
         placed=lambda replica: NOBODY if placed is None else placed[replica],
+        prefix=believed,
     )
 
 

@@ -82,6 +82,7 @@ def test_flags_and_a_file_say_the_same(tmp_path: Path) -> None:
         (["--replica", "url=http://a:1,group=x"], "unknown group of replica a:1: 'x'"),
         (["--scheduler", "size_split"], "give --size_split_global_scheduler_config_thresholds"),
         (["--scheduler", "lor", "--lor_global_scheduler_config_count", "waiting"], "use outstanding"),
+        (["--scheduler", "llm_d"], "llm_d needs an index of prefixes, which this router does not keep yet"),
         (["--shadow", "lookahead"], "--shadow lookahead simulates the replicas: give --simulation"),
         (["--scheduler", "lor", "--explore", "sample"], "use --explore epsilon"),
         (["--shcheduler", "lor"], "did you mean --scheduler"),

@@ -30,7 +30,9 @@ CLUSTER = """
     --poisson_request_interval_generator_config_qps 30 --seed 3
     --cluster_config_replica_events time=3,replica=0,action=drain time=5,replica=0,action=return
 """
-SCHEDULERS = dict.fromkeys(GLOBAL_SCHEDULERS.names(), "") | {
+# Those that need an index of prefixes are refused there.
+NAMES = [name for name in GLOBAL_SCHEDULERS.names() if not GLOBAL_SCHEDULERS.get(name).needs_index]
+SCHEDULERS = dict.fromkeys(NAMES, "") | {
     "size_split": "--size_split_global_scheduler_config_thresholds 1500",
     "ppo": "--ppo_global_scheduler_config_beta 20",
     "lookahead": "",

@@ -13,7 +13,7 @@ from vidur.errors import InputError
 
 SIMULATOR = (
     "engine", "scheduler", "execution_time_predictor", "request_generator", "config", "metrics", "memory_planner.py",
-    "observation.py", "plans.py", "simulator.py", "compare/figures.py", "compare/record.py",
+    "observation.py", "plans.py", "prefix_index.py", "simulator.py", "compare/figures.py", "compare/record.py",
 )  # fmt: skip
 # Sources of the learned router, in the package rl.
 _LEARNED = ("router",)

@@ -23,6 +23,7 @@ from vidur.config.document import read_value
 from vidur.config.flag import Flag
 from vidur.documents import load_document
 from vidur.errors import InputError, unknown_name
+from vidur.scheduler.routers import GLOBAL_SCHEDULERS
 
 EXPLORATIONS = ("none", "epsilon", "sample")
 
@@ -107,7 +108,10 @@ def _check_scheduler(where: str, config: BaseGlobalSchedulerConfig, simulation: 
     if isinstance(config, PPOGlobalSchedulerConfig) and config.mode != "evaluate":
         raise InputError(f"{where} ppo: {config.flag('mode')} {config.mode} only works in simulations: learn from the "
                          f"decision log (python -m rl.vllm.learn)")  # fmt: skip
-    if config.get_type() == "lookahead" and simulation is None:
+    name = config.get_type()
+    if name in GLOBAL_SCHEDULERS.names() and GLOBAL_SCHEDULERS.get(name).needs_index:
+        raise InputError(f"{where} {name} needs an index of prefixes, which this router does not keep yet")
+    if name == "lookahead" and simulation is None:
         raise InputError(f"{where} lookahead simulates the replicas: give --simulation FILE, which describes them")
 
 

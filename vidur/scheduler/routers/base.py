@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from vidur.config.global_scheduler import BaseGlobalSchedulerConfig
 from vidur.observation import ClusterObservation, Floats, View
+from vidur.prefix_index import IndexOptions
 from vidur.registry import Registry
 
 ChooseKernel = Callable[[View, Floats, Floats], int]
@@ -52,13 +53,20 @@ class GlobalScheduler(ABC):
     The simulator calls `YourScheduler(options, context)`: `options` is the JSON object of
     `--custom_global_scheduler_config_options`, as a dict; `context` is a RouterContext. Both become attributes.
     queue_depth: requests awaiting a first token, per replica, whose age and prompt the router sees (QUEUE_AGE).
+    needs_index: whether it reads what the router believes of prefix caches.
     """
 
     queue_depth: int = 0
+    needs_index: ClassVar[bool] = False
 
     def __init__(self, options: Mapping[str, Any], context: RouterContext) -> None:
         self.options = options
         self.context = context
+
+    @classmethod
+    def index_options(cls, config: BaseGlobalSchedulerConfig) -> IndexOptions | None:
+        """Return what index of prefixes this router keeps; None: the cluster's, if any."""
+        return None
 
     @abstractmethod
     def schedule(self, observation: ClusterObservation) -> int:

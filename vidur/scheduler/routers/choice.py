@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,11 +11,17 @@ from vidur.observation import (
     ARRIVAL_PROMPT,
     COMPLETED_COUNT,
     COMPLETED_OUTPUT,
+    MATCHED_TOKENS,
     OUTSTANDING,
     PROMPT_TOKENS,
     SPEED,
     Floats,
 )
+
+# What the field's routers take a token for when they index characters.
+CHARACTERS_PER_TOKEN = 4
+# The capacity of an index without a limit, in tokens.
+UNLIMITED_TOKENS = 1 << 40
 
 # The prior of output lengths counts as this many completions.
 PRIOR_WEIGHT = 20.0
@@ -30,6 +38,42 @@ def least(scores: Floats, allowed: NDArray[np.int64], last: int) -> int:
         if allowed[replica] and (best < 0 or scores[replica] < scores[best]):
             best = replica
     return best
+
+
+def least_at_random(scores: Floats, allowed: NDArray[np.int64], draw: float) -> int:
+    """Return the allowed replica with the smallest score; `draw`, in [0, 1), chooses among the tied, all alike."""
+    lowest, tied = 0.0, 0
+    for replica in range(len(scores)):
+        if allowed[replica]:
+            if tied == 0 or scores[replica] < lowest:
+                lowest, tied = scores[replica], 1
+            elif scores[replica] == lowest:
+                tied += 1
+    left = int(draw * tied)
+    for replica in range(len(scores)):
+        if allowed[replica] and scores[replica] == lowest:
+            if left == 0:
+                return replica
+            left -= 1
+    return -1
+
+
+def longest_matches(prefix: Floats, allowed: NDArray[np.int64], least_tokens: float) -> NDArray[np.int64]:
+    """int64[replicas]: 1 for the allowed replicas with the most matched tokens, if more than `least_tokens`, else 0."""
+    longest = np.zeros(len(allowed), np.int64)
+    most = least_tokens
+    for replica in range(len(allowed)):
+        if allowed[replica]:
+            most = max(most, prefix[replica, MATCHED_TOKENS])
+    for replica in range(len(allowed)):
+        if allowed[replica] and most > least_tokens and prefix[replica, MATCHED_TOKENS] == most:
+            longest[replica] = 1
+    return longest
+
+
+def matched_share(prefix: Floats, replica: int, prompt: float, block: float) -> float:
+    """Return the share of a prompt's blocks, the last and partial one included, that are cached on a replica."""
+    return min(1.0, prefix[replica, MATCHED_TOKENS] / (max(math.ceil(prompt / block), 1) * block))  # type: ignore[no-any-return]
 
 
 def expected_output(completions: Floats, prior: float) -> float:
