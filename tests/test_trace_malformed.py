@@ -16,6 +16,7 @@ from vidur.request_generator import generate_requests
 
 FLAG = "--trace_request_generator_config_trace_file"
 HEADER = "arrived_at,num_prefill_tokens,num_decode_tokens\n"
+TURNS = HEADER.replace("\n", ",request_id,parent,think\n")
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 BURST = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 GOOD = '{"timestamp": 0, "input_length": 5, "output_length": 5}\n'
@@ -93,6 +94,23 @@ def refusal(path: Path, content: str | bytes | None, **settings: Any) -> str:
             GOOD.replace("}", ', "hash_ids": [1, "x"]}'),
             "t, row 1, column hash_ids: [1, 'x'] is not a list of integers",
         ),
+        (GOOD.replace("}", ', "hash_ids": [-1]}'), "t, row 1, column hash_ids: [-1] is not a list of"),
+        (GOOD.replace("}", ', "hash_ids": 7}'), "t, row 1, column hash_ids: 7 is not a list of integers from 0"),
+        (
+            GOOD + GOOD.replace("}", ', "hash_ids": [1, 2]}'),
+            "t, row 2, column hash_ids: 2 ids do not fit input_length 5: expected 1, one for each 512 tokens",
+        ),
+        (
+            GOOD.replace("5,", "600,").replace("}", ', "hash_ids": [1, 2]}')
+            + GOOD
+            + GOOD.replace("}", ', "hash_ids": [2]}'),
+            "t, row 3, column hash_ids: 2 follows another id than in an earlier row: an id must stand for a block and",
+        ),
+        (TURNS + "0,1,1,a,b,\n", "t, row 2, column parent: 'b' is not among the 1 requests by request_id"),
+        (TURNS + "0,1,1,a,,\n0,1,1,a,a,\n", "t, row 2, column request_id: 'a' is not the name of a single request"),
+        (TURNS + "0,1,1,a,,\n0,1,1,b,c,\n0,1,1,c,b,\n", "t, row 3, column parent: 'c' is not possible: these requests"),
+        (TURNS + "0,1,1,a,,\n0,1,1,b,a,-1\n", "t, row 3, column think: '-1' is not a number of at least 0"),
+        (HEADER.replace("\n", ",parent\n") + "0,1,1,1\n", "t, row 2, column parent: '1' is not from 0 to 0"),
         (
             HEADER.replace("\n", ",priority\n") + "0,1,1,\n0,1,1,high\n",
             "t, row 3, column priority: 'high' is not an integer",

@@ -40,8 +40,10 @@ BURSTGPT_SESSIONS = (
     "19440193.5,1722ac82-0a46,2,ChatGPT,40,29,69,Conversation log\n"
 )
 MOONCAKE = (
-    '{"timestamp": 27482, "input_length": 6955, "output_length": 52, "hash_ids": [46, 47, 2366]}\n'
-    '{"timestamp": 30535, "input_length": 6472, "output_length": 26, "hash_ids": []}\n'
+    '{"timestamp": 27482, "input_length": 6955, "output_length": 52, '
+    '"hash_ids": [46, 47, 2366, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 5]}\n'
+    '{"timestamp": 30535, "input_length": 1472, "output_length": 26, "hash_ids": [46, 47, 99]}\n'
+    '{"timestamp": 30536, "input_length": 100, "output_length": 1, "hash_ids": []}\n'
 )
 
 
@@ -54,6 +56,13 @@ def pairs(table: RequestTable) -> list[tuple[int, int]]:
     return list(zip(table.num_prefill_tokens.tolist(), table.num_decode_tokens.tolist(), strict=True))
 
 
+def prefixes(table: RequestTable, block_size: int) -> list[int]:
+    """How many full blocks of each request have known content."""
+    assert table.content is not None
+    blocks = table.content.blocks(block_size)
+    return [len(blocks.chain(request)) for request in range(len(table))]
+
+
 @pytest.mark.parametrize(
     ("text", "form", "arrived_at", "lengths"),
     [
@@ -62,7 +71,7 @@ def pairs(table: RequestTable) -> list[tuple[int, int]]:
         (AZURE_2024, "azure", [0.0, 0.99007], [(2162, 5), (2399, 6)]),
         (BURSTGPT, "burstgpt", [0.0, 40.0], [(472, 18), (1087, 230)]),
         (BURSTGPT_SESSIONS, "burstgpt", [0.0, 51.0, 82.5, 83.5], [(906, 446), (36, 29), (36, 29), (40, 29)]),
-        (MOONCAKE, "mooncake", [0.0, 3.053], [(6955, 52), (6472, 26)]),
+        (MOONCAKE, "mooncake", [0.0, 3.053, 3.054], [(6955, 52), (1472, 26), (100, 1)]),
     ],
 )
 def test_every_form_is_recognised(
@@ -75,8 +84,8 @@ def test_every_form_is_recognised(
 
 
 def test_what_only_some_forms_have(tmp_path: Path) -> None:
-    assert replay(tmp_path / "t", MOONCAKE).hash_ids == ((46, 47, 2366), ())
-    assert replay(tmp_path / "t", VIDUR).hash_ids is None
+    assert prefixes(replay(tmp_path / "t", MOONCAKE), 512) == [13, 2, 0]
+    assert replay(tmp_path / "t", VIDUR).content is None
     assert replay(tmp_path / "t", BURSTGPT_SESSIONS).session_id.tolist() == [0, -1, 1, 0]
     header, *rows = VIDUR.splitlines()
     table = replay(tmp_path / "t", f"{header},session_id,priority\n{rows[0]},7,2\n{rows[1]},,\n")
@@ -84,7 +93,7 @@ def test_what_only_some_forms_have(tmp_path: Path) -> None:
     assert table.priority.tolist() == [2, 0]
     lines = [json.loads(line) | {"conversation_id": f"c{i}"} for i, line in enumerate(MOONCAKE.splitlines())]
     table = replay(tmp_path / "t", "".join(json.dumps(line) + "\n" for line in lines))
-    assert table.session_id.tolist() == [0, 1]
+    assert table.session_id.tolist() == [0, 1, 2]
 
 
 def test_failed_requests_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -121,7 +130,7 @@ def test_harmless_variations(tmp_path: Path, text: str, change: Any) -> None:
 def test_harmless_variations_of_json_lines(tmp_path: Path) -> None:
     expected = replay(tmp_path / "t", MOONCAKE)
     changed = replay(tmp_path / "t", "\ufeff\r\n" + MOONCAKE.replace("\n", "\r\n\r\n"))
-    assert (pairs(changed), changed.hash_ids) == (pairs(expected), expected.hash_ids)
+    assert (pairs(changed), prefixes(changed, 512)) == (pairs(expected), prefixes(expected, 512))
 
 
 @pytest.mark.parametrize("text", [VIDUR, MOONCAKE])
@@ -144,7 +153,7 @@ def test_rows_out_of_order_are_sorted_and_it_is_said(tmp_path: Path) -> None:
     assert table.source.endswith("; sorted by arrival")
     assert "sorted" not in replay(tmp_path / "t", VIDUR).source
     late_first = "\n".join(reversed(MOONCAKE.splitlines()))
-    assert replay(tmp_path / "t", late_first).hash_ids == ((46, 47, 2366), ())
+    assert prefixes(replay(tmp_path / "t", late_first), 512) == [13, 2, 0]
 
 
 def test_scaling_and_cutting_are_upstream_s(tmp_path: Path) -> None:
@@ -157,6 +166,46 @@ def test_scaling_and_cutting_are_upstream_s(tmp_path: Path) -> None:
     assert cut.source.endswith("; 1 cut to 418 tokens")
     assert pairs(replay(tmp_path / "t", VIDUR, max_tokens=100)) == [(56, 44), (1, 99)]
     assert pairs(replay(tmp_path / "t", VIDUR, prefill_scale_factor=1e-6)) == [(1, 44), (1, 109)]
+
+
+def test_hash_ids_identify_blocks_of_any_size_that_divides_theirs(tmp_path: Path) -> None:
+    table = replay(tmp_path / "t", MOONCAKE)
+    assert table.content is not None and table.content.granularity == 512
+    for block_size, shared, counts in ((512, 2, [13, 2, 0]), (128, 8, [54, 11, 0]), (16, 64, [434, 92, 0])):
+        blocks = table.content.blocks(block_size)
+        first, second = blocks.chain(0).tolist(), blocks.chain(1).tolist()
+        assert [len(first), len(second), len(blocks.chain(2))] == counts
+        assert first[:shared] == second[:shared] and not set(first[shared:]) & set(second[shared:])
+    coarse = replay(tmp_path / "t", '{"timestamp": 0, "input_length": 17, "output_length": 1, "hash_ids": [4, 9]}',
+                    hash_block_size=16)  # fmt: skip
+    assert coarse.content is not None and coarse.content.granularity == 16 and prefixes(coarse, 16) == [1]
+
+
+def test_content_ends_with_a_cut_prompt_and_is_left_out_of_a_scaled_one(tmp_path: Path) -> None:
+    cut = replay(tmp_path / "t", MOONCAKE, max_tokens=1600)
+    assert pairs(cut) == [(1548, 52), (1472, 26), (100, 1)]
+    assert prefixes(cut, 512) == [3, 2, 0]
+    assert cut.content is not None and cut.content.tokens().tolist() == [1548, 1472, 0]
+    scaled = replay(tmp_path / "t", MOONCAKE, prefill_scale_factor=0.5)
+    assert scaled.content is None
+    assert scaled.source.endswith("; hash_ids do not fit scaled prompts and are left out")
+
+
+TURNS = "arrived_at,num_prefill_tokens,num_decode_tokens,request_id,parent,think\n"
+
+
+def test_turns_of_one_s_own(tmp_path: Path) -> None:
+    rows = "0,9,1,a,,\n3,9,2,b,a,2.5\n1,9,3,c,a,0\n2,9,4,d, b c ,1\n"
+    table = replay(tmp_path / "t", TURNS + rows)
+    assert table.turns is not None
+    assert table.num_decode_tokens.tolist() == [1, 3, 2, 4], "d follows b, whose estimate is later"
+    assert table.arrived_at.tolist() == [0.0, 1.0, 3.0, 3.0]
+    assert (table.turns.offsets.tolist(), table.turns.children.tolist()) == ([0, 2, 3, 4, 4], [2, 1, 3, 3])
+    assert table.turns.think.tolist() == [0.0, 0.0, 2.5, 1.0]
+    assert table.turns.num_parents().tolist() == [0, 1, 1, 2]
+    numbered = replay(tmp_path / "t", TURNS.replace("request_id,", "") + "0,9,1,,\n0,9,2,0,\n0,9,3,1,4\n")
+    assert numbered.turns is not None and numbered.turns.children.tolist() == [1, 2]
+    assert replay(tmp_path / "t", TURNS + "0,9,1,a,,\n").turns is None
 
 
 def test_a_time_beyond_reason_is_refused(tmp_path: Path) -> None:

@@ -88,3 +88,4 @@ class TraceRequestGeneratorConfig(BaseRequestGeneratorConfig):
     max_tokens: int = setting(4096, help="most tokens of a request; longer prompts are cut", minimum=1)
     trace_format: str = setting("auto", help="format of the file; auto detects it", choices=TRACE_FORMATS)
     num_requests: int | None = setting(None, help="replay this many requests from the start; all if none", minimum=1)
+    hash_block_size: int = setting(512, help="tokens of a block of hash_ids", minimum=1, maximum=1 << 20)

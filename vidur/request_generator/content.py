@@ -7,6 +7,7 @@ conversation takes a few runs, however many tokens it has.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,12 @@ IntArray = npt.NDArray[np.int64]
 
 ID_GAP = 1 << 16
 """Generators leave this many ids unused between runs of unrelated content, so that any block size up to it is right."""
+
+
+def ranges(starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> IntArray:
+    """Return starts[i], starts[i] + 1, ..., counts[i] of them, for each i in turn."""
+    ends = np.cumsum(counts)
+    return np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(starts - ends + counts, counts)
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,15 @@ class Content:
     granularity: int = 0
 
     @classmethod
-    def of_hash_ids(cls, hash_ids: list[list[int]], prompt_tokens: IntArray, granularity: int) -> Content:
+    def of_hash_ids(cls, hash_ids: Sequence[Sequence[int]], prompt_tokens: IntArray, granularity: int) -> Content:
         """Make the content of prompts from the ids of their blocks of `granularity` tokens, the last one partial."""
         counts = np.fromiter((len(ids) for ids in hash_ids), np.int64, len(hash_ids))
         ids = np.fromiter((id_ for row in hash_ids for id_ in row), np.int64, int(counts.sum()))
+        return cls.of_block_ids(counts, ids, prompt_tokens, granularity)
+
+    @classmethod
+    def of_block_ids(cls, counts: IntArray, ids: IntArray, prompt_tokens: IntArray, granularity: int) -> Content:
+        """Make the same from all ids in turn, counts[i] of them of prompt i."""
         offsets = np.concatenate([[0], np.cumsum(counts)])
         lengths = np.full(len(ids), granularity, np.int64)
         last = offsets[1:][counts > 0] - 1
@@ -59,8 +71,16 @@ class Content:
         """Return the content of the requests in `order`."""
         counts = np.diff(self.offsets)[order]
         offsets = np.concatenate([[0], np.cumsum(counts)])
-        rows = np.arange(int(offsets[-1])) + np.repeat(self.offsets[:-1][order] - offsets[:-1], counts)
+        rows = ranges(self.offsets[:-1][order], counts)
         return Content(offsets, self.first[rows], self.lengths[rows], self.granularity)
+
+    def cut(self, most: IntArray) -> Content:
+        """Return the content of the first `most[i]` tokens of each request."""
+        total = np.concatenate([[0], np.cumsum(self.lengths)])
+        left = np.repeat(most + total[self.offsets[:-1]], np.diff(self.offsets)) - total[:-1]
+        kept = np.concatenate([[0], np.cumsum(left > 0)])
+        lengths = np.minimum(self.lengths, left)[left > 0]
+        return Content(kept[self.offsets], self.first[left > 0], lengths, self.granularity)
 
     def tokens(self) -> IntArray:
         """int64[N]: how many tokens of each request the runs cover."""
@@ -126,6 +146,23 @@ class Turns:
     def num_parents(self) -> IntArray:
         """int64[N]: for how many requests each one waits."""
         return np.bincount(self.children, minlength=len(self.think)).astype(np.int64)
+
+    def in_time(self, arrived_at: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], IntArray]:
+        """Return arrivals that are no earlier than the parents', and how many turns lead to each request.
+
+        That number is -1 for a request that waits for itself, directly or not.
+        """
+        arrived_at, waits = arrived_at.copy(), self.num_parents()
+        level = np.full(len(waits), -1, np.int64)
+        ready, depth = np.flatnonzero(waits == 0), 0
+        while len(ready):
+            level[ready] = depth
+            counts = np.diff(self.offsets)[ready]
+            children = self.children[ranges(self.offsets[:-1][ready], counts)]
+            np.maximum.at(arrived_at, children, np.repeat(arrived_at[ready], counts))
+            np.subtract.at(waits, children, 1)
+            ready, depth = np.unique(children[waits[children] == 0]), depth + 1
+        return arrived_at, level
 
     def take(self, order: npt.NDArray[np.intp]) -> Turns:
         """Return the turns of all requests in `order`."""

@@ -38,13 +38,22 @@ class RequestTable:
         content: Content | None = None,
         turns: Turns | None = None,
     ) -> RequestTable:
-        """Make a valid table, stably sorted by arrival."""
-        count = len(arrived_at)
+        """Make a valid table, stably sorted by arrival.
+
+        A request that follows another is put behind it, and its estimated arrival raised to the other's if it is
+        earlier.
+        """
+        count, order = len(arrived_at), None
+        if turns is not None:
+            arrived_at, level = turns.in_time(arrived_at)
+            order = np.lexsort((level, arrived_at))
+        elif not is_sorted(arrived_at):
+            order = np.argsort(arrived_at, kind="stable")
         session_id = np.full(count, -1, np.int64) if session_id is None else session_id
         priority = np.zeros(count, np.int64) if priority is None else priority
         table = cls(arrived_at, num_prefill_tokens, num_decode_tokens, session_id, priority, source, content, turns)
-        if not is_sorted(arrived_at):
-            table = table._in_order(np.argsort(arrived_at, kind="stable"))
+        if order is not None:
+            table = table._in_order(order)
         table.validate()
         return table
 

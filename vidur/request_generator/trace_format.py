@@ -20,6 +20,7 @@ class TraceFormat:
     sessions: tuple[str, ...] = ()  # alternatives
     priority: str | None = None
     hash_ids: str | None = None
+    turns: tuple[str, str, str] | None = None  # a request's id, the ids of its parents, its think time
     json_lines: bool = False
     instants: bool = False  # arrivals are timestamps, not numbers
     seconds: float = 1.0  # seconds in the unit of numeric arrivals
@@ -41,6 +42,7 @@ FORMATS = {
             "num_decode_tokens",
             sessions=("session_id",),
             priority="priority",
+            turns=("request_id", "parent", "think"),
             from_zero=False,
         ),
         TraceFormat("azure", "TIMESTAMP", "ContextTokens", "GeneratedTokens", instants=True),
