@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
-from vidur.config import (
-    PoissonRequestIntervalGeneratorConfig,
-    SimulationConfig,
-    SyntheticRequestGeneratorConfig,
-)
+from vidur.config import SimulationConfig, SyntheticRequestGeneratorConfig
 from vidur.errors import InputError
-
-# The mean of exponential gaps cut at three times their mean, relative to it; the Poisson generator cuts so.
-_POISSON_MEAN_GAP = 1.0 - math.exp(-3.0)
 
 
 def has_rate(workload: object) -> bool:
@@ -31,19 +23,13 @@ def require_rate(config: SimulationConfig) -> None:
 def rate_of(workload: SyntheticRequestGeneratorConfig) -> float:
     """Return the mean requests per second, the inverse of `with_rate`."""
     intervals: Any = workload.interval_generator_config
-    return float(intervals.qps) / _shortened(workload)
-
-
-def _shortened(workload: SyntheticRequestGeneratorConfig) -> float:
-    """Return the mean gap times the configured rate."""
-    poisson = isinstance(workload.interval_generator_config, PoissonRequestIntervalGeneratorConfig)
-    return _POISSON_MEAN_GAP if poisson else 1.0
+    return float(intervals.qps / intervals.mean_gap)
 
 
 def with_rate(workload: SyntheticRequestGeneratorConfig, rate: float) -> SyntheticRequestGeneratorConfig:
     """Return the workload at a mean of `rate` requests per second."""
     intervals: Any = workload.interval_generator_config
-    gaps = dataclasses.replace(intervals, qps=rate * _shortened(workload))
+    gaps = dataclasses.replace(intervals, qps=rate * intervals.mean_gap)
     return dataclasses.replace(workload, interval_generator_config=gaps)
 
 

@@ -46,7 +46,11 @@ def parse_command_line(argv: Sequence[str] | None = None) -> SimulationConfig:
 def _warn_of_no_effect(config: Config, given: Sequence[Flag]) -> None:
     """Warn on stderr of flags that belong to a type that is not chosen."""
     chosen = _parts_of(config)
-    settings = {cls.flag(item.name) for cls in chosen for item in settings_of(cls)}
+    settings = {
+        f"--{item.type.type_flag}" if item.is_part and issubclass(item.type, PolyConfig) else cls.flag(item.name)
+        for cls in chosen
+        for item in settings_of(cls)
+    }
     for flag in given:
         if not issubclass(flag.owner, PolyConfig) or flag.owner in chosen or f"--{flag.name}" in settings:
             continue

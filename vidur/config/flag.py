@@ -29,7 +29,10 @@ class Flag:
 @cache
 def all_flags() -> dict[str, Flag]:
     """Return every flag by name (without dashes), in the order of the classes."""
-    return {flag.name: flag for flag in _flags_of(SimulationConfig)}
+    flags: dict[str, Flag] = {}
+    for flag in _flags_of(SimulationConfig):
+        flags.setdefault(flag.name, flag)  # Several request generators have an interval generator.
+    return flags
 
 
 def _flags_of(cls: type[Config]) -> Iterator[Flag]:

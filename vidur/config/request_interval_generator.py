@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,11 @@ class BaseRequestIntervalGeneratorConfig(PolyConfig):
     type_flag: ClassVar[str] = "interval_generator_config_type"
 
     seed: int = setting(42, help="seed of the arrivals", minimum=0)
+
+    @property
+    def mean_gap(self) -> float:
+        """The mean interval times `qps`, which the generators that have that setting are to keep."""
+        return 1.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,10 @@ class PoissonRequestIntervalGeneratorConfig(BaseRequestIntervalGeneratorConfig):
     description: ClassVar[str] = "independent arrivals at a constant rate"
 
     qps: float = setting(0.5, help="requests per second, over the whole cluster", above=0)
+
+    @property
+    def mean_gap(self) -> float:
+        return 1.0 - math.exp(-3.0)  # Exponential intervals are cut at three times their mean.
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def _read_rows(path: str, file: TraceLines, form: TraceFormat, limit: int | None
     optional = [*form.sessions, *(name for name in (form.priority, form.hash_ids) if name)]
     optional += form.turns or ()
     if form.json_lines:
-        return json_rows(path, file, [*form.required(arrivals), *optional], limit)
+        return json_rows(path, file, [*form.required(arrivals), *optional], limit, form.hash_ids)
     return csv_rows(path, file, form.required(arrivals), optional, limit)
 
 
