@@ -110,6 +110,16 @@ def name_blocks(s: State, replica: int, request: int, until: int) -> None:
     prefix.named = max(prefix.named, until)
 
 
+@cold_kernel
+def keep_own_blocks(s: State, replica: int, request: int) -> None:
+    """Let a request that is about to be preempted find its blocks again that no other request shares."""
+    cache, prefix = s.cache, s.prefixes[request]
+    for block in range(chain_length(s, request), prefix.named):
+        number = cache.tables[replica, prefix.table, block]
+        if cache.blocks[replica, number].key == PRIVATE_KEY:
+            insert_key(cache, replica, number, block_key(s, request, block))
+
+
 @kernel
 def cover_tokens(s: State, replica: int, request: int, tokens: int, now: float) -> None:
     """Take the blocks for the request's first `tokens` tokens, and give keys to those that they fill."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from vidur.engine.compile import kernel
-from vidur.engine.pool import PRIVATE_KEY, find_block
+from vidur.engine.pool import find_block
 from vidur.engine.state import Cache, State
+
+_FIRST_OWN, _BLOCK_BITS = -3, 22
 
 
 @kernel
@@ -35,9 +37,9 @@ def run_begin(s: State, request: int, run: int) -> int:
 
 @kernel
 def block_key(s: State, request: int, block: int) -> int:
-    """Return the key of a block, or PRIVATE_KEY behind the chain."""
+    """Return the key of a block. Behind the chain it is a negative one that no other request has."""
     if block >= chain_length(s, request):
-        return PRIVATE_KEY
+        return _FIRST_OWN - (request << _BLOCK_BITS | block)
     run = run_of_block(s, request, block)
     return s.chains.keys[run] + block - run_begin(s, request, run)  # type: ignore[no-any-return]
 
@@ -47,9 +49,11 @@ def count_present(s: State, cache: Cache, row: int, request: int, most: int, str
     """Return how many entries at the start of the request's chain are present, at most `most`.
 
     An entry stands for `stride` blocks and has the key of the last. The tail of a chain is always evicted before its
-    head, so this is a binary search.
+    head, so this is a binary search. Only a request that was preempted can find blocks behind the chain: its own.
     """
-    low, high = 0, min(most, chain_length(s, request) // stride)
+    low, high = 0, most
+    if s.requests[request].restarts == 0:
+        high = min(most, chain_length(s, request) // stride)
     while low < high:
         middle = (low + high) // 2
         if find_block(cache, row, block_key(s, request, (middle + 1) * stride - 1)) >= 0:

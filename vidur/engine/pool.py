@@ -10,7 +10,8 @@ from vidur.engine.compile import kernel
 from vidur.engine.state import Cache
 
 NO_KEY, PRIVATE_KEY = -1, -2
-"""Keys of a block without content, and of one whose content no other request shares. It is found by nobody."""
+"""Keys of a block without content, and of one whose content no other request shares: nobody looks for it. Lower keys
+are those of blocks of one request only (vidur.engine.chain)."""
 
 _NEIGHBOURS = 15
 
@@ -44,7 +45,7 @@ def find_block(cache: Cache, row: int, key: int) -> int:
 
 @kernel
 def insert_key(cache: Cache, row: int, block: int, key: int) -> None:
-    """Give `block`, which has no key, a key from 0 on, behind other blocks of the same key."""
+    """Give `block`, which has no key, a key that can be found, behind other blocks of the same key."""
     entry = cache.blocks[row, block]
     entry.key = key
     slot = find_slot(cache, row, key)
@@ -80,7 +81,7 @@ def empty_slot(cache: Cache, row: int, slot: int) -> None:
 def remove_key(cache: Cache, row: int, block: int) -> None:
     """Take the key of `block` away, so that it is not found any more."""
     entry = cache.blocks[row, block]
-    if entry.key >= 0:
+    if entry.key != NO_KEY and entry.key != PRIVATE_KEY:
         slot = find_slot(cache, row, entry.key)
         if entry.twin_after == block:
             empty_slot(cache, row, slot)

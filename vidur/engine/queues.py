@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vidur.engine.cache import release_blocks
+from vidur.engine.cache import keep_own_blocks, release_blocks
 from vidur.engine.compile import kernel
 from vidur.engine.state import State
 
@@ -105,6 +105,8 @@ def preempt(s: State, replica: int, request: int) -> None:
 
     Tokens decoded so far become part of its prefill. An unfinished prefill starts again.
     """
+    if s.replicas[replica].caching == 1:
+        keep_own_blocks(s, replica, request)
     release(s, replica, request)
     row = s.requests[request]
     if row.prefilled:
