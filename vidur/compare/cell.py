@@ -81,8 +81,13 @@ def simulate_cell(cell: Cell) -> CellRecord:
 
 
 def workload_digest(requests: RequestTable) -> str:
-    """Return a hash of arrivals and lengths."""
+    """Return a hash of arrivals, lengths, contents and turns."""
     digest = hashlib.sha256()
-    for column in (requests.arrived_at, requests.num_prefill_tokens, requests.num_decode_tokens):
+    columns = [requests.arrived_at, requests.num_prefill_tokens, requests.num_decode_tokens]
+    if (content := requests.content) is not None:
+        columns += [content.offsets, content.first, content.lengths]
+    if (turns := requests.turns) is not None:
+        columns += [turns.offsets, turns.children, turns.think]
+    for column in columns:
         digest.update(column.tobytes())
     return digest.hexdigest()[:32]

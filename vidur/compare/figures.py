@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vidur.engine.recording import FINISHED, Recording
 from vidur.metrics.latency import latencies, meets_objectives
+from vidur.metrics.prefix_cache import caches, seconds_saved
 from vidur.metrics.statistics import statistics
 from vidur.metrics.text import NOTHING, in_seconds, percent, significant
 from vidur.observation import Floats
@@ -19,12 +20,17 @@ WARM_UP = 0.05
 # Prompts of more tokens than this are long.
 LONG_PROMPT = 3000
 TIMES, _STATISTICS = ("ttft", "tpot", "e2e"), ("mean", "p50", "p90", "p99")
-HIGHER_IS_BETTER = ("goodput", "throughput", "token_throughput")
+_RATES = ("goodput", "throughput", "token_throughput")
 METRICS = (
-    *(f"{figure}_{time}" for time in TIMES for figure in _STATISTICS), "long_p99_ttft", *HIGHER_IS_BETTER,
+    *(f"{figure}_{time}" for time in TIMES for figure in _STATISTICS), "long_p99_ttft", *_RATES,
     "preemptions", "imbalance", "unserved",
 )  # fmt: skip
-_UNITS = {"goodput": "requests/s", "throughput": "requests/s", "token_throughput": "tokens/s"}
+# Metrics of runs with prefix caches.
+CACHE_METRICS = ("hit_rate", "prefill_seconds_saved")
+HIGHER_IS_BETTER = (*_RATES, *CACHE_METRICS)
+_SHARES = ("imbalance", "hit_rate")
+_UNITS = {"goodput": "requests/s", "throughput": "requests/s", "token_throughput": "tokens/s",
+          "prefill_seconds_saved": "s"}  # fmt: skip
 
 Figures = dict[str, float]
 
@@ -54,31 +60,44 @@ def value_text(metric: str, value: float) -> str:
     """Return a metric's value, with its unit if it is a time."""
     if math.isnan(value):
         return NOTHING
-    if metric == "imbalance":
+    if is_share(metric):
         return percent(value)
-    return in_seconds(value) if metric.endswith(TIMES) else significant(value)
+    return in_seconds(value) if metric_unit(metric) == "s" else significant(value)
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is shown in percent."""
+    return metric in _SHARES
 
 
 def counted_requests(recording: Recording) -> NDArray[np.bool_]:
-    """bool[N]: whether each request arrives after the warm-up and before the cool-down."""
-    count = len(recording.requests["arrived_at"])
+    """bool[N]: whether each request arrives after the warm-up and before the cool-down.
+
+    False for requests that never arrive, because one that they follow did not end.
+    """
+    arrived_at = recording.requests["arrived_at"]
+    count = int(np.count_nonzero(~np.isnan(arrived_at)))
     cut = int(WARM_UP * count)
-    counted = np.zeros(count, np.bool_)
-    counted[cut : count - cut] = True
+    counted = np.zeros(len(arrived_at), np.bool_)
+    counted[np.argsort(arrived_at, kind="stable")[cut : count - cut]] = True
     return counted
 
 
 def figures_of(recording: Recording, objectives: Objectives, speeds: Floats | None = None) -> Figures:
-    """Return the METRICS of a run; nan if undefined. Times are seconds, over counted requests that finished.
+    """Return the METRICS of a run, and with prefix caches the CACHE_METRICS; nan if undefined.
+
+    Times are seconds, over counted requests that finished.
 
     goodput: counted requests that met the objectives, per second of their arrival span. throughput, token_throughput:
     requests completed in that span, and their output tokens, per second. preemptions: of the whole run. imbalance: see
-    `imbalance`. unserved: counted requests refused or unfinished. speeds: float64[R]; equal replicas if None.
+    `imbalance`. unserved: counted requests refused or unfinished, and those that never arrived. hit_rate: of the prompt
+    tokens of counted requests. prefill_seconds_saved: the sum over them of what the cached tokens would have taken, each
+    alone on its replica. speeds: float64[R]; equal replicas if None.
     """
     requests = recording.requests
     counted = counted_requests(recording)
     arrived_at = requests["arrived_at"][counted]
-    begin, end = float(arrived_at[0]), float(arrived_at[-1])
+    begin, end = float(arrived_at.min()), float(arrived_at.max())
     span = end - begin if end > begin else math.nan
     finished = counted & (requests["status"] == FINISHED)
     times = latencies(recording, finished)
@@ -94,7 +113,12 @@ def figures_of(recording: Recording, objectives: Objectives, speeds: Floats | No
     figures["token_throughput"] = float(requests["num_decode_tokens"][within].sum() / span)
     figures["preemptions"] = float(recording.replicas["num_preemptions"].sum())
     figures["imbalance"] = imbalance(recording, begin, end, speeds)
-    figures["unserved"] = float(counted.sum() - finished.sum())
+    figures["unserved"] = float(counted.sum() - finished.sum() + np.isnan(requests["arrived_at"]).sum())
+    if caches(recording):
+        begun = counted & ~np.isnan(requests["scheduled_at"])
+        prompts, cached = (int(requests[name][begun].sum()) for name in ("num_prefill_tokens", "num_cached_tokens"))
+        figures["hit_rate"] = cached / prompts if prompts else math.nan
+        figures["prefill_seconds_saved"] = float(seconds_saved(recording)[begun].sum())
     return figures
 
 

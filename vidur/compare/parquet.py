@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 from vidur.atomic import write_bytes
-from vidur.compare.figures import METRICS
 from vidur.compare.results import Results
 
 
 def write_parquet(path: Path, results: Results) -> None:
-    """Write the columns scenario, load, qps, replicas, scheduler, seed, METRICS, seconds (wall clock), command."""
+    """Write the columns scenario, load, qps, replicas, scheduler, seed, metrics, seconds (wall clock), command."""
     import pandas as pd
 
     rows = [
@@ -22,7 +22,7 @@ def write_parquet(path: Path, results: Results) -> None:
             "replicas": point.scenario.num_replicas,
             "scheduler": scheduler,
             "seed": seed,
-            **{metric: record.figures[metric] for metric in METRICS},
+            **{metric: record.figures.get(metric, math.nan) for metric in results.metrics},
             "seconds": record.seconds,
             "command": point.commands[scheduler][seed],
         }

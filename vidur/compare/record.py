@@ -29,7 +29,7 @@ _DIGITS = 5
 class CellRecord:
     """The record of one simulation.
 
-    figures: vidur.compare.figures.METRICS; nan if undefined. quantiles: for `ttft`, `tpot` and `e2e`,
+    figures: those of vidur.compare.figures.figures_of; nan if undefined. quantiles: for `ttft`, `tpot` and `e2e`,
     float64[len(PROBABILITIES)], seconds, of counted requests that finished; empty if none.
     load_edges: float64[B + 1], seconds; load: float64[R, B], mean outstanding requests of each replica per bin.
     placements: int64[R, len(PROMPT_CLASSES) + 1], requests of each replica by prompt class; a request counts for its

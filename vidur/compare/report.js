@@ -11,7 +11,7 @@ function seconds(value) {
 }
 
 function valueText(metric, value) {
-  if (metric.name === "imbalance") return `${(100 * value).toFixed(1)} %`;
+  if (metric.share) return `${(100 * value).toFixed(1)} %`;
   return metric.unit === "s" ? seconds(value) : significant(value) + (metric.unit ? ` ${metric.unit}` : "");
 }
 

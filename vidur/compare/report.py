@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from vidur.compare.console import notes
-from vidur.compare.figures import HIGHER_IS_BETTER, METRICS, TIMES, WARM_UP, metric_title, metric_unit, value_text
+from vidur.compare.figures import (
+    HIGHER_IS_BETTER,
+    TIMES,
+    WARM_UP,
+    is_share,
+    metric_title,
+    metric_unit,
+    value_text,
+)
 from vidur.compare.record import PROBABILITIES, PROMPT_CLASSES, CellRecord
 from vidur.compare.results import PointResults, Results
 from vidur.metrics.text import percent, plural
@@ -71,13 +79,14 @@ def _data(results: Results) -> dict[str, Any]:
         "schedulers": list(results.schedulers),
         "baseline": list(results.schedulers).index(results.baseline),
         "learned": [index for index, name in enumerate(results.schedulers) if name in results.policies],
-        "metric": METRICS.index(results.metric),
+        "metric": results.metrics.index(results.metric),
         "metrics": [
             {"name": name, "title": metric_title(name), "unit": metric_unit(name), "higher": name in HIGHER_IS_BETTER}
-            for name in METRICS
+            | ({"share": True} if is_share(name) else {})
+            for name in results.metrics
         ],
         "points": [_point(point) for point in results.points],
-        "means": [[_means(point, name) for name in results.schedulers] for point in results.points],
+        "means": [[_means(results, point, name) for name in results.schedulers] for point in results.points],
         "differences": [
             [_differences(results, point, name) for name in results.schedulers] for point in results.points
         ],
@@ -105,16 +114,16 @@ def _point(point: PointResults) -> dict[str, Any]:
     }
 
 
-def _means(point: PointResults, scheduler: str) -> list[list[float | None] | None]:
+def _means(results: Results, point: PointResults, scheduler: str) -> list[list[float | None] | None]:
     """Return the mean and half the width of its interval, by metric."""
-    values = [point.mean(scheduler, metric) for metric in METRICS]
+    values = [point.mean(scheduler, metric) for metric in results.metrics]
     return [None if interval is None else short([interval.mean, interval.half]) for interval in values]
 
 
 def _differences(results: Results, point: PointResults, scheduler: str) -> list[list[Any] | None]:
     """Return mean, half-width (None: unbounded), verdict, corrected p-value and whether in percent, by metric."""
     rows: list[list[Any] | None] = []
-    for metric in METRICS:
+    for metric in results.metrics:
         comparison = results.comparison(point, scheduler, metric) if scheduler != results.baseline else None
         if comparison is None:
             rows.append(None)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vidur.bootstrap import CONFIDENCE
-from vidur.compare.figures import HIGHER_IS_BETTER, METRICS, metric_unit
+from vidur.compare.figures import CACHE_METRICS, HIGHER_IS_BETTER, METRICS, metric_unit
 from vidur.compare.record import CellRecord
 from vidur.compare.scenario import Scenario
 from vidur.compare.statistics import TIE, Estimate, PairedDifference, estimate, holm, paired_difference
@@ -55,7 +55,8 @@ class PointResults:
 
     def values(self, scheduler: str, metric: str) -> dict[int, float]:
         """Return a metric by seed, without seeds at which it is undefined."""
-        values = {seed: record.figures[metric] for seed, record in self.records.get(scheduler, {}).items()}
+        records = self.records.get(scheduler, {})
+        values = {seed: record.figures.get(metric, math.nan) for seed, record in records.items()}
         return {seed: value for seed, value in sorted(values.items()) if not math.isnan(value)}
 
     def mean(self, scheduler: str, metric: str) -> Estimate | None:
@@ -101,6 +102,13 @@ class Results:
     def others(self) -> list[str]:
         """The schedulers except the baseline."""
         return [name for name in self.schedulers if name != self.baseline]
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """METRICS, and CACHE_METRICS if any simulation has them."""
+        every = (record for point in self.points for records in point.records.values() for record in records.values())
+        shown = METRICS + CACHE_METRICS
+        return shown if any(CACHE_METRICS[0] in record.figures for record in every) else METRICS
 
     def comparison(self, point: PointResults, scheduler: str, metric: str) -> Comparison | None:
         """Compare with the baseline, corrected for all comparisons at the point in that metric.
@@ -151,7 +159,7 @@ class Results:
             self._row(point, scheduler, metric, mean)
             for point in self.points
             for scheduler in self.schedulers
-            for metric in METRICS
+            for metric in self.metrics
             if (mean := point.mean(scheduler, metric)) is not None
         ]
 

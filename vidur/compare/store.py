@@ -9,7 +9,7 @@ from pathlib import Path
 from vidur.atomic import write_text
 from vidur.compare.cell import Cell, simulate_cell
 from vidur.compare.executor import Executor, Failure
-from vidur.compare.figures import METRICS, Figures
+from vidur.compare.figures import CACHE_METRICS, METRICS, Figures
 from vidur.compare.record import CellRecord
 from vidur.errors import InputError
 
@@ -32,7 +32,7 @@ class CellStore:
             record = CellRecord.from_document(json.loads(self.path(cell).read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return record if record.figures.keys() == set(METRICS) else None
+        return record if record.figures.keys() in (set(METRICS), {*METRICS, *CACHE_METRICS}) else None
 
     def save(self, cell: Cell, record: CellRecord) -> None:
         names = {"point": cell.point, "router": cell.router, "seed": cell.seed}

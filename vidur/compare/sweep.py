@@ -13,7 +13,7 @@ from vidur.compare.capacity import Capacities
 from vidur.compare.cell import Cell, workload_digest
 from vidur.compare.config import AUTO, CompareConfig, names
 from vidur.compare.executor import Executor, Failure, ProcessExecutor
-from vidur.compare.figures import METRICS
+from vidur.compare.figures import CACHE_METRICS, METRICS
 from vidur.compare.policy_file import keep_policy
 from vidur.compare.record import CellRecord
 from vidur.compare.results import CellFailure, PointResults, Results, machine_text
@@ -22,6 +22,7 @@ from vidur.compare.schedulers import parse_scheduler, parse_schedulers
 from vidur.compare.store import CellStore
 from vidur.compare.sweep_file import Entry, SweepFile
 from vidur.compare.tuning import SIZE_SPLIT, Thresholds, most_simulations, tune_size_split
+from vidur.compare.workload import caches_prefixes
 from vidur.config import BaseGlobalSchedulerConfig, PPOGlobalSchedulerConfig, SizeSplitGlobalSchedulerConfig
 from vidur.config.base import settings_of
 from vidur.errors import InputError, unknown_name
@@ -64,8 +65,8 @@ class Sweep:
         self._source = source
         self._given = file.flags if file is not None else {}
         self._title = file.title if file is not None else "Comparison"
-        if config.metric not in METRICS:
-            raise unknown_name("metric", config.metric, METRICS)
+        if config.metric not in METRICS + CACHE_METRICS:
+            raise unknown_name("metric", config.metric, METRICS + CACHE_METRICS)
         self._schedulers = _schedulers(config) if schedulers is None else dict(schedulers)
         self._tune = tune
         self.thresholds: dict[str, Thresholds] = {}
@@ -81,6 +82,11 @@ class Sweep:
                 self._without[point.label] = frozenset(entry.without) - {config.baseline}
         if not self._points:
             raise InputError("the sweep has no scenario")
+        if config.metric in CACHE_METRICS and not any(caches_prefixes(point.config) for point in self._points):
+            raise InputError(
+                f"--metric {config.metric}: no replica of the sweep caches prefixes; that takes vllm_v1 with "
+                "enable_prefix_caching, and requests whose content is known"
+            )
         labels = [point.label for point in self._points]
         for label in labels:
             if labels.count(label) > 1:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vidur.config import SimulationConfig, SyntheticRequestGeneratorConfig
 from vidur.errors import InputError
+from vidur.request_generator import generate_requests
 
 
 def has_rate(workload: object) -> bool:
@@ -18,6 +19,14 @@ def require_rate(config: SimulationConfig) -> None:
     """Raise InputError unless the configuration's requests arrive at a rate that can be set."""
     if not has_rate(config.request_generator_config):
         raise InputError("the requests must be synthetic with intervals that have a rate, as poisson")
+
+
+def caches_prefixes(config: SimulationConfig) -> bool:
+    """Whether any replica caches prefixes of the configuration's requests."""
+    groups = config.cluster_config.groups
+    if not any(getattr(group.replica_scheduler_config, "enable_prefix_caching", False) for group in groups):
+        return False
+    return generate_requests(config.request_generator_config).content is not None
 
 
 def rate_of(workload: SyntheticRequestGeneratorConfig) -> float:

@@ -65,6 +65,8 @@ def _requests(table: RequestTable, routers: NDArray[np.int64]) -> Any:
     for field in ("scheduled_at", "first_token_at", "placed_at", "completed_at"):
         requests[field] = np.nan
     requests["arrived_at"] = table.arrived_at
+    if table.turns is not None:
+        requests["arrived_at"][table.turns.num_parents() > 0] = np.nan
     requests["prefill"] = requests["prompt"] = table.num_prefill_tokens
     requests["output"] = table.num_decode_tokens
     requests["total"] = table.num_prefill_tokens + table.num_decode_tokens
@@ -346,6 +348,9 @@ class Engine:
         if len(pools):
             for name in ("query_tokens", "hit_tokens", "evicted_blocks", "evicted_age"):
                 columns[name] = pools[name].copy()
+            costs = self.state.books.prefix[0]
+            columns["prefill_token_seconds"] = costs[:, observation.TOKEN_SECONDS].copy()
+            columns["prefill_pair_seconds"] = costs[:, observation.PAIR_SECONDS].copy()
         for stage in range(stages.shape[1]):
             columns[f"busy_time_stage{stage}"] = stages["busy_time"][:, stage].copy()
         return columns

@@ -18,7 +18,8 @@ UNFINISHED, FINISHED, REFUSED = 0, 1, 2
 class Recording:
     """Everything the engine recorded, column by column. Times are seconds on the simulated clock, which starts at 0.
 
-    requests: arrays of length N, index = request id (order of arrival).
+    requests: arrays of length N, index = request id: in order of arrival, but requests that follow others arrive when
+        those have ended, so their arrivals need not ascend.
         arrived_at, scheduled_at (first batch), prefill_completed_at (first token), completed_at: float64; nan = never.
         num_prefill_tokens, num_decode_tokens: as they arrived; restarts do not change them.
         replica: the last one the request was placed on; -1 = never placed.
@@ -44,7 +45,8 @@ class Recording:
         num_batches: optional; for a recording without batch rows.
         attention_token_pairs: the sum over batches and their requests of query tokens * KV tokens.
         query_tokens, hit_tokens: prompt tokens of admitted requests and those found cached; evicted_blocks: blocks that
-        lost their content; evicted_age: seconds since their last use, summed. Absent without prefix caching.
+        lost their content; evicted_age: seconds since their last use, summed. prefill_token_seconds,
+        prefill_pair_seconds: the cost of a prefill (vidur.observation). Absent without prefix caching.
 
     members: (offsets int64[K+1], request_ids int32[offsets[K]]) for the first K rows of batches, or None.
     member_tokens: int32[offsets[K]], the tokens of each member in one iteration, or None where it was not recorded.

@@ -8,14 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidur.engine.recording import FINISHED, REFUSED, UNFINISHED, Columns, Recording
+from vidur.metrics.prefix_cache import replica_cache_columns
 
 STATUS_NAMES = {UNFINISHED: b"unfinished", FINISHED: b"finished", REFUSED: b"refused"}
 
 
+def first_arrival(recording: Recording) -> float:
+    """Return the time of the first arrival; 0 if there are no requests."""
+    arrived_at = recording.requests["arrived_at"]
+    return float(np.nanmin(arrived_at)) if len(arrived_at) else 0.0
+
+
 def duration(recording: Recording) -> float:
     """Return seconds from the first arrival to the last event; 0 if nothing arrived before the run ended."""
-    arrived_at = recording.requests["arrived_at"]
-    return max(0.0, recording.end_time - float(arrived_at.min())) if len(arrived_at) else 0.0
+    anything = len(recording.requests["arrived_at"]) > 0
+    return max(0.0, recording.end_time - first_arrival(recording)) if anything else 0.0
 
 
 def num_batches(recording: Recording, runs: Columns) -> int | None:
@@ -61,7 +68,7 @@ def request_columns(recording: Recording, counted: NDArray[np.bool_] | None = No
         "prefill_time_execution_plus_preemption_normalized": prefill / num_prefill,
         "decode_time_execution_plus_preemption_normalized": np.where(counted, completed_at - first_token_at, np.nan)
         / num_decode,
-        "request_inter_arrival_delay": np.diff(arrived_at, prepend=np.nan),
+        "request_inter_arrival_delay": _gaps(arrived_at),
         "request_num_tokens": num_prefill + num_decode,
         "request_num_prefill_tokens": num_prefill,
         "request_num_decode_tokens": num_decode,
@@ -76,7 +83,16 @@ def request_columns(recording: Recording, counted: NDArray[np.bool_] | None = No
         "completed_at": completed_at,
         "num_reroutes": requests["num_reroutes"],
         "status": np.array([STATUS_NAMES[status] for status in range(len(STATUS_NAMES))])[requests["status"]],
+        **{name: requests[name] for name in ("num_cached_tokens", "num_believed_tokens") if name in requests},
     }
+
+
+def _gaps(arrived_at: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return seconds from the arrival before each arrival, in time, not by request number."""
+    order = np.argsort(arrived_at, kind="stable")
+    gaps = np.empty(len(arrived_at))
+    gaps[order] = np.diff(arrived_at[order], prepend=np.nan)
+    return gaps
 
 
 def time_per_output_token(recording: Recording) -> NDArray[np.float64]:
@@ -158,4 +174,5 @@ def replica_columns(recording: Recording, runs: Columns) -> Columns:
         "kv_use_mean": np.bincount(owner, runs["kv_blocks"] * seconds_held, num_replicas) / num_blocks / seconds,
         "kv_use_max": peak / num_blocks,
         **{name: replicas[name] for name in stages},
+        **replica_cache_columns(recording),
     }

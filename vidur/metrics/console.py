@@ -52,6 +52,7 @@ def facts(figures: Section) -> list[tuple[str, str]]:
         ("Workload", figures["workload"] or NOTHING),
         ("Execution times", figures["execution_times"]),
         ("KV-cache", ", ".join(_blocks(group, len(figures["groups"])) for group in figures["groups"])),
+        *([("Prefix cache", _cached(figures["prefix_cache"]))] if "prefix_cache" in figures else []),
         ("Requests", outcome + (" (partial: the run was stopped early)" if figures["partial"] else "")),
         (
             "Throughput",
@@ -69,6 +70,14 @@ def facts(figures: Section) -> list[tuple[str, str]]:
 def _blocks(group: Section, num_groups: int) -> str:
     text = f"{group['kv_cache_blocks']:,} blocks a replica"
     return text if num_groups == 1 else f"{group['name']}: {text}"
+
+
+def _cached(cache: Section) -> str:
+    text = f"{percent(cache['hit_rate'])} of {cache['query_tokens']:,} prompt tokens were cached; "
+    text += f"{plural(cache['evicted_blocks'], 'block')} evicted"
+    if cache["evicted_blocks"]:
+        text += f", {in_seconds(cache['mean_eviction_age'])} after their last use in the mean"
+    return text
 
 
 def _simulated(figures: Section) -> str:
@@ -102,14 +111,22 @@ def print_comparison(results: Mapping[str, SimulationResult], file: IO[str] | No
     names = [
         f"{LATENCY_LABELS[name]} {column} ({unit.name})" for (name, column), unit in zip(columns, units, strict=True)
     ]
-    table = _table(console, ["The same requests under", *names], 1)
+    rates = hit_rates(results)
+    table = _table(console, ["The same requests under", *names, *(["Hit rate"] if rates else [])], 1)
     for router, values in zip(results, figures, strict=True):
         pairs = zip(values, units, strict=True)
-        table.add_row(
-            router, *(NOTHING if value is None else significant(value * unit.per_second) for value, unit in pairs)
-        )
+        cells = (NOTHING if value is None else significant(value * unit.per_second) for value, unit in pairs)
+        table.add_row(router, *cells, *([rates[router]] if rates else []))
     console.print()
     console.print(table)
+
+
+def hit_rates(results: Mapping[str, SimulationResult]) -> dict[str, str]:
+    """Return the hit rate of prefix caches under each router; empty without prefix caching."""
+    sections = {router: result.summary.get("prefix_cache") for router, result in results.items()}
+    if not any(sections.values()):
+        return {}
+    return {router: percent(section["hit_rate"] if section else None) for router, section in sections.items()}
 
 
 def _print_facts(console: Console, figures: Section) -> None:
@@ -149,10 +166,13 @@ def _latency_table(console: Console, latency: Section) -> Table:
 def _replica_table(console: Console, replicas: list[Section]) -> Table:
     mixed = len({replica["group"] for replica in replicas}) > 1
     texts = ["Replica", "Group"] if mixed else ["Replica"]
-    table = _table(console, [*texts, "Requests", "Busy", "KV-cache mean", "KV-cache max", "Preemptions"], len(texts))
+    names, shown = ["Busy", "KV-cache mean", "KV-cache max"], ["busy", "kv_use_mean", "kv_use_max"]
+    if "hit_rate" in replicas[0]:
+        names, shown = [*names, "Hit rate"], [*shown, "hit_rate"]
+    table = _table(console, [*texts, "Requests", *names, "Preemptions"], len(texts))
     for replica in replicas:
         cells = [str(replica["replica"]), replica["group"]][: len(texts)]
-        shares = [percent(replica.get(name)) for name in ("busy", "kv_use_mean", "kv_use_max")]
+        shares = [percent(replica.get(name)) for name in shown]
         table.add_row(*cells, f"{replica['requests']:,}", *shares, f"{replica['preemptions']:,}")
     return table
 
@@ -160,7 +180,8 @@ def _replica_table(console: Console, replicas: list[Section]) -> Table:
 def _group_table(console: Console, replicas: list[Section]) -> Table:
     """Make a table of sums of counts, means of shares, and the range over each group's replicas."""
     names = ["Group", "Replicas", "Requests", "(each)", "Busy", "(each)", "KV-cache mean", "max", "Preemptions"]
-    table = _table(console, names, 1)
+    caching = "hit_rate" in replicas[0]
+    table = _table(console, names + ["Hit rate"] * caching, 1)
     for group in dict.fromkeys(replica["group"] for replica in replicas):
         members = [replica for replica in replicas if replica["group"] == group]
         requests = [replica["requests"] for replica in members]
@@ -178,5 +199,11 @@ def _group_table(console: Console, replicas: list[Section]) -> Table:
             percent(sum(mean) / len(mean) if mean else None),
             percent(max(peak, default=None)),
             f"{sum(replica['preemptions'] for replica in members):,}",
+            *([_hit_rate(members)] if caching else []),
         )
     return table
+
+
+def _hit_rate(replicas: list[Section]) -> str:
+    hit, query = (sum(replica[name] for replica in replicas) for name in ("hit_tokens", "query_tokens"))
+    return percent(hit / query if query else None)

@@ -64,7 +64,7 @@ def _stages(recording: Recording) -> _Stages:
 def _events(recording: Recording, stages: _Stages) -> tuple[NDArray[np.float64], NDArray[np.int8], NDArray[np.intp]]:
     """Return time and kind of each event, and its request or its index in `stages`."""
     requests, batches = recording.requests, recording.batches
-    arrived = np.arange(len(requests["arrived_at"]))
+    arrived = np.flatnonzero(~np.isnan(requests["arrived_at"]))
     # Only the last placement of a rerouted request is known, without its time.
     routed = np.flatnonzero((requests["replica"] >= 0) & (requests["num_reroutes"] == 0))
     elapsed = stages.within * batches["iteration_time"][stages.row]
@@ -75,7 +75,7 @@ def _events(recording: Recording, stages: _Stages) -> tuple[NDArray[np.float64],
     last = np.flatnonzero(stages.is_last)
     scheduled = batches["scheduled_at"][stages.row[first]] + elapsed[first]
     parts = [
-        (requests["arrived_at"], REQUEST_ARRIVAL, arrived),
+        (requests["arrived_at"][arrived], REQUEST_ARRIVAL, arrived),
         (requests["arrived_at"][routed], GLOBAL_SCHEDULE, routed),
         (scheduled, REPLICA_SCHEDULE, first),
         (start, REPLICA_STAGE_SCHEDULE, every),

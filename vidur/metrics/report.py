@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidur.metrics import report_sections as sections
-from vidur.metrics.console import LATENCY_LABELS, facts
+from vidur.metrics.cache_charts import cache_charts
+from vidur.metrics.console import LATENCY_LABELS, facts, hit_rates
 from vidur.metrics.text import NOTHING, Unit, in_seconds, percent, significant, time_unit
 from vidur.report import Markup, Page, Table
 from vidur.report.markup import markup
@@ -42,6 +43,8 @@ def report_page(result: SimulationResult, others: Mapping[str, SimulationResult]
     if metrics.store_utilization_metrics:
         charts += sections.replica_charts(result)
     page.add_section("Over time", *charts)
+    if "prefix_cache" in figures and metrics.store_request_metrics:
+        page.add_section("Prefix caches", *cache_charts(result))
     page.add_section("Replicas", _replica_table(figures["replicas"]))
     if metrics.store_batch_metrics:
         page.add_section("Batches", *sections.batch_charts(result))
@@ -84,6 +87,8 @@ def _cards(figures: Section) -> list[tuple[str, str, str]]:
                 cards.append((f"{name.upper()} SLO met", percent(goodput[f"{name}_attainment"]), note))
         share = f"{percent(goodput['fraction_of_finished'])} of the finished"
         cards.append(("Goodput", f"{significant(goodput['requests_per_second'])} /s", share))
+    if "prefix_cache" in figures:
+        cards.append(("Hit rate", percent(figures["prefix_cache"]["hit_rate"]), "prompt tokens that were cached"))
     busy = [replica["busy"] for replica in figures["replicas"] if replica.get("busy") is not None]
     if busy:
         cards.append(("Busy", percent(sum(busy) / len(busy)), f"{percent(min(busy), 0)} to {percent(max(busy), 0)}"))
@@ -111,8 +116,11 @@ def _router_table(results: Mapping[str, SimulationResult]) -> Table:
         if "goodput" in section:
             goodput = section["goodput"]
             rows[-1] += [significant(goodput["requests_per_second"]), percent(goodput["fraction_of_finished"])]
-    goodput_heads = ["Goodput (requests/s)", "Meet the SLOs"] if len(rows[0]) > len(heads) + 2 else []
-    return Table(["Router", "Finished", *heads, *goodput_heads], rows)
+    more_heads = ["Goodput (requests/s)", "Meet the SLOs"] if len(rows[0]) > len(heads) + 2 else []
+    if rates := hit_rates(results):
+        more_heads.append("Hit rate")
+        rows = [[*row, rates[row[0]]] for row in rows]
+    return Table(["Router", "Finished", *heads, *more_heads], rows)
 
 
 def _latency_table(latency: Section) -> Table:
@@ -126,6 +134,8 @@ def _latency_table(latency: Section) -> Table:
 
 def _replica_table(replicas: list[Section]) -> Table:
     names = ["Replica", "Group", "Requests", "Busy", "KV-cache mean", "KV-cache max", "Preemptions", "MFU"]
+    caching = "hit_rate" in replicas[0]
+    names += ["Hit rate", "Evicted blocks", "Age at eviction"] * caching
     rows = [
         [
             str(replica["replica"]),
@@ -134,7 +144,12 @@ def _replica_table(replicas: list[Section]) -> Table:
             *(percent(replica.get(name)) for name in ("busy", "kv_use_mean", "kv_use_max")),
             f"{replica['preemptions']:,}",
             percent(replica.get("mfu")),
+            *(_cache_cells(replica) if caching else []),
         ]
         for replica in replicas
     ]
     return Table(names, rows, num_texts=2)
+
+
+def _cache_cells(replica: Section) -> list[str]:
+    return [percent(replica["hit_rate"]), f"{replica['evicted_blocks']:,}", in_seconds(replica["mean_eviction_age"])]

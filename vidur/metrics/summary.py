@@ -16,6 +16,7 @@ from vidur.metrics.describe import describe_cluster, describe_group, describe_pr
 from vidur.metrics.latency import latencies, meets_objectives
 from vidur.metrics.mfu import model_flop_utilization
 from vidur.metrics.operations import operation_totals
+from vidur.metrics.prefix_cache import cache_figures, caches, replica_cache_columns
 from vidur.metrics.statistics import statistics, weighted_statistics
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def summary(
         "throughput": _throughput(recording),
         "latency": {**{name: statistics(values) for name, values in times.items()}, "itl": _token_latency(result)},
     }
+    if caches(recording):
+        figures["prefix_cache"] = cache_figures(recording)
     if met := goodput(result, ttft_objective, tpot_objective):
         figures["goodput"] = met
     if metrics.store_batch_metrics:
@@ -166,6 +169,7 @@ def _replicas(result: SimulationResult) -> list[Section]:
                 seconds,
             )
     shown = result.config.metrics_config.store_utilization_metrics
+    cached = replica_cache_columns(result.recording)
     return [
         {
             "replica": number,
@@ -182,6 +186,9 @@ def _replicas(result: SimulationResult) -> list[Section]:
                 if shown
                 else {}
             ),
+            **{
+                name: None if math.isnan(value := values[number].item()) else value for name, values in cached.items()
+            },
         }
         for number in range(len(busy))
     ]

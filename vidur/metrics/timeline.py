@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidur.engine.recording import Columns, Recording
+from vidur.metrics.columns import first_arrival
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -48,8 +49,7 @@ def timeline(recording: Recording, runs: Columns, num_bins: int) -> Timeline:
 
 def time_edges(recording: Recording, num_bins: int) -> Floats:
     """Return the edges of equal bins over the duration; one bin of a second if the duration is 0."""
-    arrived_at = recording.requests["arrived_at"]
-    begin = float(arrived_at.min()) if len(arrived_at) else 0.0
+    begin = first_arrival(recording)
     if recording.end_time <= begin:
         return np.array([begin, begin + 1.0])
     return np.linspace(begin, recording.end_time, num_bins + 1)
