@@ -209,7 +209,7 @@ def wanted_index(router: GlobalScheduler, cluster: ClusterConfig) -> IndexOption
 
     Raises InputError if it cannot do without.
     """
-    needed = isinstance(router, KernelScheduler) and getattr(router, "needs_index", False)
+    needed = isinstance(router, KernelScheduler) and router.needs_index
     if cluster.prefix_index == "none":
         if needed:
             name = cluster.global_scheduler_config.get_type()

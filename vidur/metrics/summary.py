@@ -186,9 +186,7 @@ def _replicas(result: SimulationResult) -> list[Section]:
                 if shown
                 else {}
             ),
-            **{
-                name: None if math.isnan(value := values[number].item()) else value for name, values in cached.items()
-            },
+            **{name: None if math.isnan(value := values[number].item()) else value for name, values in cached.items()},
         }
         for number in range(len(busy))
     ]
