@@ -82,7 +82,7 @@ def table_bounds(limits: ReplicaPlan, batcher: Batcher, requests: RequestTable) 
         if limits.stages == 1 and limits.prefill_threshold == 0:
             prefill_kv = longest
         # Several prefills of a batch may have earlier chunks in the KV-cache.
-        prefill_kv = min(prefill_kv * 2, limits.num_blocks * limits.block_size)
+        prefill_kv = prefill_kv * 4 if limits.caching else min(prefill_kv * 2, limits.num_blocks * limits.block_size)
         chunk = tokens
     elif limits.token_limit:
         tokens, chunk, prefill_kv = max(limits.token_limit, max_batch, longest), max(limits.token_limit, longest), 0

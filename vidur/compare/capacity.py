@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,14 +16,16 @@ from vidur.compare.executor import Executor, Failure
 from vidur.compare.version import code_version
 from vidur.compare.workload import require_rate, reseeded, with_rate
 from vidur.config import (
+    ArrivingRequestGeneratorConfig,
     ClusterConfig,
     LeastTokensGlobalSchedulerConfig,
     PoissonRequestIntervalGeneratorConfig,
     SimulationConfig,
     SyntheticRequestGeneratorConfig,
+    TimeCostGlobalSchedulerConfig,
 )
 from vidur.data_files import cache_folder, optional
-from vidur.engine.recording import FINISHED
+from vidur.engine.recording import FINISHED, Recording
 from vidur.errors import InputError
 from vidur.observation import Floats
 from vidur.request_generator import RequestTable, generate_requests
@@ -36,6 +39,9 @@ _SEED = 0
 _GROWTH = 0.01
 # The relative width at which the bisection stops.
 _PRECISION = 0.005
+# Of sessions: their requests in a measurement, the relative width, and samples of a quarter of it. The rate of sessions
+# is known less well, as their number is smaller.
+_SESSION_REQUESTS, _SESSIONS_PRECISION, _SAMPLES = 6000, 0.02, 200
 _WIDEN = 1.15
 _WHAT = "Measured capacities"
 
@@ -51,28 +57,72 @@ def capacity(config: SimulationConfig) -> float:
 
 
 def measure_capacity(config: SimulationConfig) -> float:
-    """Return the greatest rate, requests/s, of Poisson arrivals that the cluster keeps up with under least_tokens.
+    """Return the greatest rate of Poisson arrivals that the cluster keeps up with, requests/s.
 
-    Bisects from the saturated throughput. Raises InputError if the cluster can serve none of the requests.
+    Bisects from the saturated throughput, under least_tokens. For requests whose content is known: under time_cost,
+    with the caches; in sessions per second where sessions arrive. Raises InputError if the cluster can serve none.
     """
     config = _essential(config)
     workload = config.request_generator_config
-    assert isinstance(workload, SyntheticRequestGeneratorConfig)
+    assert isinstance(workload, ArrivingRequestGeneratorConfig)
     requests = generate_requests(with_rate(workload, 1.0))
-    low = high = saturated_throughput(config, requests)
-    if _keeps_up(config, requests, low):
-        while _keeps_up(config, requests, high):
+    if requests.content is not None:
+        first = _saturated_sessions(config, requests)
+        return _bisect(lambda rate: _keeps_up_with_sessions(config, rate), first, _SESSIONS_PRECISION)
+    return _bisect(lambda rate: _keeps_up(config, requests, rate), saturated_throughput(config, requests), _PRECISION)
+
+
+def _bisect(keeps_up: Callable[[float], bool], first: float, precision: float) -> float:
+    """Return the greatest rate that `keeps_up`, to a relative `precision`, searched for from `first` on."""
+    low = high = first
+    if keeps_up(low):
+        while keeps_up(high):
             low, high = high, _WIDEN * high
     else:
-        while not _keeps_up(config, requests, low):
+        while not keeps_up(low):
             low, high = low / _WIDEN, low
-    while high / low > 1.0 + _PRECISION:
+    while high / low > 1.0 + precision:
         middle = math.sqrt(low * high)
-        if _keeps_up(config, requests, middle):
+        if keeps_up(middle):
             low = middle
         else:
             high = middle
     return low
+
+
+def _saturated_sessions(config: SimulationConfig, requests: RequestTable) -> float:
+    """Return a first guess of the rate of sessions: completions per second when all arrive at once, over the requests
+    of a session."""
+    recorded = _run(config, replace(requests, arrived_at=np.zeros(len(requests))))
+    ends = recorded.requests["completed_at"][recorded.requests["status"] == FINISHED]
+    if len(ends) < 8 or np.ptp(ends) == 0.0:
+        raise InputError("the capacity cannot be measured: no replica of the cluster holds requests of these lengths")
+    return middle_rate(ends) * len(requests.first_turns_at()) / len(requests)
+
+
+def _keeps_up_with_sessions(config: SimulationConfig, rate: float) -> bool:
+    """Whether outstanding requests do not grow from the second to the last quarter of the time in which sessions begin,
+    by more than a part of the requests that arrive between."""
+    workload = config.request_generator_config
+    assert isinstance(workload, ArrivingRequestGeneratorConfig)
+    requests = generate_requests(with_rate(workload, rate))
+    recorded = _run(config, requests).requests
+    if (recorded["status"] != FINISHED).all():
+        return False
+    end = float(requests.first_turns_at()[-1])
+    arrivals, ends = np.sort(recorded["arrived_at"]), np.sort(recorded["completed_at"])
+    times = np.linspace(0.0, end, 4 * _SAMPLES, endpoint=False)
+    outstanding = (np.searchsorted(arrivals, times) - np.searchsorted(ends, times)).reshape(4, _SAMPLES).mean(axis=1)
+    between = np.searchsorted(arrivals, 0.875 * end) - np.searchsorted(arrivals, 0.375 * end)
+    return bool(outstanding[3] - outstanding[1] <= _GROWTH * between)
+
+
+def _run(config: SimulationConfig, requests: RequestTable) -> Recording:
+    simulator = Simulator(config, requests)
+    recorded = simulator.run().recording
+    if simulator.interrupted:
+        raise KeyboardInterrupt
+    return recorded
 
 
 def saturated_throughput(config: SimulationConfig, requests: RequestTable) -> float:
@@ -109,22 +159,21 @@ def _completions(config: SimulationConfig, requests: RequestTable, arrived_at: F
     rounds = len(arrived_at) // len(requests)
     prompts, outputs = np.tile(requests.num_prefill_tokens, rounds), np.tile(requests.num_decode_tokens, rounds)
     table = RequestTable.of(arrived_at, prompts, outputs, "capacity")
-    simulator = Simulator(config, table)
-    recorded = simulator.run().recording
-    if simulator.interrupted:
-        raise KeyboardInterrupt
+    recorded = _run(config, table)
     return np.where(recorded.requests["status"] == FINISHED, recorded.requests["completed_at"], np.inf)
 
 
 def _essential(config: SimulationConfig) -> SimulationConfig:
-    """Reduce a configuration to what the capacity depends on: replicas and request lengths, with least_tokens, Poisson
-    arrivals and no events."""
+    """Reduce a configuration to what the capacity depends on: replicas and requests, with least_tokens, or time_cost
+    where contents are known, Poisson arrivals and no events."""
     given, workload = config.cluster_config, config.request_generator_config
-    assert isinstance(workload, SyntheticRequestGeneratorConfig)
+    assert isinstance(workload, ArrivingRequestGeneratorConfig)
+    synthetic = isinstance(workload, SyntheticRequestGeneratorConfig)
+    least = _REQUESTS if synthetic else _SESSION_REQUESTS
     cluster = ClusterConfig(
         num_replicas=given.num_replicas,
         replica_config=given.replica_config,
-        global_scheduler_config=LeastTokensGlobalSchedulerConfig(),
+        global_scheduler_config=LeastTokensGlobalSchedulerConfig() if synthetic else TimeCostGlobalSchedulerConfig(),
         replica_scheduler_config=given.replica_scheduler_config,
         replica_groups=given.replica_groups,
     )
@@ -134,7 +183,7 @@ def _essential(config: SimulationConfig) -> SimulationConfig:
         request_generator_config=reseeded(
             dataclasses.replace(workload, interval_generator_config=PoissonRequestIntervalGeneratorConfig()),
             _SEED,
-            max(_REQUESTS, _REQUESTS_EACH * given.num_replicas),
+            max(least, _REQUESTS_EACH * given.num_replicas),
         ),
         execution_time_predictor_config=config.execution_time_predictor_config,
         metrics_config=dataclasses.replace(config.metrics_config, write_metrics=False),
@@ -196,5 +245,5 @@ class Capacities:
 def _key(config: SimulationConfig) -> str:
     essential = _essential(config)
     version = code_version(essential.cluster_config.global_scheduler_config)
-    parts: list[object] = [essential.to_dict(), _ROUNDS, _GROWTH, _PRECISION, version]
+    parts: list[object] = [essential.to_dict(), _ROUNDS, _GROWTH, _PRECISION, _SESSIONS_PRECISION, version]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -14,7 +14,7 @@ from vidur.compare.figures import LONG_PROMPT, WARM_UP, Objectives
 from vidur.compare.policy_file import PolicyFile
 from vidur.compare.record import CellRecord
 from vidur.compare.version import code_version
-from vidur.config import MetricsConfig, PPOGlobalSchedulerConfig, SimulationConfig, SyntheticRequestGeneratorConfig
+from vidur.config import ArrivingRequestGeneratorConfig, MetricsConfig, PPOGlobalSchedulerConfig, SimulationConfig
 from vidur.config.command_line import flags_of
 from vidur.engine.plan import hardware_facts
 from vidur.observation import SPEED
@@ -52,7 +52,7 @@ class Cell:
     def effort(self) -> int:
         """A measure that grows with the simulation's duration."""
         workload = self.config.request_generator_config
-        assert isinstance(workload, SyntheticRequestGeneratorConfig)
+        assert isinstance(workload, ArrivingRequestGeneratorConfig)
         return workload.num_requests or 0
 
     @property

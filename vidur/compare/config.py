@@ -24,7 +24,11 @@ class CompareConfig(Config):
     scenario: str | None = setting(
         None, help="names in data/scenarios, or YAML files; all: every built-in one; with a sweep file, which of its"
     )
-    schedulers: str = setting("all", help="names, with settings after a colon, as ppo:beta=40; all: all but lookahead")
+    schedulers: str = setting(
+        "all",
+        help="names, with settings after a colon, as ppo:beta=40; all: those that know loads, but lookahead; "
+        "cache: those that know prefix caches",
+    )
     lookahead: bool = setting(False, help="also lookahead, an upper reference: slow")
     baseline: str = setting("round_robin", help="the scheduler that the others are compared with")
     load: str | None = setting(None, help="arrival rates over the measured capacity; the scenario's if none")

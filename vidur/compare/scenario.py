@@ -13,7 +13,7 @@ from typing import Any
 from vidur.compare.capacity import Capacities
 from vidur.compare.figures import Objectives
 from vidur.compare.workload import has_rate, reseeded, with_rate
-from vidur.config import ReplicaEventConfig, SimulationConfig, SyntheticRequestGeneratorConfig
+from vidur.config import ArrivingRequestGeneratorConfig, ReplicaEventConfig, SimulationConfig
 from vidur.config.base import Config, setting
 from vidur.config.document import flatten, read
 from vidur.config.given import build
@@ -78,7 +78,7 @@ class Scenario:
         header = read(ScenarioHeader, document["scenario"], f"{where}: scenario")
         config = build(flatten({key: value for key, value in document.items() if key != "scenario"}, where))
         if not has_rate(config.request_generator_config):
-            raise InputError(f"{where}: a scenario needs synthetic requests whose intervals have a rate, as poisson")
+            raise InputError(f"{where}: a scenario needs generated requests whose intervals have a rate, as poisson")
         return cls(name, header, config)._checked(where)
 
     @property
@@ -154,7 +154,7 @@ class Scenario:
         if router is not None:
             cluster = dataclasses.replace(cluster, global_scheduler_config=router)
         if self.header.events:
-            end = float(generate_requests(workload).arrived_at[-1])
+            end = float(generate_requests(workload).first_turns_at()[-1])
             events = tuple(
                 ReplicaEventConfig(time=event.at * end, replica=event.replica, action=event.action, factor=event.factor)
                 for event in self.header.events
@@ -168,9 +168,9 @@ class Scenario:
             metrics_config=dataclasses.replace(self.config.metrics_config, write_metrics=False),
         )
 
-    def _workload(self, seed: int, requests: int) -> SyntheticRequestGeneratorConfig:
+    def _workload(self, seed: int, requests: int) -> ArrivingRequestGeneratorConfig:
         workload = self.config.request_generator_config
-        assert isinstance(workload, SyntheticRequestGeneratorConfig)
+        assert isinstance(workload, ArrivingRequestGeneratorConfig)
         return with_rate(reseeded(workload, seed, self.num_requests(requests)), self.rate)
 
     def _checked(self, where: str) -> Scenario:

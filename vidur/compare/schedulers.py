@@ -10,30 +10,46 @@ from vidur.config.command_line import read_text
 from vidur.config.global_scheduler import BaseGlobalSchedulerConfig
 from vidur.errors import InputError, unknown_name
 
-ALL = "all"
+ALL, CACHE = "all", "cache"
+# What cache-aware routers are compared with, besides one another.
+_WITHOUT_CACHES = ("round_robin", "least_tokens", "session_hash", "consistent_hash", "ppo")
 # Separates the elements of a list, since commas separate settings and schedulers.
 _LIST = "+"
 
 
 def every_scheduler() -> list[str]:
-    """Return the built-in schedulers except lookahead, which is slow."""
-    excluded = (CustomGlobalSchedulerConfig.type_name, LookaheadGlobalSchedulerConfig.type_name)
-    return [name for name in BaseGlobalSchedulerConfig.type_names() if name not in excluded]
+    """Return the built-in schedulers except lookahead, which is slow, and those that know prefix caches."""
+    excluded = (CustomGlobalSchedulerConfig.type_name, LookaheadGlobalSchedulerConfig.type_name, "consistent_hash")
+    names = BaseGlobalSchedulerConfig.type_names()
+    return [name for name in names if name not in excluded and not _is_cache_aware(name)]
+
+
+def cache_schedulers() -> list[str]:
+    """Return the schedulers to compare where prefixes are cached."""
+    return [*_WITHOUT_CACHES, *(name for name in BaseGlobalSchedulerConfig.type_names() if _is_cache_aware(name))]
+
+
+def _is_cache_aware(name: str) -> bool:
+    return BaseGlobalSchedulerConfig.from_type(name).cache_aware
 
 
 def parse_schedulers(text: str) -> dict[str, BaseGlobalSchedulerConfig]:
     """Return configurations by name, in the given order.
 
-    Names are separated by commas; `all` means every_scheduler. Settings follow a colon, `ppo:beta=40,checkpoint=FILE`;
-    list elements are joined by plus signs, `size_split:thresholds=900+3000`. `FILE.py:Class` is a user's scheduler.
+    Names are separated by commas; `all` means every_scheduler, `cache` cache_schedulers. Settings follow a colon,
+    `ppo:beta=40,checkpoint=FILE`; list elements are joined by plus signs,
+    `size_split:thresholds=900+3000`. `FILE.py:Class` is a user's scheduler.
     Raises InputError with the nearest valid names.
     """
     configs: dict[str, BaseGlobalSchedulerConfig] = {}
     for word in _split(text):
-        for name in every_scheduler() if word == ALL else [word]:
+        groups = {ALL: every_scheduler, CACHE: cache_schedulers}
+        for name in groups[word]() if word in groups else [word]:
             configs.setdefault(name, parse_scheduler(name))
     if not configs:
-        raise InputError(f"--schedulers names nothing: give one name or more, with commas between them, or {ALL}")
+        raise InputError(
+            f"--schedulers names nothing: give one name or more, with commas between them, {ALL} or {CACHE}"
+        )
     return configs
 
 
@@ -41,7 +57,7 @@ def parse_scheduler(text: str) -> BaseGlobalSchedulerConfig:
     """Parse one name with its settings, if any."""
     name, settings = _take_apart(text)
     if ":" not in name and name not in BaseGlobalSchedulerConfig.type_names():
-        raise unknown_name("scheduler", name, [*BaseGlobalSchedulerConfig.type_names(), ALL])
+        raise unknown_name("scheduler", name, [*BaseGlobalSchedulerConfig.type_names(), ALL, CACHE])
     family = BaseGlobalSchedulerConfig.from_type(name)
     items = {item.name: item for item in settings_of(family)}
     values = {"scheduler": name} if ":" in name else {}

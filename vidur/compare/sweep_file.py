@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from vidur.compare.config import CompareConfig
 from vidur.compare.scenario import Scenario, ScenarioHeader, read_scenario_document
 from vidur.compare.workload import rate_of, require_rate
-from vidur.config import SimulationConfig, SyntheticRequestGeneratorConfig
+from vidur.config import ArrivingRequestGeneratorConfig, SimulationConfig
 from vidur.config.base import Config, setting, settings_of
 from vidur.config.document import TOP_LEVEL, check_keys, read
 from vidur.data_files import data_path
@@ -79,7 +79,7 @@ class SweepFile:
         """Make a sweep of one configuration, at its own rate unless flags change it. Raises InputError."""
         require_rate(config)
         workload = config.request_generator_config
-        assert isinstance(workload, SyntheticRequestGeneratorConfig)
+        assert isinstance(workload, ArrivingRequestGeneratorConfig)
         header = ScenarioHeader(title=describe_cluster(config.cluster_config), load=1.0)
         ttft, tpot = config.slo_ttft or header.ttft, config.slo_tpot or header.tpot
         header = replace(header, ttft=ttft, tpot=tpot)

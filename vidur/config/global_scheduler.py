@@ -18,7 +18,10 @@ BELIEFS = ("own", "shared")
 
 @dataclass(frozen=True)
 class BaseGlobalSchedulerConfig(PolyConfig):
+    """cache_aware: whether the router reads what is known of prefix caches."""
+
     type_flag: ClassVar[str] = "global_scheduler_config_type"
+    cache_aware: ClassVar[bool] = False
 
     @classmethod
     def from_type(cls, name: str, where: str | None = None) -> type[BaseGlobalSchedulerConfig]:
@@ -123,6 +126,7 @@ class SessionHashGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 
 @dataclass(frozen=True)
 class TimeCostGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
+    cache_aware: ClassVar[bool] = True
     type_name: ClassVar[str] = "time_cost"
     description: ClassVar[str] = "the least seconds of prefill backlog, of its own prefill, and of delay to others"
 
@@ -138,6 +142,7 @@ class TimeCostGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 class BaseLlmDGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
     """Settings of the approximate prefix index of llm-d."""
 
+    cache_aware: ClassVar[bool] = True
     belief: str = setting("own", help=BELIEF_HELP, choices=BELIEFS)
     block_tokens: int = setting(64, help="tokens of a block of its own index", minimum=1)
     capacity_factor: float = setting(
@@ -181,6 +186,7 @@ class LlmDStickyGlobalSchedulerConfig(BaseLlmDGlobalSchedulerConfig):
 
 @dataclass(frozen=True)
 class DynamoGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
+    cache_aware: ClassVar[bool] = True
     type_name: ClassVar[str] = "dynamo"
     description: ClassVar[str] = "NVIDIA Dynamo: the fewest blocks to prefill, less those cached, and to hold"
 
@@ -199,6 +205,7 @@ class DynamoGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 
 @dataclass(frozen=True)
 class LmetricGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
+    cache_aware: ClassVar[bool] = True
     type_name: ClassVar[str] = "lmetric"
     description: ClassVar[str] = "LMetric: the least product of new prompt tokens and batch size"
 
@@ -210,6 +217,7 @@ class LmetricGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 
 @dataclass(frozen=True)
 class SglangCacheAwareGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
+    cache_aware: ClassVar[bool] = True
     type_name: ClassVar[str] = "sglang_cache_aware"
     description: ClassVar[str] = "sglang's and vLLM's gateway: the longest match, or the fewest requests if unbalanced"
 
@@ -246,6 +254,7 @@ class SglangCacheAwareGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 
 @dataclass(frozen=True)
 class SmgGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
+    cache_aware: ClassVar[bool] = True
     type_name: ClassVar[str] = "smg"
     description: ClassVar[str] = "smg: the longest match, unless its replica has many more requests than the mean"
 
@@ -260,6 +269,7 @@ class SmgGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 
 @dataclass(frozen=True)
 class AibrixGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
+    cache_aware: ClassVar[bool] = True
     type_name: ClassVar[str] = "aibrix"
     description: ClassVar[str] = (
         "AIBrix prefix-cache: the longest match whose requests are within a deviation of the mean"
@@ -282,6 +292,7 @@ class AibrixGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
 
 @dataclass(frozen=True)
 class PrefixAwareGlobalSchedulerConfig(BaseGlobalSchedulerConfig):
+    cache_aware: ClassVar[bool] = True
     type_name: ClassVar[str] = "prefix_aware"
     description: ClassVar[str] = "vLLM production-stack: the longest match, whatever the load"
 

@@ -18,6 +18,18 @@ TOKEN_MISS, DECODE_MISS, PREFILL_KV_MISS, PREFILL_CHUNK_MISS, BATCH_MISS = range
 
 
 @kernel
+def equivalent_kv(s: State, replica: int, pairs: int, chunk: int) -> int:
+    """Return the KV length, rounded up to the tables' step, at which a chunk has so many pairs with earlier tokens.
+
+    With prefixes cached, a batch often has many prefills over long contexts; the sum of their KV lengths, as upstream
+    takes it, would pair every chunk with all of them. At most what the tables cover.
+    """
+    hardware = s.tables.hardware[s.replicas[replica].hardware]
+    steps = -(-pairs // (max(chunk, 1) * hardware.kv_step))
+    return min(steps, hardware.prefill_rows - 1) * hardware.kv_step
+
+
+@kernel
 def measure_batch(s: State, replica: int, now: float, slot: int, size: int) -> int:
     """Sum the batch up in its record, and set `scheduled_at` of requests in their first batch.
 
@@ -33,6 +45,7 @@ def measure_batch(s: State, replica: int, now: float, slot: int, size: int) -> i
     prefill_kv = 0
     squares = 0
     pairs = 0
+    past_pairs = 0
     shortest = 1 << 40
     for i in range(size):
         member = s.members[replica, slot, i]
@@ -49,6 +62,7 @@ def measure_batch(s: State, replica: int, now: float, slot: int, size: int) -> i
             prefill_tokens += chunk
             prefill_kv += (processed + step - 1) // step * step
             squares += chunk * chunk
+            past_pairs += chunk * processed
             if math.isnan(request.scheduled_at):
                 request.scheduled_at = now
     row.attention_pairs += pairs
@@ -58,8 +72,10 @@ def measure_batch(s: State, replica: int, now: float, slot: int, size: int) -> i
     batch.prefill_tokens = prefill_tokens
     batch.decode_size = decode_size
     batch.decode_kv = decode_kv
-    batch.prefill_kv = prefill_kv
     batch.prefill_chunk = int(math.sqrt(squares) + 0.5)
+    if row.caching == 1 and prefill_size > 1:
+        prefill_kv = equivalent_kv(s, replica, past_pairs, batch.prefill_chunk)
+    batch.prefill_kv = prefill_kv
     batch.prefill_size = prefill_size
     batch.kv_blocks = row.allocated
     batch.num_waiting = row.waiting

@@ -72,6 +72,12 @@ class RequestTable:
     def __len__(self) -> int:
         return len(self.arrived_at)
 
+    def first_turns_at(self) -> FloatArray:
+        """Return the arrival times of the requests that follow no other, ascending."""
+        if self.turns is None:
+            return self.arrived_at
+        return self.arrived_at[self.turns.num_parents() == 0]
+
     def validate(self) -> None:
         """Assert the properties of the fields."""
         assert self.arrived_at.dtype == np.float64
