@@ -137,7 +137,7 @@ def reference_seconds(plan: HardwarePlan) -> tuple[float, float]:
     return float(seconds), float(iteration * _REFERENCE_BATCH / batch)
 
 
-def prefill_costs(plan: HardwarePlan, limits: ReplicaPlan) -> dict[str, float]:
+def prefill_costs(plan: HardwarePlan, limits: ReplicaPlan) -> dict[str, Any]:
     """Return a stage's seconds of a prefill per token and per pair of a new and an earlier token, and of one decode.
 
     The first two are those of the longest chunk that fits a batch.
@@ -177,7 +177,7 @@ def plan_replicas(
     prefill, decode = np.array([reference_seconds(plan) for plan in hardware]).T
     speeds = 1.0 / (prefill + _REFERENCE_OUTPUT / _REFERENCE_BATCH * decode)
     speeds /= speeds.max()
-    costs = [prefill_costs(plan, limit) for plan, limit in zip(hardware, limits, strict=True)]
+    costs: list[dict[str, Any]] = [prefill_costs(plan, limit) for plan, limit in zip(hardware, limits, strict=True)]
     absent = _absent_at_start(cluster.replica_events)
     plans: list[ReplicaPlan] = []
     for number, (group, limit) in enumerate(zip(cluster.groups, limits, strict=True)):

@@ -378,7 +378,7 @@ class _Replica:
             self._queued -= dropped
             return
         keys, number, states = joined.keys, joined.number, self.states
-        gone = []
+        gone: list[int] = []
         while keys and len(gone) < most:
             key = keys.pop()
             if states.get(key) == number:

@@ -217,7 +217,7 @@ class Engine:
             ),
             chains=make_chains(table, replica_plans),
             cache=make_cache(table, replica_plans),
-            index=make_index(table, replica_plans, options),
+            indexes=make_index(table, replica_plans, options),
             index_rules=make_rules(table, replica_plans, options),
             channels=channels,
             kv_events=kv_events,
@@ -255,13 +255,13 @@ class Engine:
             "log",
             "chains",
             "cache",
-            "index",
+            "indexes",
             "index_rules",
             "following",
             "event_draws",
         ):
             parts[constant] = None
-        for cache in ("cache", "index"):
+        for cache in ("cache", "indexes"):
             for name, array in getattr(self.state, cache)._asdict().items():
                 parts[f"{cache}.{name}"] = array
         return {name: _as_numbers(array) for name, array in parts.items() if array is not None}

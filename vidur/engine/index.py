@@ -38,7 +38,7 @@ _MOST_GROWTH = 1.9
 @kernel
 def entry_key(s: State, request: int, entry: int, stride: int) -> int:
     """Return the key of an entry: that of its last block."""
-    return block_key(s, request, (entry + 1) * stride - 1)  # type: ignore[no-any-return]
+    return block_key(s, request, (entry + 1) * stride - 1)
 
 
 @kernel
@@ -53,26 +53,26 @@ def take_entry(s: State, row: int, now: float) -> int:
 
     Returns -1 if all are held.
     """
-    pool = s.index.pools[row]
+    pool = s.indexes.pools[row]
     if (pool.used < pool.capacity or pool.free == 0) and pool.spare >= 0:
         entry = pool.spare
-        pool.spare = s.index.blocks[row, entry].after
+        pool.spare = s.indexes.blocks[row, entry].after
         pool.used += 1
-        return entry  # type: ignore[no-any-return]
+        return entry
     entry = pool.head
     if entry >= 0:
-        unlink_free(s.index, row, entry)
-        evict(s.index, row, entry, now)
-    return entry  # type: ignore[no-any-return]
+        unlink_free(s.indexes, row, entry)
+        evict(s.indexes, row, entry, now)
+    return entry
 
 
 @kernel
 def forget_first(s: State, row: int, now: float) -> None:
     """Evict the entry released longest ago."""
-    pool, entry = s.index.pools[row], s.index.pools[row].head
-    unlink_free(s.index, row, entry)
-    evict(s.index, row, entry, now)
-    s.index.blocks[row, entry].after = pool.spare
+    pool, entry = s.indexes.pools[row], s.indexes.pools[row].head
+    unlink_free(s.indexes, row, entry)
+    evict(s.indexes, row, entry, now)
+    s.indexes.blocks[row, entry].after = pool.spare
     pool.spare = entry
     pool.used -= 1
 
@@ -80,30 +80,30 @@ def forget_first(s: State, row: int, now: float) -> None:
 @kernel
 def hold_entry(s: State, row: int, key: int, now: float) -> bool:
     """Hold the entry of `key`, made if need be. Returns False if there is no room."""
-    found = find_block(s.index, row, key)
+    found = find_block(s.indexes, row, key)
     if found < 0:
         found = take_entry(s, row, now)
         if found < 0:
             return False
-        s.index.blocks[row, found].ref = 0
-        insert_key(s.index, row, found, key)
-    elif s.index.blocks[row, found].ref == 0:
-        unlink_free(s.index, row, found)
-    s.index.blocks[row, found].ref += 1
+        s.indexes.blocks[row, found].ref = 0
+        insert_key(s.indexes, row, found, key)
+    elif s.indexes.blocks[row, found].ref == 0:
+        unlink_free(s.indexes, row, found)
+    s.indexes.blocks[row, found].ref += 1
     return True
 
 
 @kernel
 def release_entry(s: State, row: int, key: int, now: float) -> None:
     """Release the entry of `key`, if it was not forgotten."""
-    found = find_block(s.index, row, key)
+    found = find_block(s.indexes, row, key)
     if found < 0:
         return
-    entry = s.index.blocks[row, found]
+    entry = s.indexes.blocks[row, found]
     entry.ref -= 1
     if entry.ref == 0:
         entry.used_at = now
-        append_free(s.index, row, found)
+        append_free(s.indexes, row, found)
 
 
 @kernel
@@ -117,7 +117,7 @@ def hold_entries(s: State, row: int, request: int, until: int, now: float) -> No
 @kernel
 def release_entries(s: State, row: int, request: int, now: float) -> None:
     """Release all that the request holds, then evict what exceeds the capacity."""
-    prefix, rules, pool = s.prefixes[request], s.index_rules[0], s.index.pools[row]
+    prefix, rules, pool = s.prefixes[request], s.index_rules[0], s.indexes.pools[row]
     for i in range(prefix.indexed):
         entry = prefix.indexed - 1 - i if rules.tails_first else i
         release_entry(s, row, entry_key(s, request, entry, rules.stride), now)
@@ -130,7 +130,7 @@ def release_entries(s: State, row: int, request: int, now: float) -> None:
 def count_contiguous(s: State, row: int, request: int, most: int) -> int:
     """Return how many of the request's first blocks are indexed, up to the first that is not."""
     for block in range(most):
-        if find_block(s.index, row, block_key(s, request, block)) < 0:
+        if find_block(s.indexes, row, block_key(s, request, block)) < 0:
             return block
     return most
 
@@ -143,24 +143,24 @@ def count_matched(s: State, router: int, replica: int, request: int, now: float)
         return 0
     if rules.mode == ORACLE:
         most = (s.requests[request].prompt - 1) // size
-        return count_present(s, s.cache, replica, request, most, 1) * size  # type: ignore[no-any-return]
+        return count_present(s, s.cache, replica, request, most, 1) * size
     if rules.mode == EVENTS:
         receive_events(s, replica, now)
     row, width = index_row(s, router, replica), rules.stride * size
-    pool = s.index.pools[row]
-    while pool.head >= 0 and now - s.index.blocks[row, pool.head].used_at > rules.ttl:
+    pool = s.indexes.pools[row]
+    while pool.head >= 0 and now - s.indexes.blocks[row, pool.head].used_at > rules.ttl:
         forget_first(s, row, now)
     most = (s.requests[request].prompt - 1) // width
     if rules.mode == EVENTS and rules.loss > 0.0:
-        return count_contiguous(s, row, request, most) * width  # type: ignore[no-any-return]
+        return count_contiguous(s, row, request, most) * width
     if rules.tails_first:
-        return count_present(s, s.index, row, request, most, rules.stride) * width  # type: ignore[no-any-return]
+        return count_present(s, s.indexes, row, request, most, rules.stride) * width
     count = 0
     for entry in range(most):
         key = block_key(s, request, (entry + 1) * rules.stride - 1)
-        if key >= 0 and find_block(s.index, row, key) >= 0:
+        if key >= 0 and find_block(s.indexes, row, key) >= 0:
             count += 1
-    return count * width  # type: ignore[no-any-return]
+    return count * width
 
 
 @kernel
@@ -185,11 +185,11 @@ def see_pool(s: State, router: int, replica: int, now: float) -> None:
         seen[EVICTION_AGE] = 0.0 if empty or head < 0 else now - s.cache.blocks[replica, head].used_at
         return
     row, width = index_row(s, router, replica), rules.stride * size
-    pool = s.index.pools[row]
+    pool = s.indexes.pools[row]
     seen[HELD_TOKENS] = (pool.used - pool.free) * width
     seen[FREE_TOKENS] = max(0, pool.capacity - pool.used) * width
     full = pool.used >= pool.capacity and pool.head >= 0
-    seen[EVICTION_AGE] = now - s.index.blocks[row, pool.head].used_at if full else 0.0
+    seen[EVICTION_AGE] = now - s.indexes.blocks[row, pool.head].used_at if full else 0.0
 
 
 @cold_kernel
@@ -219,9 +219,9 @@ def index_placed(s: State, replica: int, request: int, now: float) -> None:
     width, index = rules.stride * s.replicas[replica].block_size, index_row(s, row.router, replica)
     prefix.used_at = now
     if prefix.matched > 0:
-        last = find_block(s.index, index, block_key(s, request, prefix.matched // width * rules.stride - 1))
-        if last >= 0 and s.index.blocks[index, last].ref == 0:
-            prefix.used_at = s.index.blocks[index, last].used_at
+        last = find_block(s.indexes, index, block_key(s, request, prefix.matched // width * rules.stride - 1))
+        if last >= 0 and s.indexes.blocks[index, last].ref == 0:
+            prefix.used_at = s.indexes.blocks[index, last].used_at
     prefix.indexed = 0
     hold_entries(s, index, request, row.prompt // width, now)
     if rules.holds == 0:
@@ -243,13 +243,13 @@ def correct_capacity(s: State, row: int, request: int, now: float) -> None:
     If it found fewer than believed, it had evicted a block last used at `used_at`, and so every block used before: what
     is left in the index is what it can hold. If it found more, it holds more than believed.
     """
-    prefix, pool = s.prefixes[request], s.index.pools[row]
+    prefix, pool = s.prefixes[request], s.indexes.pools[row]
     if prefix.cached < prefix.matched:
-        while pool.head >= 0 and s.index.blocks[row, pool.head].used_at <= prefix.used_at:
+        while pool.head >= 0 and s.indexes.blocks[row, pool.head].used_at <= prefix.used_at:
             forget_first(s, row, now)
         pool.capacity = min(pool.capacity, max(pool.used, 1))
     elif pool.evicted_blocks > 0:
-        most = int(_MOST_GROWTH * len(s.index.blocks[row]) / 2)
+        most = int(_MOST_GROWTH * s.indexes.blocks.shape[1] / 2)
         pool.capacity = min(most, math.ceil(pool.capacity * _GROWTH))
 
 
@@ -276,13 +276,13 @@ def clear_index(s: State, router: int, replica: int) -> None:
     if mode == EVENTS:
         s.channels[replica].count = 0
     row = index_row(s, router, replica)
-    pool = s.index.pools[row]
-    s.index.slots[row, :] = -1
-    entries = s.index.blocks.shape[1]
+    pool = s.indexes.pools[row]
+    s.indexes.slots[row, :] = -1
+    entries = s.indexes.blocks.shape[1]
     for i in range(entries):
-        s.index.blocks[row, i].key = NO_KEY
-        s.index.blocks[row, i].ref = 0
-        s.index.blocks[row, i].after = i + 1 if i + 1 < entries else -1
+        s.indexes.blocks[row, i].key = NO_KEY
+        s.indexes.blocks[row, i].ref = 0
+        s.indexes.blocks[row, i].after = i + 1 if i + 1 < entries else -1
     pool.head = pool.tail = -1
     pool.spare = 0
     pool.free = pool.used = 0

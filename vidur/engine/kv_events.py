@@ -17,12 +17,12 @@ STORED, REMOVED = range(2)
 @kernel
 def spare_entry(s: State, row: int) -> int:
     """Take an entry of the index that holds nothing; -1 if there is none."""
-    pool = s.index.pools[row]
+    pool = s.indexes.pools[row]
     entry = pool.spare
     if entry >= 0:
-        pool.spare = s.index.blocks[row, entry].after
+        pool.spare = s.indexes.blocks[row, entry].after
         pool.used += 1
-    return entry  # type: ignore[no-any-return]
+    return entry
 
 
 @cold_kernel
@@ -32,22 +32,22 @@ def apply_first(s: State, replica: int) -> None:
     event = s.kv_events[replica, channel.first]
     channel.first = (channel.first + 1) % s.kv_events.shape[1]
     channel.count -= 1
-    entry = find_block(s.index, replica, event.key)
+    entry = find_block(s.indexes, replica, event.key)
     if event.kind == STORED:
         if entry < 0:
             entry = spare_entry(s, replica)
             if entry < 0:
                 return
-            s.index.blocks[replica, entry].ref = 0
-            insert_key(s.index, replica, entry, event.key)
-        s.index.blocks[replica, entry].ref += 1
+            s.indexes.blocks[replica, entry].ref = 0
+            insert_key(s.indexes, replica, entry, event.key)
+        s.indexes.blocks[replica, entry].ref += 1
     elif entry >= 0:
-        s.index.blocks[replica, entry].ref -= 1
-        if s.index.blocks[replica, entry].ref == 0:
-            remove_key(s.index, replica, entry)
-            s.index.blocks[replica, entry].after = s.index.pools[replica].spare
-            s.index.pools[replica].spare = entry
-            s.index.pools[replica].used -= 1
+        s.indexes.blocks[replica, entry].ref -= 1
+        if s.indexes.blocks[replica, entry].ref == 0:
+            remove_key(s.indexes, replica, entry)
+            s.indexes.blocks[replica, entry].after = s.indexes.pools[replica].spare
+            s.indexes.pools[replica].spare = entry
+            s.indexes.pools[replica].used -= 1
 
 
 @kernel

@@ -478,7 +478,7 @@ class State(NamedTuple):
     requests [N]; replicas [R]; next_time [R]: when something next happens there; batches [R, S]: one per slot; stages
     [R, S]; members [R, S, capacity]; ready [R, capacity]: admitted requests in no batch, in the order in which their
     batches ended; stage_queue [R, S, S]: slots; followers: of one instant; clock [1]; decisions, timers: heaps; events.
-    cache: of the replicas. index: of the routers, row router * R + replica. channels [R], kv_events [R, E]: what
+    cache: of the replicas. indexes: of the routers, row router * R + replica. channels [R], kv_events [R, E]: what
     replicas have told routers of their caches; event_draws: uniform random numbers that decide what gets lost.
     """
 
@@ -500,7 +500,7 @@ class State(NamedTuple):
     log: Log
     chains: Chains
     cache: Cache
-    index: Cache
+    indexes: Cache
     index_rules: Records[IndexRules]
     channels: Records[Channel]
     kv_events: Records[KvEvent]
@@ -540,7 +540,7 @@ def _empty() -> State:
         log=Log(records(Row, 0), ints, records(Member, 0)),
         chains=Chains(ints, ints, ints),
         cache=no_cache(),
-        index=no_cache(),
+        indexes=no_cache(),
         index_rules=records(IndexRules, 0),
         channels=records(Channel, 0),
         kv_events=records(KvEvent, 0, 0),

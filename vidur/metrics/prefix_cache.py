@@ -54,7 +54,7 @@ def tokens_over_time(recording: Recording, edges: Floats) -> tuple[Floats, Float
     bins = np.clip(np.searchsorted(edges, requests["scheduled_at"][begun], side="right") - 1, 0, shape[1] - 1)
     cells = requests["replica"][begun].astype(np.int64) * shape[1] + bins
     prompts, cached = (
-        np.bincount(cells, requests[name][begun], shape[0] * shape[1]).reshape(shape)
+        np.bincount(cells, requests[name][begun], shape[0] * shape[1]).astype(np.float64).reshape(shape)
         for name in ("num_prefill_tokens", "num_cached_tokens")
     )
     return prompts, cached

@@ -76,7 +76,7 @@ class RequestTable:
         """Return the arrival times of the requests that follow no other, ascending."""
         if self.turns is None:
             return self.arrived_at
-        return self.arrived_at[self.turns.num_parents() == 0]
+        return np.asarray(self.arrived_at[self.turns.num_parents() == 0])
 
     def validate(self) -> None:
         """Assert the properties of the fields."""

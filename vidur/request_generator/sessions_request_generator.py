@@ -175,7 +175,8 @@ def _edges(
 def _before(values: NumberArray, offsets: IntArray) -> NumberArray:
     """Return the sum of the values before each in its chain."""
     total = np.cumsum(values) - values
-    return total - np.repeat(np.append(total, 0)[offsets[:-1]], np.diff(offsets))
+    before: NumberArray = total - np.repeat(np.append(total, 0)[offsets[:-1]], np.diff(offsets))
+    return before
 
 
 def _tokens(generator: np.random.Generator, mean: float, cv: float, count: int) -> IntArray:
