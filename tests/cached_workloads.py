@@ -8,8 +8,10 @@ import numpy as np
 
 from vidur.config import SimulationConfig
 from vidur.metrics.result import SimulationResult
+from vidur.observation import HARDWARE_COLUMNS, MATCHED_TOKENS, ClusterObservation
 from vidur.request_generator import RequestTable
 from vidur.request_generator.content import ID_GAP, Content, Turns
+from vidur.scheduler.routers import GlobalScheduler, RouterContext
 from vidur.simulator import Simulator
 
 
@@ -40,9 +42,24 @@ def session_requests(sessions: int = 12, turns: int = 4, closed: bool = False, s
     )
 
 
+class MostMatched(GlobalScheduler):
+    """Chooses the replica that is believed to hold the most of the prompt; if none holds any, each in turn."""
+
+    def __init__(self, replicas: int) -> None:
+        super().__init__({}, RouterContext(np.ones((replicas, HARDWARE_COLUMNS)), np.random.default_rng(0)))
+        self.last = -1
+
+    def schedule(self, observation: ClusterObservation) -> int:
+        matched = observation.prefix[:, MATCHED_TOKENS]
+        self.last = int(np.argmax(matched)) if matched.any() else (self.last + 1) % len(matched)
+        return self.last
+
+
 @cache
-def simulate_sessions(router: str = "session_hash", closed: bool = False, *flags: str) -> SimulationResult:
-    """Simulate `session_requests` on two vllm_v1 replicas. flags: of vidur.main."""
-    words = ["--cluster_config_num_replicas", "2", "--global_scheduler_config_type", router]
-    words += ["--replica_scheduler_config_type", "vllm_v1", "--no-metrics_config_write_metrics"]
-    return Simulator(SimulationConfig.from_cli([*words, *flags]), session_requests(closed=closed)).run()
+def simulate_sessions(*flags: str, closed: bool = False, num_blocks: int = 200) -> SimulationResult:
+    """Simulate `session_requests` on two vllm_v1 replicas under MostMatched. flags: of vidur.main."""
+    config = SimulationConfig.from_cli(
+        ["--cluster_config_num_replicas", "2", "--replica_scheduler_config_type", "vllm_v1",
+         "--vllm_v1_scheduler_config_num_blocks", f"{num_blocks}", *flags]
+    )  # fmt: skip
+    return Simulator(config, session_requests(closed=closed), MostMatched(2)).run()

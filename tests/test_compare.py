@@ -340,6 +340,7 @@ def test_an_interrupted_sweep_says_so(tmp_path: Path) -> None:
         (["--scenario", "a93", "--schedulers", "lro"], "unknown scheduler 'lro': did you mean lor"),
         (["--scenario", "a93", "--baseline", "rund_robin"], "did you mean round_robin"),
         (["--scenario", "a93", "--metric", "mean_e3e"], "unknown metric 'mean_e3e': did you mean mean_e2e"),
+        (["--scenario", "a93", "--metric", "hit_rate"], "--metric hit_rate: no replica of the sweep caches prefixes"),
         (["--scenario", "a93", "--load", "0.5,2.5"], "a93: a load of 2.5 is too high"),
         (["--scenario", "a93", "--qps", "1e4"], "a93: 10000 requests/s is too high"),
         (["--scenario", "a93", "--load", "x"], "--load: expected numbers above 0 with commas between them, not 'x'"),

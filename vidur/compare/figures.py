@@ -90,9 +90,8 @@ def figures_of(recording: Recording, objectives: Objectives, speeds: Floats | No
 
     goodput: counted requests that met the objectives, per second of their arrival span. throughput, token_throughput:
     requests completed in that span, and their output tokens, per second. preemptions: of the whole run. imbalance: see
-    `imbalance`. unserved: counted requests refused or unfinished, and those that never arrived. hit_rate: of the prompt
-    tokens of counted requests. prefill_seconds_saved: what their cached tokens would have taken, summed, each alone on
-    its replica. speeds: float64[R]; equal replicas if None.
+    `imbalance`. unserved: counted requests refused or unfinished, and those that never arrived. hit_rate,
+    prefill_seconds_saved: of counted requests (vidur.metrics.prefix_cache). speeds: float64[R]; equal replicas if None.
     """
     requests = recording.requests
     counted = counted_requests(recording)

@@ -8,7 +8,7 @@ import numpy as np
 
 from vidur.metrics.prefix_cache import begun_requests, belief_errors, replica_cache_columns, tokens_over_time
 from vidur.metrics.report_sections import MAX_LINES, RATE_BINS, SCATTER_POINTS
-from vidur.metrics.text import in_seconds, significant, time_unit
+from vidur.metrics.text import in_seconds, percent, significant, time_unit
 from vidur.metrics.timeline import time_edges
 from vidur.report.chart import (
     ACCENT,
@@ -81,16 +81,16 @@ def _beliefs(result: SimulationResult) -> Chart:
     requests, ids, errors = result.recording.requests, begun_requests(result.recording), belief_errors(result.recording)
     note = f"{len(ids):,} requests"
     if len(ids):
-        wrong, size = significant(100 * float(np.mean(errors != 0))), significant(float(np.abs(errors).mean()))
-        mean = f"{'+' if errors.mean() > 0 else ''}{significant(float(errors.mean()))}"
-        note += f": believed - true is {mean} tokens in the mean, {size} without sign; wrong for {wrong} %"
+        mean, size = float(errors.mean()), significant(float(np.abs(errors).mean()))
+        sign, right = "+" if mean > 0 else "", percent(float(np.mean(errors == 0)))
+        note += f", {right} believed right; mean error {sign}{significant(mean)} tokens, mean absolute error {size}"
     if len(ids) > SCATTER_POINTS:
         ids = np.sort(np.random.default_rng(0).choice(ids, SCATTER_POINTS, replace=False))
         note += "; a sample is shown"
     believed, true = requests["num_believed_tokens"][ids], requests["num_cached_tokens"][ids]
     end = int(max(believed.max(initial=0), true.max(initial=0)))
-    right = line([0, end], [0, end], "believed = true", FAINT, hoverinfo="skip", showlegend=False)
-    traces = [right, dots(believed, true, name="requests")] if len(ids) else []
+    exact = line([0, end], [0, end], "believed = true", FAINT, hoverinfo="skip", showlegend=False)
+    traces = [exact, dots(believed, true, name="requests")] if len(ids) else []
     shown = layout("believed cached when placed (tokens)", "cached when first scheduled (tokens)", showlegend=False)
     return Chart("Believed and true matches", note, traces, shown)
 
@@ -123,5 +123,9 @@ def _by_replica(title: str, note: str, y_title: str, values: Floats, unit: str) 
         "marker": {"color": ACCENT},
         "hovertemplate": f"replica %{{x}}: %{{y}} {unit}<extra></extra>",
     }
-    shown = {"xaxis": axis("replica", dtick=1 if len(values) <= MAX_LINES else None), "yaxis": axis(y_title)}
+    shown = {
+        "xaxis": axis("replica", dtick=1 if len(values) <= MAX_LINES else None),
+        "yaxis": axis(y_title),
+        "bargap": 0.4,
+    }
     return Chart(title, note, [trace], shown)

@@ -88,7 +88,7 @@ def _cards(figures: Section) -> list[tuple[str, str, str]]:
         share = f"{percent(goodput['fraction_of_finished'])} of the finished"
         cards.append(("Goodput", f"{significant(goodput['requests_per_second'])} /s", share))
     if "prefix_cache" in figures:
-        cards.append(("Hit rate", percent(figures["prefix_cache"]["hit_rate"]), "prompt tokens that were cached"))
+        cards.append(("Hit rate", percent(figures["prefix_cache"]["hit_rate"]), "of the prompt tokens"))
     busy = [replica["busy"] for replica in figures["replicas"] if replica.get("busy") is not None]
     if busy:
         cards.append(("Busy", percent(sum(busy) / len(busy)), f"{percent(min(busy), 0)} to {percent(max(busy), 0)}"))
