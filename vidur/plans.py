@@ -145,10 +145,10 @@ def prefill_costs(plan: HardwarePlan, limits: ReplicaPlan) -> dict[str, Any]:
     tokens, decode, prefill = plan.token_seconds(), plan.decode_seconds(), plan.prefill_seconds()
     step, chunk_step = plan.tables.kv_granularity, plan.tables.chunk_granularity
     chunk = min(limits.token_limit or _REFERENCE_PROMPT, len(tokens) - 1, (prefill.shape[1] - 1) * chunk_step)
-    column = max(1, chunk // chunk_step)
+    column = min(max(1, chunk // chunk_step), prefill.shape[1] - 1)
     first, past = float(prefill[0, column]), min(prefill.shape[0] - 1, max(1, _REFERENCE_PAST // step))
-    pair = (float(prefill[past, column]) - first) / (past * step * column * chunk_step)
-    pair = max(pair, 0.0)
+    beside = float(prefill[past, column]) - first
+    pair = max(beside, 0.0) / (past * step * column * chunk_step) if past else 0.0
     # Half of a chunk's pairs lie within it.
     token = (float(tokens[chunk]) + first) / chunk - pair * chunk / 2
     return {

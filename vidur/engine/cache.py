@@ -32,7 +32,7 @@ def find_prefix(s: State, replica: int, request: int) -> int:
     return count_present(s, s.cache, replica, request, most, 1)
 
 
-@kernel
+@cold_kernel
 def count_unused(s: State, replica: int, request: int, blocks: int) -> int:
     """Return how many of the request's first `blocks` blocks, all cached, no request uses."""
     unused = 0
@@ -56,7 +56,7 @@ def fits(s: State, replica: int, request: int, hits: int) -> bool:
     return total - hits <= free and total - hits + count_unused(s, replica, request, hits) <= free
 
 
-@kernel
+@cold_kernel
 def use_prefix(s: State, replica: int, request: int, hits: int) -> None:
     """Give an admitted request a table of blocks and its first `hits` blocks, which are cached."""
     cache, prefix, row = s.cache, s.prefixes[request], s.replicas[replica]
@@ -76,7 +76,7 @@ def use_prefix(s: State, replica: int, request: int, hits: int) -> None:
     row.allocated = pool.capacity - pool.free
 
 
-@kernel
+@cold_kernel
 def take_block(s: State, replica: int, request: int, now: float) -> None:
     """Append a free block to the request's table. It loses its former content."""
     cache, row = s.cache, s.requests[request]
@@ -91,7 +91,7 @@ def take_block(s: State, replica: int, request: int, now: float) -> None:
     row.blocks += 1
 
 
-@kernel
+@cold_kernel
 def name_blocks(s: State, replica: int, request: int, until: int) -> None:
     """Give keys to the request's blocks up to `until`, all of them full."""
     cache, prefix = s.cache, s.prefixes[request]
@@ -133,7 +133,7 @@ def cover_tokens(s: State, replica: int, request: int, tokens: int, now: float) 
         name_blocks(s, replica, request, full)
 
 
-@kernel
+@cold_kernel
 def release_blocks(s: State, replica: int, request: int, now: float) -> None:
     """Release the request's blocks, the last one first."""
     cache, prefix, row = s.cache, s.prefixes[request], s.requests[request]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vidur.engine.compile import kernel
+from vidur.engine.compile import cold_kernel, kernel
 from vidur.engine.pool import find_block
 from vidur.engine.state import Cache, State
 
@@ -44,7 +44,7 @@ def block_key(s: State, request: int, block: int) -> int:
     return s.chains.keys[run] + block - run_begin(s, request, run)  # type: ignore[no-any-return]
 
 
-@kernel
+@cold_kernel
 def count_present(s: State, cache: Cache, row: int, request: int, most: int, stride: int) -> int:
     """Return how many entries at the start of the request's chain are present, at most `most`.
 

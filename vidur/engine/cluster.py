@@ -355,7 +355,7 @@ def earliest_replica(s: State) -> int:
     return first
 
 
-@kernel
+@cold_kernel
 def step(s: State, replica: int, batcher: int) -> int:
     """Advance a replica by a step. Returns _ADVANCED, or the status that `run` must return."""
     clock = s.clock[0]

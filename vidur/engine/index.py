@@ -66,7 +66,7 @@ def take_entry(s: State, row: int, now: float) -> int:
     return entry
 
 
-@kernel
+@cold_kernel
 def forget_first(s: State, row: int, now: float) -> None:
     """Evict the entry released longest ago."""
     pool, entry = s.indexes.pools[row], s.indexes.pools[row].head
@@ -106,7 +106,7 @@ def release_entry(s: State, row: int, key: int, now: float) -> None:
         append_free(s.indexes, row, found)
 
 
-@kernel
+@cold_kernel
 def hold_entries(s: State, row: int, request: int, until: int, now: float) -> None:
     """Hold the request's entries up to `until`."""
     prefix, stride = s.prefixes[request], s.index_rules[0].stride
@@ -114,7 +114,7 @@ def hold_entries(s: State, row: int, request: int, until: int, now: float) -> No
         prefix.indexed += 1
 
 
-@kernel
+@cold_kernel
 def release_entries(s: State, row: int, request: int, now: float) -> None:
     """Release all that the request holds, then evict what exceeds the capacity."""
     prefix, rules, pool = s.prefixes[request], s.index_rules[0], s.indexes.pools[row]
@@ -126,7 +126,7 @@ def release_entries(s: State, row: int, request: int, now: float) -> None:
         forget_first(s, row, now)
 
 
-@kernel
+@cold_kernel
 def count_contiguous(s: State, row: int, request: int, most: int) -> int:
     """Return how many of the request's first blocks are indexed, up to the first that is not."""
     for block in range(most):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from vidur.engine.cache import cover_tokens
-from vidur.engine.compile import kernel
+from vidur.engine.compile import cold_kernel, kernel
 from vidur.engine.index import index_ended
 from vidur.engine.ledger import count_finished, count_first_token, count_itl
 from vidur.engine.queues import release
@@ -197,7 +197,7 @@ def tell_ended(s: State, replica: int, request: int, now: float) -> None:
         begin_next_turns(s, request, now)
 
 
-@kernel
+@cold_kernel
 def end_batch(s: State, replica: int, slot: int, iterations: int, now: float) -> None:
     """Advance the requests of a batch that ran `iterations` times (more than one only if all are in decode).
 

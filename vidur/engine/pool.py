@@ -6,7 +6,7 @@ same key form a ring, in order of insertion; the hash table holds the first of t
 
 from __future__ import annotations
 
-from vidur.engine.compile import kernel
+from vidur.engine.compile import cold_kernel, kernel
 from vidur.engine.state import Cache
 
 NO_KEY, PRIVATE_KEY = -1, -2
@@ -37,13 +37,13 @@ def find_slot(cache: Cache, row: int, key: int) -> int:
     return slot
 
 
-@kernel
+@cold_kernel
 def find_block(cache: Cache, row: int, key: int) -> int:
     """Return the first block of `key`, or -1."""
     return cache.slots[row, find_slot(cache, row, key)]  # type: ignore[no-any-return]
 
 
-@kernel
+@cold_kernel
 def insert_key(cache: Cache, row: int, block: int, key: int) -> None:
     """Give `block`, which has no key, a key that can be found, behind other blocks of the same key."""
     entry = cache.blocks[row, block]
@@ -136,7 +136,7 @@ def unlink_free(cache: Cache, row: int, block: int) -> None:
     pool.free -= 1
 
 
-@kernel
+@cold_kernel
 def evict(cache: Cache, row: int, block: int, now: float) -> None:
     """Lose the content of `block`, if it has any, and count it."""
     pool, entry = cache.pools[row], cache.blocks[row, block]
