@@ -131,16 +131,21 @@ def choose_consistent_hash(view: View, memory: Floats, draws: Floats) -> int:
     return replica
 
 
-def ring(urls: list[str], virtual_nodes: int) -> Floats:
-    """float64[points, 3]: upper and lower half of the hash, and replica, of each point, in the order of their
-    hashes."""
+def remembered(urls: list[str], key: str, virtual_nodes: int) -> Floats:
+    """Return the kernel's memory for replicas with these addresses. key: what is hashed before a session's number."""
     points: dict[int, int] = {}
     for replica, url in enumerate(urls):
         for node in range(virtual_nodes):
-            text = f"{url}:{node}".encode()
             # Of two equal hashes the later replaces the earlier.
-            points[ring_hash(np.frombuffer(text, np.uint8).astype(np.int64), len(text)) % (1 << 64)] = replica
-    return np.array([[float(key >> 32), float(key & _LOW), replica] for key, replica in sorted(points.items())])
+            points[ring_hash(*_bytes(f"{url}:{node}")) % (1 << 64)] = replica
+    ring = [(hashed >> 32, hashed & _LOW, replica) for hashed, replica in sorted(points.items())]
+    text, length = _bytes(key)
+    return np.concatenate([[len(ring), length], text, np.array(ring).ravel()]).astype(np.float64)
+
+
+def _bytes(text: str) -> tuple[NDArray[np.int64], int]:
+    encoded = np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+    return encoded, len(encoded)
 
 
 @GLOBAL_SCHEDULERS.register("consistent_hash")
@@ -152,5 +157,4 @@ class ConsistentHashScheduler(KernelScheduler):
     def from_config(cls, config: BaseGlobalSchedulerConfig, context: RouterContext) -> KernelScheduler:
         assert isinstance(config, ConsistentHashGlobalSchedulerConfig)
         urls = [config.url.replace("{replica}", str(replica)) for replica in range(context.num_replicas)]
-        points, key = ring(urls, config.virtual_nodes), np.frombuffer(config.key.encode(), np.uint8)
-        return cls(context, np.concatenate([[float(len(points)), float(len(key))], key.astype(float), points.ravel()]))
+        return cls(context, remembered(urls, config.key, config.virtual_nodes))

@@ -1,8 +1,9 @@
 """`cache_aware` of sglang's gateway and of vllm-project/router (`src/policies/cache_aware.rs`).
 
-Their index is a tree of characters: here blocks of tokens, 4 characters each, which it evicts at once and not each 30
-or 120 s. Where several replicas hold the longest match they take the one that held it first, or any; here one at
-random. vllm-router's map of sessions, which a chat with a session's name uses first, is left out.
+Their index is a tree of characters (of tokens in vllm-router 0.1.17, where a worker tokenises): here blocks of tokens,
+4 characters each, which it evicts at once and not each 30 or 120 s. Where several replicas hold the longest match they
+take the one that held it first, or any; here one at random. vllm-router's map of sessions, which a chat with a
+session's name uses first, is left out.
 """
 
 from __future__ import annotations
