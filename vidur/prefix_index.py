@@ -19,7 +19,7 @@ from vidur.observation import EVICTION_AGE, FREE_TOKENS, HELD_TOKENS, MATCHED_TO
 MOST_WALKED_TOKENS = 131_072
 # The keys at its multiples in a chain are few enough to stay in a processor's cache: to look up one
 # among all takes several times as long.
-ANCHOR_BLOCKS = 64
+ANCHOR_BLOCKS = 32
 
 
 @dataclass(frozen=True)
