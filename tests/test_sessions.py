@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vidur.config import (
+    ArrivingRequestGeneratorConfig,
     GammaRequestIntervalGeneratorConfig,
     PoissonRequestIntervalGeneratorConfig,
     PrefixGroupsRequestGeneratorConfig,
     SessionsRequestGeneratorConfig,
+    SimulationConfig,
     StaticRequestIntervalGeneratorConfig,
 )
 from vidur.errors import InputError
@@ -287,3 +289,14 @@ def test_the_default_groups_are_llm_d_s_benchmark() -> None:
     without = groups(num_requests=10, system_tokens=0, question_tokens=5)
     assert ideal_hit_rate(without, 1) == 0.0 and without.content is not None
     assert without.content.tokens().tolist() == [5] * 10
+
+
+def test_the_interval_generator_is_every_generator_s(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--interval_generator_config_type", "gamma", "--gamma_request_interval_generator_config_qps", "3"]
+    for name in ("synthetic", "sessions", "session_trace", "prefix_groups", "shared_prefix", "prefix_repetition"):
+        config = SimulationConfig.from_cli(["--request_generator_config_type", name, *flags]).request_generator_config
+        assert isinstance(config, ArrivingRequestGeneratorConfig)
+        assert config.interval_generator_config == GammaRequestIntervalGeneratorConfig(qps=3.0)
+    assert not capsys.readouterr().err
+    SimulationConfig.from_cli(["--request_generator_config_type", "servegen", *flags])
+    assert "interval_generator_config_type has no effect with" in capsys.readouterr().err
