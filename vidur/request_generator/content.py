@@ -161,7 +161,8 @@ class Turns:
             children = self.children[ranges(self.offsets[:-1][ready], counts)]
             np.maximum.at(arrived_at, children, np.repeat(arrived_at[ready], counts))
             np.subtract.at(waits, children, 1)
-            ready, depth = np.unique(children[waits[children] == 0]), depth + 1
+            ready, depth = np.sort(children[waits[children] == 0]), depth + 1
+            ready = ready[np.diff(ready, prepend=-1) > 0]  # numpy.unique is many times slower.
         return arrived_at, level
 
     def take(self, order: npt.NDArray[np.intp]) -> Turns:

@@ -96,9 +96,10 @@ def session_table(config: BaseSessionsRequestGeneratorConfig, draw: Draw, source
     if not len(kept):
         raise InputError(f"no request arrives in {config.flag('duration')} {config.duration:g}: lengthen it")
     table = _table(config, taken, at, kept, source)
-    sessions = np.unique(table.session_id)
-    underway = int(np.searchsorted(sessions, len(old)))
-    source += f": {len(kept)} requests of {len(sessions)} sessions, {underway} of them under way at 0, {config.mode}"
+    seen = np.bincount(table.session_id) > 0
+    underway = np.count_nonzero(seen[: len(old)])
+    source += f": {len(kept)} requests of {np.count_nonzero(seen)} sessions, {underway} of them under way at 0, "
+    source += config.mode
     return replace(table, source=f"{source}, seed {config.seed}")
 
 

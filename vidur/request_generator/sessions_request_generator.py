@@ -68,10 +68,11 @@ def _draw_pool(config: SessionsRequestGeneratorConfig, count: int) -> SessionPoo
     tenant = np.searchsorted(shares / shares[-1], generator.random(count), side="right")
     turns = _tokens(generator, config.turns, config.turns_cv, count)
     main = _draw_chains(config, generator, turns, system[tenant], config.think_seconds, config.document_probability)
-    tenant = tenant[main.counts > 0]
+    begun = main.counts > 0
+    tenant = tenant[begun]
     if not len(tenant):
         raise InputError(f"no session has a request of at most {config.flag('max_tokens')} {config.max_tokens} tokens")
-    main = _Chains(np.unique(main.offsets), main.own, main.answer, main.think)
+    main = _Chains(np.append(0, main.offsets[1:][begun]), main.own, main.answer, main.think)
     starts_agents = generator.random(len(main.own)) < config.agent_probability
     starts_agents[main.last] = False
     starter = np.repeat(np.flatnonzero(starts_agents), config.agents)
