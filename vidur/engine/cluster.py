@@ -70,7 +70,7 @@ def place_request(s: State, request: int, replica: int) -> None:
     if placed.prompt + placed.output > row.max_request_tokens or placed.prompt > row.max_prompt_tokens:
         placed.status = REFUSED
         clock.num_refused += 1
-        if clock.closed_loop == 1:
+        if clock.closed_loop == 1 and clock.foreseeing == 0:
             refuse_next_turns(s, request)
         return
     placed.placed_at = clock.now

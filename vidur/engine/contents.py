@@ -56,6 +56,7 @@ def make_cache(table: RequestTable, plans: list[ReplicaPlan]) -> Cache:
     """Return the replicas' caches, all blocks free; without blocks if no replica caches."""
     if not any(plan.caching for plan in plans):
         return no_cache()
+    assert table.content is not None, "only requests of known content can be cached"
     totals = table.num_prefill_tokens + table.num_decode_tokens
     longest = max(min(-(-int(totals.max(initial=1)) // plan.block_size), plan.num_blocks) for plan in plans)
     capacities = np.array([plan.num_blocks if plan.caching else 0 for plan in plans])
