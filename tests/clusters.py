@@ -11,7 +11,7 @@ import vidur.scheduler.compiled  # noqa: F401
 from vidur.config import BaseGlobalSchedulerConfig
 from vidur.engine.cluster import DRAIN, FAIL, JOIN, RETURN, SLOW
 from vidur.engine.engine import Engine
-from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan
+from vidur.engine.plan import EngineOptions, HardwarePlan, IndexPlan, ReplicaPlan
 from vidur.engine.plug import BATCHERS
 from vidur.engine.recording import Recording
 from vidur.engine.simulation import Simulation
@@ -64,6 +64,9 @@ class Cluster:
     time_limit: float = np.inf
     record_rows: bool = True
     speeds: tuple[float, ...] = field(default=(1.0,))
+    caching: bool = False
+    index: IndexPlan | None = None
+    hardware: HardwarePlan = HARDWARE
 
     def plans(self) -> list[ReplicaPlan]:
         batcher = BATCHERS.get(self.policy)
@@ -85,6 +88,7 @@ class Cluster:
             grows=batcher.grows,
             hold_until_batch_ends=batcher.hold_until_batch_ends,
             max_prompt_tokens=self.token_limit if self.policy == "lightllm" else 1 << 40,
+            caching=self.caching,
         )
         return [plan] * self.replicas
 
@@ -105,9 +109,10 @@ class Cluster:
             routers=np.arange(len(requests)) % self.routers,
             memory=np.tile(router.memory, (self.routers, 1)),
             draws=router.draw(len(requests)),
+            index=self.index,
         )
         events = np.array(self.events, np.float64).reshape(-1, 4)
-        engine = Engine(requests, plans, [HARDWARE], events, options)
+        engine = Engine(requests, plans, [self.hardware], events, options)
         return Simulation(engine, BATCHERS.get(self.policy))
 
     def run(self, requests: RequestTable) -> tuple[Simulation, Recording]:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import openai
 import pytest
-from real_vllm import MODEL, Process, VllmEnvironment, VllmMissing, free_port, start_router
+from real_conversations import Talk
+from real_vllm import MODEL, ROOT, Process, VllmEnvironment, VllmMissing, free_port, start_router
+from scheduling import random_case
 
 from rl.vllm.calibrate.steps import read_steps
 from rl.vllm.decide.gauges import parse_metrics
@@ -51,6 +55,19 @@ class Cluster(NamedTuple):
         return sum(state[key] for state in self.states())
 
 
+def test_vllms_own_scheduler_does_the_same(vllm: VllmEnvironment, tmp_path: Path) -> None:
+    """Random operations on small caches: after each, what is scheduled, which of its blocks were cached, who is
+    preempted, who waits, and which keys are evicted next, in order."""
+    cases = [random_case(seed, 500) for seed in range(200)]
+    (tmp_path / "cases.json").write_text(json.dumps([vars(case) for case in cases]))
+    command = [vllm.python, ROOT / "tests/vllm_scheduler.py", vllm.model, tmp_path / "cases.json", tmp_path / "traces"]
+    done = subprocess.run(command, env=vllm.variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    traces = np.load(tmp_path / "traces.npz")
+    differ = [seed for seed, case in enumerate(cases) if not np.array_equal(traces[f"arr_{seed}"], case.replay())]
+    assert differ == []
+
+
 @pytest.fixture(scope="module")
 def cluster(vllm: VllmEnvironment, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two replicas that push their gauges, and a router that never scrapes them after its start."""
@@ -62,7 +79,7 @@ def cluster(vllm: VllmEnvironment, tmp_path_factory: pytest.TempPathFactory) -> 
     for name in ("a", "b"):
         variables = {"VIDUR_ROUTER_GAUGES": f"127.0.0.1:{pushes}", "VIDUR_REPLICA_NAME": name}
         variables["VIDUR_STEP_LOG"] = str(folder / "steps.jsonl")
-        flags = ["--enable-logging-iteration-details"]
+        flags = ["--enable-logging-iteration-details", "--enable-prompt-tokens-details"]
         replicas[name] = vllm.serve(free_port(), folder / f"{name}.log", variables, flags)
     router = None
     try:
@@ -167,6 +184,45 @@ def test_answers_are_those_of_vllm(cluster: Cluster) -> None:
         assert [model.id for model in routed.models.list()] == [MODEL]
         with pytest.raises(openai.BadRequestError):
             routed.completions.create(model=MODEL, prompt=PROMPT * 100, max_tokens=8)
+
+
+def test_one_at_a_time_as_many_tokens_are_cached_as_in_the_simulator(cluster: Cluster) -> None:
+    """More conversations than the replicas can hold, taken up again in any order. What earlier tests left in the caches
+    is evicted first."""
+    talk, rng = Talk(seed=1), np.random.default_rng(1)
+    conversations = [talk.begin(list(cluster.replicas.values())) for _ in range(24)]
+    for _ in range(120):
+        conversations[int(rng.integers(24) * rng.random())].ask(longest=150)
+    simulated, real = talk.simulated()
+    assert np.array_equal(simulated, real)
+    # Some found nothing of what they had said.
+    assert 0.3 * talk.prompt_tokens < real.sum() < 0.9 * talk.prompt_tokens
+
+
+def test_under_load_the_hit_rate_is_that_of_the_simulator(cluster: Cluster) -> None:
+    talk = Talk(seed=2)
+
+    def hits() -> Any:
+        names = "prefix_cache_hits", "prefix_cache_queries"
+        texts = [replica.get("/metrics") for replica in cluster.replicas.values()]
+        return np.array([sum(_counter(text, f"vllm:{name}_total") for text in texts) for name in names])
+
+    def converse(number: int) -> None:
+        conversation = talk.begin(list(cluster.replicas.values()))
+        for _ in range(6):
+            conversation.ask(longest=150)
+            time.sleep(0.02 * number)
+
+    before = hits()
+    with ThreadPoolExecutor(12) as pool:
+        for future in [pool.submit(converse, number % 12) for number in range(48)]:
+            future.result()
+    cached, queried = hits() - before
+    simulated, real = talk.simulated()
+    assert queried == talk.prompt_tokens and cached == real.sum()
+    print(simulated.sum() / queried, cached / queried)
+    assert abs(simulated.sum() - cached) < 0.01 * queried
+    assert 0.3 * queried < cached < 0.9 * queried
 
 
 def test_a_client_that_leaves_frees_its_replica(cluster: Cluster) -> None:
