@@ -11,9 +11,8 @@ import math
 
 import numpy as np
 
-from vidur.engine.cache import clear_cache
+from vidur.engine.callback import hook_callback
 from vidur.engine.compile import cold_kernel, kernel
-from vidur.engine.index import clear_index, index_placed, see_prefixes
 from vidur.engine.ledger import count_dropped, count_placed
 from vidur.engine.pipeline import reset_pipeline, step_pipeline
 from vidur.engine.plug import choose_callback
@@ -22,7 +21,7 @@ from vidur.engine.recording import REFUSED
 from vidur.engine.replica import cut_run, ended_iterations, finish_run, step_replica
 from vidur.engine.state import Floats, State, open_state
 from vidur.engine.timers import ARRIVED, EVENT, GAUGES, REROUTED, earliest, pop, push
-from vidur.engine.turns import refuse_next_turns, route_later
+from vidur.engine.turns import route_later
 from vidur.observation import (
     ARRIVAL_AGE,
     ARRIVAL_ORDINAL,
@@ -49,6 +48,7 @@ from vidur.observation import (
 )
 
 choose = choose_callback.call
+run_hook = hook_callback.call
 
 # The statuses that `run` returns.
 DONE, DECISION, YIELD, ROWS_FULL, TABLE_MISS = range(5)
@@ -71,13 +71,13 @@ def place_request(s: State, request: int, replica: int) -> None:
         placed.status = REFUSED
         clock.num_refused += 1
         if clock.closed_loop == 1 and clock.foreseeing == 0:
-            refuse_next_turns(s, request)
+            run_hook(s.hooks[0].refused, (0, request, 0, clock.now, s))
         return
     placed.placed_at = clock.now
     row.num_placed += 1
     count_placed(s, replica, request)
     if clock.indexed == 1 and clock.foreseeing == 0:
-        index_placed(s, replica, request, clock.now)
+        run_hook(s.hooks[0].placed, (replica, request, 0, clock.now, s))
     is_first = enqueue(s, replica, request)
     if row.stages > 1:
         if row.in_flight < row.stages:
@@ -136,7 +136,7 @@ def next_request(s: State) -> int:
 def drop_refused(s: State) -> None:
     """Drop queued requests that were refused with their session."""
     while s.clock[0].num_decisions > 0 and s.requests[s.decisions[0].subject].status == REFUSED:
-        refuse_next_turns(s, next_request(s))
+        run_hook(s.hooks[0].refused, (0, next_request(s), 0, s.clock[0].now, s))
 
 
 @kernel
@@ -165,11 +165,8 @@ def abort_replica(s: State, replica: int) -> None:
         route_later(s, number, s.clock[0].now, REROUTED)
     row.wait_head = row.wait_tail = -1
     row.waiting = row.ready = row.admitted = row.in_flight = row.allocated = 0
-    if row.caching == 1:
-        clear_cache(s, replica)
-    if s.clock[0].indexed == 1:
-        for router in range(len(s.books.routed)):
-            clear_index(s, router, replica)
+    if row.caching == 1 or s.clock[0].indexed == 1:
+        run_hook(s.hooks[0].failed, (replica, 0, 0, s.clock[0].now, s))
     reset_pipeline(s, replica)
     row.schedule_at = np.inf
     s.next_time[replica] = np.inf
@@ -284,7 +281,7 @@ def observe(s: State, request: int, now: float) -> None:
         for replica in range(len(s.replicas)):
             s.books.gauges[replica, GAUGE_AGE] = now - clock.gauges_at
     if clock.indexed == 1:
-        see_prefixes(s, request, now)
+        run_hook(s.hooks[0].see, (0, request, 0, now, s))
     describe_arrival(s, request, now)
 
 
@@ -355,7 +352,7 @@ def earliest_replica(s: State) -> int:
     return first
 
 
-@cold_kernel
+@kernel
 def step(s: State, replica: int, batcher: int) -> int:
     """Advance a replica by a step. Returns _ADVANCED, or the status that `run` must return."""
     clock = s.clock[0]
@@ -371,29 +368,25 @@ def step(s: State, replica: int, batcher: int) -> int:
 
 @kernel
 def bring_up(s: State, first: int, last: int, until: float, batcher: int) -> int:
-    """Advance the replicas in [first, last) to `until`. Returns _ADVANCED, or the status that `run` must return."""
-    for replica in range(first, last):
-        while s.next_time[replica] < until:
-            status = step(s, replica, batcher)
-            if status != _ADVANCED:
-                return status
-    return _ADVANCED
+    """Advance the replicas in [first, last) to `until`. Returns _ADVANCED, or the status that `run` must return.
 
-
-@kernel
-def bring_up_in_order(s: State, until: float, batcher: int) -> int:
-    """Advance all replicas to `until` in order of time: a request that ends may let another arrive before that.
-
-    Returns what `bring_up` does, or _ARRIVAL if the next decision is due before `until`.
+    Where requests follow others, all replicas advance in order of time, because a request that ends may let another
+    arrive: returns _ARRIVAL if the next decision is due before `until`.
     """
+    in_order = s.clock[0].closed_loop == 1
+    replica = first
     while True:
-        replica = earliest_replica(s)
-        if s.next_time[replica] >= until:
+        if in_order:
+            replica = earliest_replica(s)
+        else:
+            while replica < last and s.next_time[replica] >= until:
+                replica += 1
+        if replica == last or s.next_time[replica] >= until:
             return _ADVANCED
         status = step(s, replica, batcher)
         if status != _ADVANCED:
             return status
-        if next_decision_time(s) < until:
+        if in_order and next_decision_time(s) < until:
             return _ARRIVAL
 
 
@@ -435,12 +428,10 @@ def run(batcher: int, router: int, budget: int, address: int) -> int:
             # The router looks at no replica: only the one it chooses has to be brought up to now.
             describe_arrival(s, s.decisions[0].subject, decision_at)
             clock.chosen = choose_replica(s, router, s.decisions[0].subject, decision_at, s.books.ledger)
-        if clock.closed_loop == 1:
-            status = bring_up_in_order(s, until, batcher)
-        elif deciding and blind:
-            status = bring_up(s, clock.chosen, clock.chosen + 1, until, batcher)
-        else:
-            status = bring_up(s, 0, len(s.replicas), until, batcher)
+        only_chosen = deciding and blind
+        first = clock.chosen if only_chosen else 0
+        last = clock.chosen + 1 if only_chosen else len(s.replicas)
+        status = bring_up(s, first, last, until, batcher)
         if status == _ARRIVAL:
             continue
         if status != _ADVANCED:

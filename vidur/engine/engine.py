@@ -22,6 +22,7 @@ from vidur.engine.contents import (
     make_rules,
     make_turns,
 )
+from vidur.engine.hooks import make_hooks
 from vidur.engine.index import EVENTS
 from vidur.engine.plan import EngineOptions, HardwarePlan, ReplicaPlan, hardware_facts, prefill_costs
 from vidur.engine.recording import UNFINISHED, Columns, Recording
@@ -219,6 +220,9 @@ class Engine:
             cache=make_cache(table, replica_plans),
             indexes=make_index(table, replica_plans, options),
             index_rules=make_rules(table, replica_plans, options),
+            hooks=make_hooks(
+                any(plan.caching for plan in replica_plans), options.index is not None, table.turns is not None
+            ),
             channels=channels,
             kv_events=kv_events,
             event_draws=np.zeros(0) if options.index is None else options.index.draws,
@@ -259,6 +263,7 @@ class Engine:
             "index_rules",
             "following",
             "event_draws",
+            "hooks",
         ):
             parts[constant] = None
         for cache in ("cache", "indexes"):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from vidur.engine.cache import cover_tokens
-from vidur.engine.compile import cold_kernel, kernel
-from vidur.engine.index import index_ended
+from vidur.engine.callback import hook_callback
+from vidur.engine.compile import kernel
 from vidur.engine.ledger import count_finished, count_first_token, count_itl
 from vidur.engine.queues import release
 from vidur.engine.state import State
-from vidur.engine.turns import begin_next_turns
 from vidur.observation import STREAMED_TOKENS
+
+run_hook = hook_callback.call
 
 # Table lookups that can fail.
 TOKEN_MISS, DECODE_MISS, PREFILL_KV_MISS, PREFILL_CHUNK_MISS, BATCH_MISS = range(1, 6)
@@ -172,7 +172,7 @@ def advance_request(s: State, replica: int, request: int, tokens: int, iteration
             # Blocks were allocated before each iteration, the last one included.
             needed = -(-(processed - 1) // s.replicas[replica].block_size)
             if s.replicas[replica].caching == 1:
-                cover_tokens(s, replica, request, processed - 1, now)
+                run_hook(s.hooks[0].cover, (replica, request, processed - 1, now, s))
             elif needed > row.blocks:
                 s.replicas[replica].allocated += needed - row.blocks
                 row.blocks = needed
@@ -191,13 +191,11 @@ def advance_request(s: State, replica: int, request: int, tokens: int, iteration
 @kernel
 def tell_ended(s: State, replica: int, request: int, now: float) -> None:
     """Tell the router's index and the requests that follow that `request` has ended."""
-    if s.clock[0].indexed == 1:
-        index_ended(s, replica, request, now)
-    if s.clock[0].closed_loop == 1:
-        begin_next_turns(s, request, now)
+    if s.clock[0].indexed == 1 or s.clock[0].closed_loop == 1:
+        run_hook(s.hooks[0].ended, (replica, request, 0, now, s))
 
 
-@cold_kernel
+@kernel
 def end_batch(s: State, replica: int, slot: int, iterations: int, now: float) -> None:
     """Advance the requests of a batch that ran `iterations` times (more than one only if all are in decode).
 
@@ -262,7 +260,8 @@ def repeat_decodes(s: State, replica: int, slot: int) -> None:
         for i in range(batch.num_requests):
             request = s.requests[s.members[replica, slot, i].request]
             if row.caching == 1:
-                cover_tokens(s, replica, s.members[replica, slot, i].request, request.processed, s.next_time[replica])
+                number = s.members[replica, slot, i].request
+                run_hook(s.hooks[0].cover, (replica, number, request.processed, s.next_time[replica], s))
             elif request.processed > request.blocks * row.block_size:
                 request.blocks += 1
                 row.allocated += 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from vidur import observation
+from vidur.engine.callback import hook_callback
 from vidur.engine.compile import kernel
-from vidur.engine.index import index_first_token
 from vidur.engine.queues import drop_awaiting, drop_ledger, push_awaiting, push_ledger
 from vidur.engine.recording import FINISHED as STATUS_FINISHED
 from vidur.engine.state import State
@@ -30,6 +30,7 @@ from vidur.observation import (
     STREAMED_TOKENS,
 )
 
+run_hook = hook_callback.call
 output_bin = kernel(observation.output_bin)
 
 
@@ -50,7 +51,7 @@ def count_first_token(s: State, replica: int, request: int) -> None:
     s.books.ledger[replica, AWAITING] -= 1
     s.books.ledger[replica, AWAITING_TOKENS] -= s.requests[request].prompt
     if s.clock[0].indexed == 1 and s.clock[0].foreseeing == 0:
-        index_first_token(s, replica, request)
+        run_hook(s.hooks[0].first_token, (replica, request, 0, 0.0, s))
 
 
 @kernel

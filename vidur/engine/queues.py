@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from vidur.engine.cache import keep_own_blocks, release_blocks
+from vidur.engine.callback import hook_callback
 from vidur.engine.compile import kernel
 from vidur.engine.state import State
+
+run_hook = hook_callback.call
 
 FCFS, PRIORITY = range(2)
 """Orders of a waiting queue: by entry into the queue; by priority (lower first), then by arrival of the request."""
@@ -92,7 +94,7 @@ def admit(s: State, replica: int, request: int, blocks: int, keep_free: int) -> 
 def release(s: State, replica: int, request: int) -> None:
     """Free an admitted request's blocks and end its admission."""
     if s.replicas[replica].caching == 1:
-        release_blocks(s, replica, request, s.next_time[replica])
+        run_hook(s.hooks[0].release, (replica, request, 0, s.next_time[replica], s))
     else:
         s.replicas[replica].allocated -= s.requests[request].blocks
         s.requests[request].blocks = 0
@@ -106,7 +108,7 @@ def preempt(s: State, replica: int, request: int) -> None:
     Tokens decoded so far become part of its prefill. An unfinished prefill starts again.
     """
     if s.replicas[replica].caching == 1:
-        keep_own_blocks(s, replica, request)
+        run_hook(s.hooks[0].preempted, (replica, request, 0, s.next_time[replica], s))
     release(s, replica, request)
     row = s.requests[request]
     if row.prefilled:

@@ -213,6 +213,21 @@ class IndexRules:
     loss: float
 
 
+class Hooks:
+    """The handles of vidur.engine.hooks; 0 where the simulation does not need one."""
+
+    admit: int
+    cover: int
+    release: int
+    preempted: int
+    see: int
+    placed: int
+    first_token: int
+    ended: int
+    refused: int
+    failed: int
+
+
 class Channel:
     """The KV events of a replica that are on their way to the routers: `count` entries of a ring, from `first` on.
     draws: the last random number used."""
@@ -502,6 +517,7 @@ class State(NamedTuple):
     cache: Cache
     indexes: Cache
     index_rules: Records[IndexRules]
+    hooks: Records[Hooks]
     channels: Records[Channel]
     kv_events: Records[KvEvent]
     event_draws: Floats
@@ -542,6 +558,7 @@ def _empty() -> State:
         cache=no_cache(),
         indexes=no_cache(),
         index_rules=records(IndexRules, 0),
+        hooks=records(Hooks, 0),
         channels=records(Channel, 0),
         kv_events=records(KvEvent, 0, 0),
         event_draws=np.zeros(0),

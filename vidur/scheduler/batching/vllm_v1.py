@@ -9,13 +9,15 @@ flight waits for them: if it preempted itself instead, two requests could evict 
 from __future__ import annotations
 
 from vidur.config import VllmV1SchedulerConfig
-from vidur.engine.cache import count_lookup, cover_tokens, find_prefix, fits, use_prefix
+from vidur.engine.callback import hook_callback
 from vidur.engine.compile import kernel
 from vidur.engine.plug import BATCHERS, FOREVER, Batcher
-from vidur.engine.queues import admit, allocate, free_blocks, leave_waiting, preempt
+from vidur.engine.queues import admit, allocate, free_blocks, preempt
 from vidur.engine.state import State
 from vidur.memory_planner import MemoryPlan
 from vidur.scheduler.batching.ready import add_member, keep_ready
+
+run_hook = hook_callback.call
 
 
 @kernel
@@ -80,7 +82,7 @@ def schedule_running(s: State, replica: int, slot: int, now: float) -> tuple[int
         if count == size or blocks > free_blocks(s, replica):
             break
         if row.caching == 1:
-            cover_tokens(s, replica, number, tokens_after(s, number, tokens), now)
+            run_hook(s.hooks[0].cover, (replica, number, tokens_after(s, number, tokens), now, s))
         else:
             allocate(s, replica, number, blocks)
         if not s.requests[number].prefilled:
@@ -95,27 +97,10 @@ def schedule_running(s: State, replica: int, slot: int, now: float) -> tuple[int
 
 
 @kernel
-def admit_cached(s: State, replica: int, request: int, budget: int, now: float) -> int:
-    """Admit the head of the waiting queue with what is cached of it, if blocks for all of its tokens are free.
-
-    Returns the tokens that it processes next, 0 if it was not admitted.
-    """
-    hits = find_prefix(s, replica, request)
-    if not fits(s, replica, request, hits):
-        return 0
-    count_lookup(s, replica, request, hits)
-    leave_waiting(s, replica, request)
-    use_prefix(s, replica, request, hits)
-    tokens = next_tokens(s, replica, request, budget)
-    cover_tokens(s, replica, request, tokens_after(s, request, tokens), now)
-    return tokens
-
-
-@kernel
 def admit_head(s: State, replica: int, request: int, budget: int, now: float) -> int:
     """Admit the head of the waiting queue. Returns the tokens that it processes next, 0 if it was not admitted."""
     if s.replicas[replica].caching == 1:
-        return admit_cached(s, replica, request, budget, now)
+        return run_hook(s.hooks[0].admit, (replica, request, budget, now, s))  # type: ignore[no-any-return]
     tokens = next_tokens(s, replica, request, budget)
     return tokens if admit(s, replica, request, missing_blocks(s, replica, request, tokens), 0) else 0
 
