@@ -124,7 +124,7 @@ def test_tight_memory_preempts() -> None:
             "scenario: {title: x, load: 0.9}\ncluster_config: {num_replica: 2}\n",
             "did you mean cluster_config.num_replicas",
         ),
-        ("scenario: {title: x, load: 0.9}\nrequest_generator_config: trace_replay\n", "needs synthetic requests"),
+        ("scenario: {title: x, load: 0.9}\nrequest_generator_config: trace_replay\n", "needs generated requests"),
         ("scenario: {title: x, load: 0.9, events: [{at: 2, replica: 0, action: slow}]}\n", "at"),
         ("- 1\n", "the key scenario is missing"),
         ("a: [\n", "not YAML"),

@@ -36,14 +36,12 @@ def admit_prefix(replica: int, request: int, tokens: int, now: float, s: State) 
     count_lookup(s, replica, request, hits)
     leave_waiting(s, replica, request)
     use_prefix(s, replica, request, hits)
-    chunk, threshold = (
-        s.requests[request].prefill - s.requests[request].processed,
-        s.replicas[replica].prefill_threshold,
-    )
+    threshold, processed = s.replicas[replica].prefill_threshold, s.requests[request].processed
+    chunk = s.requests[request].prefill - processed
     if 0 < threshold < chunk:
         chunk = threshold
     chunk = min(chunk, tokens)
-    cover_tokens(s, replica, request, s.requests[request].processed + chunk, now)
+    cover_tokens(s, replica, request, processed + chunk, now)
     return chunk
 
 
