@@ -144,7 +144,7 @@ def test_a_comparison_at_the_rate_of_the_configuration(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_or_measured(tmp_path: Path) -> None:
     replay = CONFIG.replace(request_generator_config="trace_replay")
     for call in (lambda: compare(replay, ["lor"], output=str(tmp_path)), lambda: vidur.capacity(replay)):
-        with pytest.raises(InputError, match="the requests must be synthetic"):
+        with pytest.raises(InputError, match="the requests must be generated"):
             call()
     with pytest.raises(InputError, match="did you mean lor"):
         compare(CONFIG, ["lro"], output=str(tmp_path))
