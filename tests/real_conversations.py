@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import openai
 from clusters import Cluster, simple_tables
-from real_vllm import BLOCK_SIZE, KV_BLOCKS, MAX_BATCHED_TOKENS, MAX_SEQUENCES, MODEL, Process
+from real_vllm import BLOCK_SIZE, KV_BLOCKS, MAX_BATCHED_TOKENS, MAX_SEQUENCES, MODEL
 from scheduling import Ints
 
 from vidur.engine.plan import HardwarePlan
@@ -45,8 +45,9 @@ class Talk:
         rng = np.random.default_rng(self.seed)
         self.systems = [rng.integers(10, 500, 40 + 150 * i).tolist() for i in range(3)]
 
-    def begin(self, replicas: list[Process]) -> Conversation:
-        return Conversation(self, next(self.numbers), replicas)
+    def begin(self, clients: list[openai.OpenAI]) -> Conversation:
+        """Begin a conversation with one of the replicas."""
+        return Conversation(self, next(self.numbers), clients)
 
     def simulated(self) -> tuple[Ints, Ints]:
         """Return cached prompt tokens and prompts in the simulator, by the number of the turn in `turns`."""
@@ -81,10 +82,10 @@ class Talk:
 class Conversation:
     """One conversation."""
 
-    def __init__(self, talk: Talk, number: int, replicas: list[Process]) -> None:
+    def __init__(self, talk: Talk, number: int, clients: list[openai.OpenAI]) -> None:
         self.talk, self.number = talk, number
-        self.replica = number // len(talk.systems) % len(replicas)
-        self.url = f"{replicas[self.replica].url}/v1"
+        self.replica = number // len(talk.systems) % len(clients)
+        self.client = clients[self.replica]
         self.tokens = list(talk.systems[number % len(talk.systems)])
         self.rng = np.random.default_rng([talk.seed, number])
 
@@ -92,11 +93,10 @@ class Conversation:
         """Ask a question of at most `longest` tokens behind everything said before."""
         self.tokens += self.rng.integers(10, 500, int(self.rng.integers(1, longest))).tolist()
         output, now = int(self.rng.integers(1, 50)), time.monotonic()
-        with openai.OpenAI(base_url=self.url, api_key="none", max_retries=0, timeout=120.0) as client:
-            answer = client.completions.create(
-                model=MODEL, prompt=self.tokens, max_tokens=output, temperature=0,
-                extra_body={"ignore_eos": True, "return_token_ids": True},
-            )  # fmt: skip
+        answer = self.client.completions.create(
+            model=MODEL, prompt=self.tokens, max_tokens=output, temperature=0,
+            extra_body={"ignore_eos": True, "return_token_ids": True},
+        )  # fmt: skip
         assert answer.usage is not None and answer.usage.prompt_tokens_details is not None
         cached = answer.usage.prompt_tokens_details.cached_tokens or 0
         self.talk.turns.append(Turn(self.number, self.replica, now, len(self.tokens), output, cached))

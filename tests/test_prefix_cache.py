@@ -21,15 +21,19 @@ from scheduling import Ints, random_case
 from test_foresight import copies, cost_parts, foresee_now
 
 from vidur import observation as seen
+from vidur.engine.compile import kernel
 from vidur.engine.engine import Engine, plain
 from vidur.engine.index import CORRECTED, EVENTS, ORACLE, OWN
 from vidur.engine.plan import IndexPlan
+from vidur.engine.plug import BATCHERS
 from vidur.engine.pool import NO_KEY, PRIVATE_KEY
 from vidur.engine.recording import FINISHED, REFUSED, Recording
 from vidur.engine.simulation import Simulation
+from vidur.engine.state import State
 from vidur.prefix_index import IndexOptions
 from vidur.request_generator import RequestTable
 from vidur.request_generator.content import ID_GAP, Content, Turns
+from vidur.scheduler.routers import GLOBAL_SCHEDULERS
 
 AMPLE, STARVED = 400, 40
 CACHING = Cluster(policy="vllm_v1", replicas=2, num_blocks=STARVED, caching=True, record_rows=False)
@@ -38,11 +42,12 @@ seeds = st.integers(0, 2**32 - 1)
 
 def conversations(
     seed: int, sessions: int = 8, turns: int = 4, gap: float = 0.01, closed: bool = True, branches: bool = False,
-    longest: int = 400,
+    private: bool = False,
 ) -> RequestTable:  # fmt: skip
     """Conversations behind two system prompts; each turn's prompt begins with all before it, answers included.
 
-    Of `branches`, some turns follow the turn before the last one, and the next follows both.
+    Of `branches`, some turns follow the turn before the last one, and the next follows both. With `private`, the
+    content of some answers and of parts of their questions is not known.
     """
     rng = np.random.default_rng(seed)
     systems = [(rng.integers(8, 80)) for _ in range(2)]
@@ -59,7 +64,7 @@ def conversations(
             question, output = int(rng.integers(1, 60)), int(rng.integers(1, 40))
             chain = [*before, (base + turn * ID_GAP, question + output)]
             total = sum(length for _, length in chain)
-            if total > longest:
+            if total > 400:
                 break
             request = len(prompts)
             if turn:
@@ -70,8 +75,10 @@ def conversations(
             outputs.append(output)
             thinks.append(float(rng.choice([0.0, 0.01, 0.3])) if turn else 0.0)
             session.append(number)
-            runs.append(chain)
             history.append(chain)
+            if private and rng.random() < 0.4:
+                chain = [*before, (base + turn * ID_GAP, int(rng.integers(1, question + 1)))]
+            runs.append(chain)
     content = Content(
         np.cumsum([0, *map(len, runs)]),
         np.array([first for chain in runs for first, _ in chain], np.int64),
@@ -166,7 +173,7 @@ def digest(recording: Recording) -> str:
 
 
 @given(seeds)
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_each_step_is_that_of_a_plain_model(seed: int) -> None:
     """What is scheduled, hit, preempted and next to be evicted, after each operation."""
     case = random_case(seed, 150)
@@ -196,13 +203,13 @@ FAILURES = ((0.15, 0, FAIL, 1.0), (0.2, 1, DRAIN, 1.0), (0.2, 0, RETURN, 1.0), (
     seeds, st.booleans(), st.booleans(), st.sampled_from([AMPLE, STARVED]), st.sampled_from([1, 2]),
     st.sampled_from([None, OWN, CORRECTED, ORACLE, EVENTS]),
 )  # fmt: skip
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_no_block_is_lost(seed: int, closed: bool, failing: bool, blocks: int, stages: int, mode: int | None) -> None:
     cluster = replace(
         CACHING, num_blocks=blocks, stages=stages, events=FAILURES if failing else (),
         index=None if mode is None else IndexPlan(mode),
     )  # fmt: skip
-    requests = conversations(seed, closed=closed, branches=True)
+    requests = conversations(seed, closed=closed, branches=True, private=bool(seed % 2))
     simulation = cluster.simulation(requests)
     decide(simulation, seed)
     assert (simulation.engine.requests["status"] == FINISHED).all()
@@ -210,7 +217,7 @@ def test_no_block_is_lost(seed: int, closed: bool, failing: bool, blocks: int, s
 
 
 @given(seeds, st.sampled_from([AMPLE, STARVED]))
-@settings(max_examples=30)
+@settings(max_examples=12)
 def test_a_match_never_exceeds_what_the_replica_was_given(seed: int, blocks: int) -> None:
     simulation = replace(CACHING, num_blocks=blocks).simulation(conversations(seed, closed=False))
     order = decide(simulation, seed)
@@ -243,7 +250,7 @@ def test_a_turn_finds_all_turns_before_it_answers_included(seed: int) -> None:
 
 
 @given(seeds, st.booleans())
-@settings(max_examples=30)
+@settings(max_examples=12)
 def test_a_turn_arrives_its_think_time_after_the_last_answer_it_follows(seed: int, failing: bool) -> None:
     requests = conversations(seed, branches=True)
     simulation = replace(CACHING, events=FAILURES if failing else ()).simulation(requests)
@@ -260,6 +267,35 @@ def test_a_turn_arrives_its_think_time_after_the_last_answer_it_follows(seed: in
     if not failing:
         assert sorted(decided) == list(range(len(requests)))
         assert (np.diff(arrived[decided]) >= 0).all()
+
+
+BATCHER = BATCHERS.get("vllm_v1")
+form_batch = kernel(BATCHER.form_batch)
+
+
+def form_once(replica: int, now: float, slot: int, s: State) -> tuple[int, int]:
+    size, _ = form_batch(replica, now, slot, s)
+    return size, 1
+
+
+@given(seeds, st.sampled_from([1.0, 8.0]), st.sampled_from([30, 60, AMPLE]))
+@settings(max_examples=30)
+def test_many_iterations_in_one_step_are_what_single_ones_are(seed: int, hurry: float, blocks: int) -> None:
+    """Turns arrive by the clock, some while the turn before them still decodes."""
+    requests = conversations(seed, closed=False, gap=0.002)
+    requests = replace(requests, arrived_at=requests.arrived_at / (10 * hurry))
+    cluster = replace(CACHING, replicas=1, num_blocks=blocks)
+    results = []
+    for form in (BATCHER.form_batch, form_once):
+        simulation = Simulation(cluster.simulation(requests).engine, replace(BATCHER, form_batch=form))
+        simulation.run(GLOBAL_SCHEDULERS.get("round_robin").choose)
+        results.append(simulation.engine.recording(partial=False))
+    together, alone = results
+    assert np.allclose(together.requests["completed_at"], alone.requests["completed_at"], rtol=1e-9)
+    for column in ("num_cached_tokens", "num_restarts"):
+        assert np.array_equal(together.requests[column], alone.requests[column])
+    for column in ("num_preemptions", "evicted_blocks", "hit_tokens", "query_tokens"):
+        assert np.array_equal(together.replicas[column], alone.replicas[column])
 
 
 @pytest.mark.parametrize("router", ["round_robin", "lor", "power_of_two"])
@@ -324,7 +360,7 @@ def test_an_index_keeps_its_books(seed: int, mode: int, holds: bool, tails_first
         capacity_factor=0.6, holds=holds, tails_first=tails_first, outputs=bool(seed % 2), block_tokens=block_tokens
     )
     cluster = replace(CACHING, index=IndexPlan(mode, options), router="lor")
-    simulation, _ = cluster.run(conversations(seed, sessions=12, closed=False))
+    simulation, _ = cluster.run(conversations(seed, sessions=12, closed=False, private=True))
     index = simulation.engine.state.index
     for row, pool in enumerate(index.pools):
         blocks: Any = index.blocks[row]

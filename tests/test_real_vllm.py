@@ -190,9 +190,13 @@ def test_one_at_a_time_as_many_tokens_are_cached_as_in_the_simulator(cluster: Cl
     """More conversations than the replicas can hold, taken up again in any order. What earlier tests left in the caches
     is evicted first."""
     talk, rng = Talk(seed=1), np.random.default_rng(1)
-    conversations = [talk.begin(list(cluster.replicas.values())) for _ in range(24)]
-    for _ in range(120):
-        conversations[int(rng.integers(24) * rng.random())].ask(longest=150)
+    clients = [client_of(replica) for replica in cluster.replicas.values()]
+    conversations = [talk.begin(clients) for _ in range(32)]
+    for _ in range(110):
+        i = int(rng.integers(len(conversations)))
+        conversations[i].ask(longest=250)
+        if len(conversations[i].tokens) > 1500:
+            conversations[i] = talk.begin(clients)
     simulated, real = talk.simulated()
     assert np.array_equal(simulated, real)
     # Some found nothing of what they had said.
@@ -207,22 +211,26 @@ def test_under_load_the_hit_rate_is_that_of_the_simulator(cluster: Cluster) -> N
         texts = [replica.get("/metrics") for replica in cluster.replicas.values()]
         return np.array([sum(_counter(text, f"vllm:{name}_total") for text in texts) for name in names])
 
-    def converse(number: int) -> None:
-        conversation = talk.begin(list(cluster.replicas.values()))
-        for _ in range(6):
-            conversation.ask(longest=150)
-            time.sleep(0.02 * number)
+    clients = [client_of(replica) for replica in cluster.replicas.values()]
+    idle = [talk.begin(clients) for _ in range(48)]
+
+    def converse(worker: int) -> None:
+        rng = np.random.default_rng(worker)
+        for _ in range(20):
+            conversation = idle.pop(int(rng.integers(len(idle))))
+            conversation.ask(longest=200)
+            idle.append(conversation if len(conversation.tokens) < 1500 else talk.begin(clients))
 
     before = hits()
-    with ThreadPoolExecutor(12) as pool:
-        for future in [pool.submit(converse, number % 12) for number in range(48)]:
+    with ThreadPoolExecutor(10) as pool:
+        for future in [pool.submit(converse, worker) for worker in range(10)]:
             future.result()
     cached, queried = hits() - before
     simulated, real = talk.simulated()
     assert queried == talk.prompt_tokens and cached == real.sum()
-    print(simulated.sum() / queried, cached / queried)
+    print(f"hit rate under load: simulator {simulated.sum() / queried:.4f}, vLLM {cached / queried:.4f}")
     assert abs(simulated.sum() - cached) < 0.01 * queried
-    assert 0.3 * queried < cached < 0.9 * queried
+    assert 0.2 * queried < cached < 0.8 * queried
 
 
 def test_a_client_that_leaves_frees_its_replica(cluster: Cluster) -> None:
