@@ -32,7 +32,7 @@ if limit:
 import kernels
 from numba import types
 from vidur.engine.compile import is_cached, mark_cached
-from vidur.engine.plug import Callback
+from vidur.engine.callback import Callback
 
 assert kernels.double(4) == 8
 assert Callback(types.int64, types.int64).handle(kernels.callback) != 0

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numba
 import kernels
 from numba import types
-from vidur.engine.plug import Callback
+from vidur.engine.callback import Callback
 
 functions = [getattr(kernels, f"kernel_{index}") for index in range(6)]
 callback = Callback(types.int64, types.int64)

@@ -10,8 +10,8 @@ from numba.extending import register_jitable
 
 import vidur.scheduler.compiled  # noqa: F401, it registers what routers share
 from rl.router import features, scores
+from vidur.engine.callback import Callback
 from vidur.engine.compile import COMPILED, INNER
-from vidur.engine.plug import Callback
 
 if COMPILED:
     for helper in (

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from rl.router.compiled import encode_callback, score_callback
 from rl.router.features import CONTEXT, FACTS, derive_facts, encode_state
 from rl.router.scores import score
+from vidur.engine.callback import Callback
 from vidur.engine.cluster import DECISION, YIELD, place, run
 from vidur.engine.compile import allocating_kernel
 from vidur.engine.foresight import COST_PARTS, foresee
-from vidur.engine.plug import Callback, form_batch_callback
+from vidur.engine.plug import form_batch_callback
 from vidur.engine.state import STATE, Floats, Ints, State, open_state
 
 # Fields of `marks`, int64, kept beside the engine's state: whether a decision is pending; the timed events seen so far.
