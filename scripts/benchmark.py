@@ -84,8 +84,9 @@ def run_million() -> dict[str, Any]:
 
 def cache_config(flags: str) -> SimulationConfig:
     shared = """
-        --replica_scheduler_config_type vllm_v1 --global_scheduler_config_type time_cost --no-metrics_config_write_metrics
-        --replica_config_model_name meta-llama/Meta-Llama-3-8B --replica_config_device h100
+        --replica_scheduler_config_type vllm_v1 --global_scheduler_config_type time_cost
+        --no-metrics_config_write_metrics --replica_config_model_name meta-llama/Meta-Llama-3-8B
+        --replica_config_device h100
     """
     return SimulationConfig.from_cli((shared + flags).split())
 
