@@ -171,9 +171,7 @@ def advance_request(s: State, replica: int, request: int, tokens: int, iteration
         if iterations > 1 and s.replicas[replica].grows == 1:
             # Blocks were allocated before each iteration, the last one included.
             needed = -(-(processed - 1) // s.replicas[replica].block_size)
-            if s.replicas[replica].caching == 1:
-                run_hook(s.hooks[0].cover, (replica, request, processed - 1, now, s))
-            elif needed > row.blocks:
+            if needed > row.blocks and s.replicas[replica].caching == 0:
                 s.replicas[replica].allocated += needed - row.blocks
                 row.blocks = needed
     elif processed == row.prefill:
@@ -186,6 +184,14 @@ def advance_request(s: State, replica: int, request: int, tokens: int, iteration
     row.processed = processed
     row.streamed += new_tokens
     return processed == row.total
+
+
+@kernel
+def cover_run(s: State, replica: int, slot: int, iterations: int, now: float) -> None:
+    """Take the blocks of a run of decodes. They were taken before any of its requests ended and released some."""
+    for i in range(s.batches[replica, slot].num_requests):
+        number = s.members[replica, slot, i].request
+        run_hook(s.hooks[0].cover, (replica, number, s.requests[number].processed + iterations - 1, now, s))
 
 
 @kernel
@@ -205,6 +211,8 @@ def end_batch(s: State, replica: int, slot: int, iterations: int, now: float) ->
     row, batch = s.replicas[replica], s.batches[replica, slot]
     began, execution, gaps, size = batch.began_at, batch.execution_time, batch.gaps, batch.num_requests
     ready, streamed = row.ready, 0
+    if iterations > 1 and row.caching == 1:
+        cover_run(s, replica, slot, iterations, now)
     if batch.decode_size > 0:
         count_itl(s, replica, (now - began) / iterations, iterations)
     for i in range(size):
