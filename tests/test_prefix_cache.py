@@ -361,7 +361,7 @@ def test_an_index_keeps_its_books(seed: int, mode: int, holds: bool, tails_first
     )
     cluster = replace(CACHING, index=IndexPlan(mode, options), router="lor")
     simulation, _ = cluster.run(conversations(seed, sessions=12, closed=False, private=True))
-    index = simulation.engine.state.index
+    index = simulation.engine.state.indexes
     for row, pool in enumerate(index.pools):
         blocks: Any = index.blocks[row]
         spare, entry = 0, int(pool.spare)
