@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from vidur.engine.callback import hook_callback
-from vidur.engine.compile import kernel
+from vidur.engine.compile import cold_kernel, kernel
 from vidur.engine.ledger import count_finished, count_first_token, count_itl
 from vidur.engine.queues import release
 from vidur.engine.state import State
@@ -186,7 +186,7 @@ def advance_request(s: State, replica: int, request: int, tokens: int, iteration
     return processed == row.total
 
 
-@kernel
+@cold_kernel
 def cover_run(s: State, replica: int, slot: int, iterations: int, now: float) -> None:
     """Take the blocks of a run of decodes. They were taken before any of its requests ended and released some."""
     for i in range(s.batches[replica, slot].num_requests):
@@ -264,13 +264,12 @@ def advance_decodes(s: State, replica: int, slot: int, now: float) -> None:
 def repeat_decodes(s: State, replica: int, slot: int) -> None:
     """Allocate the blocks for another iteration of a batch of decodes and update the batch's sums."""
     row, batch = s.replicas[replica], s.batches[replica, slot]
-    if row.grows == 1:
+    if row.caching == 1:
+        cover_run(s, replica, slot, 1, s.next_time[replica])
+    elif row.grows == 1:
         for i in range(batch.num_requests):
             request = s.requests[s.members[replica, slot, i].request]
-            if row.caching == 1:
-                number = s.members[replica, slot, i].request
-                run_hook(s.hooks[0].cover, (replica, number, request.processed, s.next_time[replica], s))
-            elif request.processed > request.blocks * row.block_size:
+            if request.processed > request.blocks * row.block_size:
                 request.blocks += 1
                 row.allocated += 1
     batch.decode_kv += batch.num_requests
