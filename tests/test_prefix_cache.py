@@ -173,7 +173,7 @@ def digest(recording: Recording) -> str:
 
 
 @given(seeds)
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_each_step_is_that_of_a_plain_model(seed: int) -> None:
     """What is scheduled, hit, preempted and next to be evicted, after each operation."""
     case = random_case(seed, 150)
@@ -203,7 +203,7 @@ FAILURES = ((0.15, 0, FAIL, 1.0), (0.2, 1, DRAIN, 1.0), (0.2, 0, RETURN, 1.0), (
     seeds, st.booleans(), st.booleans(), st.sampled_from([AMPLE, STARVED]), st.sampled_from([1, 2]),
     st.sampled_from([None, OWN, CORRECTED, ORACLE, EVENTS]),
 )  # fmt: skip
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_no_block_is_lost(seed: int, closed: bool, failing: bool, blocks: int, stages: int, mode: int | None) -> None:
     cluster = replace(
         CACHING, num_blocks=blocks, stages=stages, events=FAILURES if failing else (),
