@@ -30,7 +30,7 @@ from vidur.engine.pool import NO_KEY, PRIVATE_KEY
 from vidur.engine.recording import FINISHED, REFUSED, Recording
 from vidur.engine.simulation import Simulation
 from vidur.engine.state import State
-from vidur.prefix_index import IndexOptions
+from vidur.prefix_index import IndexOptions, PrefixIndex
 from vidur.request_generator import RequestTable
 from vidur.request_generator.content import ID_GAP, Content, Turns
 from vidur.scheduler.routers import GLOBAL_SCHEDULERS
@@ -372,6 +372,44 @@ def test_an_index_keeps_its_books(seed: int, mode: int, holds: bool, tails_first
         assert pool.used <= pool.capacity and (blocks["ref"] == 0).all()
         slots = index.slots[row]
         assert sorted(slots[slots >= 0].tolist()) == keyed.tolist()
+
+
+@given(seeds, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([16, 64]))
+@settings(max_examples=20)
+def test_the_compiled_index_believes_what_the_plain_one_does(
+    seed: int, holds: bool, tails_first: bool, contiguous: bool, block_tokens: int
+) -> None:
+    options = IndexOptions(
+        block_tokens=block_tokens, capacity_factor=0.6, holds=holds, tails_first=tails_first, contiguous=contiguous,
+        outputs=bool(seed % 2),
+    )  # fmt: skip
+    requests = conversations(seed, sessions=8, closed=False)
+    assert requests.content is not None
+    chains = requests.content.blocks(block_tokens)
+    simulation = replace(CACHING, index=IndexPlan(OWN, options)).simulation(requests)
+    plans = simulation.engine.state.replicas
+    size = int(plans[0].block_size)
+    capacities = [options.capacity_blocks(int(row.num_blocks) * size, block_tokens) for row in plans]
+    plain, rng, on, ended = PrefixIndex(capacities, block_tokens, options), np.random.default_rng(seed), {}, set()
+    columns = [seen.MATCHED_TOKENS, seen.HELD_TOKENS, seen.FREE_TOKENS]
+    while (observed := simulation.next_decision()) is not None:
+        ends: Any = simulation.engine.requests["completed_at"]
+        for request in sorted(on.keys() - ended, key=lambda number: float(ends[number])):
+            if ends[request] < observed.now:
+                full = (
+                    int(requests.num_prefill_tokens[request] + requests.num_decode_tokens[request]) - 1
+                ) // block_tokens
+                keys = chains.chain(request)[:full].tolist()
+                plain.end(on[request], request, keys, full - len(keys), float(ends[request]))
+                ended.add(request)
+        request = int(simulation.engine.clock.current)
+        prompt, keys = int(requests.num_prefill_tokens[request]), chains.chain(request).tolist()
+        expected = plain.see(keys[: (prompt - 1) // block_tokens], observed.now)
+        assert np.array_equal(observed.prefix[:, columns], expected[:, columns])
+        on[request] = int(rng.integers(observed.num_replicas))
+        full = prompt // block_tokens
+        plain.place(on[request], request, keys[:full], full - len(keys[:full]), observed.now)
+        simulation.place(on[request])
 
 
 # -- caching off, twice the same, compiled and not, foresight ---------------------------------------------------------

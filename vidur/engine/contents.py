@@ -79,11 +79,7 @@ def make_index(table: RequestTable, plans: list[ReplicaPlan], options: EngineOpt
         return no_cache()
     rules, stride = options.index.options, _stride(plans, options)
     capacities = np.array(
-        [
-            max(1, int(rules.capacity_tokens or rules.capacity_factor * plan.num_blocks * plan.block_size) // width)
-            for plan in plans
-            for width in (stride * plan.block_size,)
-        ]
+        [max(1, rules.capacity_blocks(plan.num_blocks * plan.block_size, stride * plan.block_size)) for plan in plans]
     )
     # No more entries are ever made than there are blocks of requests.
     totals = table.num_prefill_tokens + table.num_decode_tokens
@@ -131,6 +127,7 @@ def make_rules(table: RequestTable, plans: list[ReplicaPlan], options: EngineOpt
         row.stride, row.ttl = _stride(plans, options), chosen.ttl
         row.delay, row.loss = options.index.delay, options.index.loss
         row.outputs, row.holds = int(chosen.outputs), int(chosen.holds)
+        row.contiguous = int(chosen.contiguous)
         row.tails_first = int(chosen.tails_first or row.mode == EVENTS)
     return rules
 

@@ -26,6 +26,7 @@ from vidur.observation import (
     TOKEN_SECONDS,
     UNCACHED_TOKENS,
 )
+from vidur.prefix_index import MOST_WALKED_TOKENS
 
 OWN, CORRECTED, ORACLE, EVENTS, UNKNOWN = range(5)
 """Modes: an index of the router's own placements; corrected by the cached tokens that replicas report; the truth; fed
@@ -128,39 +129,64 @@ def release_entries(s: State, row: int, request: int, now: float) -> None:
 
 @cold_kernel
 def count_contiguous(s: State, row: int, request: int, most: int) -> int:
-    """Return how many of the request's first blocks are indexed, up to the first that is not."""
-    for block in range(most):
-        if find_block(s.indexes, row, block_key(s, request, block)) < 0:
-            return block
+    """Return how many of the request's first entries are indexed, up to the first that is not."""
+    for entry in range(most):
+        if find_block(s.indexes, row, entry_key(s, request, entry, s.index_rules[0].stride)) < 0:
+            return entry
     return most
+
+
+@kernel
+def update_index(s: State, router: int, replica: int, now: float) -> None:
+    """Apply the KV events that have arrived, and forget what has not been used for too long."""
+    rules, row = s.index_rules[0], index_row(s, router, replica)
+    if rules.mode == EVENTS:
+        receive_events(s, replica, now)
+    pool = s.indexes.pools[row]
+    while pool.head >= 0 and now - s.indexes.blocks[row, pool.head].used_at > rules.ttl:
+        forget_first(s, row, now)
+
+
+@kernel
+def entries_within(s: State, replica: int, tokens: int) -> int:
+    """Return how many entries of the index `tokens` tokens fill, of those that it looks at."""
+    rules = s.index_rules[0]
+    width = rules.stride * s.replicas[replica].block_size
+    seen = tokens if rules.tails_first == 1 else min(tokens, MOST_WALKED_TOKENS)
+    return seen // width  # type: ignore[no-any-return]
 
 
 @kernel
 def count_matched(s: State, router: int, replica: int, request: int, now: float) -> int:
     """Return the prompt tokens of `request` that the router believes cached: full blocks, at most the prompt - 1."""
-    rules, size = s.index_rules[0], s.replicas[replica].block_size
+    rules, size, prompt = s.index_rules[0], s.replicas[replica].block_size, s.requests[request].prompt
     if rules.mode == UNKNOWN or s.replicas[replica].caching == 0:
         return 0
     if rules.mode == ORACLE:
-        most = (s.requests[request].prompt - 1) // size
-        return count_present(s, s.cache, replica, request, most, 1) * size
-    if rules.mode == EVENTS:
-        receive_events(s, replica, now)
-    row, width = index_row(s, router, replica), rules.stride * size
-    pool = s.indexes.pools[row]
-    while pool.head >= 0 and now - s.indexes.blocks[row, pool.head].used_at > rules.ttl:
-        forget_first(s, row, now)
-    most = (s.requests[request].prompt - 1) // width
-    if rules.mode == EVENTS and rules.loss > 0.0:
-        return count_contiguous(s, row, request, most) * width
-    if rules.tails_first:
-        return count_present(s, s.indexes, row, request, most, rules.stride) * width
-    count = 0
-    for entry in range(most):
-        key = block_key(s, request, (entry + 1) * rules.stride - 1)
-        if key >= 0 and find_block(s.indexes, row, key) >= 0:
-            count += 1
-    return count * width
+        return count_present(s, s.cache, replica, request, (prompt - 1) // size, 1) * size
+    update_index(s, router, replica, now)
+    row, most = index_row(s, router, replica), entries_within(s, replica, prompt - 1)
+    if rules.tails_first == 0 or rules.loss > 0.0:
+        return count_contiguous(s, row, request, most) * rules.stride * size
+    return count_present(s, s.indexes, row, request, most, rules.stride) * rules.stride * size
+
+
+@cold_kernel
+def match_scattered(s: State, request: int, now: float) -> None:
+    """Count for every replica the entries that it has, up to the first that none has, as llm-d does."""
+    rules, row = s.index_rules[0], s.requests[request]
+    columns = s.books.prefix[row.router]
+    for replica in range(len(s.replicas)):
+        columns[replica, MATCHED_TOKENS] = 0
+        update_index(s, row.router, replica, now)
+    for entry in range(entries_within(s, 0, row.prompt - 1)):
+        key, found = entry_key(s, request, entry, rules.stride), False
+        for replica in range(len(s.replicas)):
+            if find_block(s.indexes, index_row(s, row.router, replica), key) >= 0:
+                columns[replica, MATCHED_TOKENS] += rules.stride * s.replicas[replica].block_size
+                found = True
+        if not found:
+            return
 
 
 @kernel
@@ -187,7 +213,7 @@ def see_pool(s: State, router: int, replica: int, now: float) -> None:
     row, width = index_row(s, router, replica), rules.stride * size
     pool = s.indexes.pools[row]
     seen[HELD_TOKENS] = (pool.used - pool.free) * width
-    seen[FREE_TOKENS] = max(0, pool.capacity - pool.used) * width
+    seen[FREE_TOKENS] = (pool.capacity - pool.used) * width
     full = pool.used >= pool.capacity and pool.head >= 0
     seen[EVICTION_AGE] = now - s.indexes.blocks[row, pool.head].used_at if full else 0.0
 
@@ -195,12 +221,15 @@ def see_pool(s: State, router: int, replica: int, now: float) -> None:
 @cold_kernel
 def see_prefixes(s: State, request: int, now: float) -> None:
     """Update what the request's router believes of every replica's cache."""
-    router, prompt = s.requests[request].router, s.requests[request].prompt
+    router, prompt, rules = s.requests[request].router, s.requests[request].prompt, s.index_rules[0]
+    scattered = rules.mode < ORACLE and rules.contiguous == 0 and rules.tails_first == 0
+    if scattered:
+        match_scattered(s, request, now)
     for replica in range(len(s.replicas)):
         seen = s.books.prefix[router, replica]
-        matched = count_matched(s, router, replica, request, now)
-        seen[MATCHED_TOKENS] = matched
-        seen[ARRIVAL_SECONDS] = prefill_seconds(s, router, replica, prompt, matched)
+        if not scattered:
+            seen[MATCHED_TOKENS] = count_matched(s, router, replica, request, now)
+        seen[ARRIVAL_SECONDS] = prefill_seconds(s, router, replica, prompt, int(seen[MATCHED_TOKENS]))
         see_pool(s, router, replica, now)
 
 
@@ -223,7 +252,7 @@ def index_placed(s: State, replica: int, request: int, now: float) -> None:
         if last >= 0 and s.indexes.blocks[index, last].ref == 0:
             prefix.used_at = s.indexes.blocks[index, last].used_at
     prefix.indexed = 0
-    hold_entries(s, index, request, row.prompt // width, now)
+    hold_entries(s, index, request, entries_within(s, replica, row.prompt), now)
     if rules.holds == 0:
         release_entries(s, index, request, now)
 
@@ -263,7 +292,7 @@ def index_ended(s: State, replica: int, request: int, now: float) -> None:
     if rules.mode == CORRECTED:
         correct_capacity(s, index, request, now)
     if rules.outputs == 1:
-        hold_entries(s, index, request, (row.total - 1) // (rules.stride * s.replicas[replica].block_size), now)
+        hold_entries(s, index, request, entries_within(s, replica, row.total - 1), now)
     release_entries(s, index, request, now)
 
 

@@ -94,31 +94,30 @@ def remove_key(cache: Cache, row: int, block: int) -> None:
 
 
 @kernel
-def append_free(cache: Cache, row: int, block: int) -> None:
-    """Put `block` at the back of the free queue."""
+def link_free(cache: Cache, row: int, block: int, before: int, after: int) -> None:
+    """Put `block` into the free queue between two neighbours; -1: it becomes an end."""
     pool, entry = cache.pools[row], cache.blocks[row, block]
-    entry.before = pool.tail
-    entry.after = -1
-    if pool.tail < 0:
+    entry.before = before
+    entry.after = after
+    if before < 0:
         pool.head = block
     else:
-        cache.blocks[row, pool.tail].after = block
-    pool.tail = block
+        cache.blocks[row, before].after = block
+    if after < 0:
+        pool.tail = block
+    else:
+        cache.blocks[row, after].before = block
     pool.free += 1
 
 
 @kernel
+def append_free(cache: Cache, row: int, block: int) -> None:
+    link_free(cache, row, block, cache.pools[row].tail, -1)
+
+
+@kernel
 def prepend_free(cache: Cache, row: int, block: int) -> None:
-    """Put `block` at the front of the free queue."""
-    pool, entry = cache.pools[row], cache.blocks[row, block]
-    entry.before = -1
-    entry.after = pool.head
-    if pool.head < 0:
-        pool.tail = block
-    else:
-        cache.blocks[row, pool.head].before = block
-    pool.head = block
-    pool.free += 1
+    link_free(cache, row, block, -1, cache.pools[row].head)
 
 
 @kernel

@@ -208,6 +208,7 @@ class IndexRules:
     outputs: int
     holds: int
     tails_first: int
+    contiguous: int
     ttl: float
     delay: float
     loss: float
