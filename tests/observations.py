@@ -27,8 +27,7 @@ def observe(
     replicas: int,
     *,
     prompt: int = 100,
-    session: int = -1,
-    ordinal: int = 0,
+    identity: tuple[int, int] = (-1, 0),
     available: Sequence[int] | None = None,
     outstanding: Sequence[float] | None = None,
     prompt_tokens: Sequence[float] | None = None,
@@ -39,8 +38,11 @@ def observe(
     placed: Sequence[PlacedRequests] | None = None,
     prefix: Mapping[int, Sequence[float]] | None = None,
 ) -> ClusterObservation:
-    """An idle cluster, save for what is given. completed: requests, and the sum of their output tokens. prefix: columns
-    of what the router believes of caches."""
+    """An idle cluster, save for what is given.
+
+    identity: session and ordinal of the arrival. completed: requests, and the sum of their output tokens. prefix:
+    columns of what the router believes of caches.
+    """
     ledger = np.zeros((replicas, seen.LEDGER_COLUMNS))
     gauges = np.zeros((replicas, seen.GAUGE_COLUMNS))
     for table, column, values in (
@@ -53,7 +55,7 @@ def observe(
     for column, values in (prefix or {}).items():
         believed[:, column] = values
     arrival = np.zeros(seen.ARRIVAL_COLUMNS)
-    arrival[[seen.ARRIVAL_PROMPT, seen.ARRIVAL_SESSION, seen.ARRIVAL_ORDINAL]] = prompt, session, ordinal
+    arrival[[seen.ARRIVAL_PROMPT, seen.ARRIVAL_SESSION, seen.ARRIVAL_ORDINAL]] = prompt, *identity
     completions = np.zeros(seen.COMPLETION_COLUMNS)
     completions[[seen.COMPLETED_COUNT, seen.COMPLETED_OUTPUT]] = completed
     return ClusterObservation(

@@ -269,8 +269,7 @@ def test_compiled_and_plain_choose_alike(name: str) -> None:
         seen = observe(
             4,
             prompt=int(rng.integers(600, 900)),
-            session=int(rng.integers(-1, 1 << 40)) if i % 3 else -1,
-            ordinal=i,
+            identity=(int(rng.integers(-1, 1 << 40)) if i % 3 else -1, i),
             available=rng.permutation([1, 1, 1, int(rng.integers(0, 2))]).tolist(),
             outstanding=(rng.integers(0, 3, 4) * 40.0).tolist(),
             waiting=rng.integers(0, 3, 4).tolist(),

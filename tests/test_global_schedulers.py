@@ -174,7 +174,7 @@ def test_weighted_round_robin_is_exact_over_a_cycle() -> None:
 
 def homes(available: Sequence[int]) -> list[int]:
     scheduler = router("session_hash", len(available))
-    return [scheduler.schedule(observe(len(available), available=available, session=i)) for i in range(2000)]
+    return [scheduler.schedule(observe(len(available), available=available, identity=(i, 0))) for i in range(2000)]
 
 
 def test_session_hash_moves_only_the_sessions_of_a_lost_replica() -> None:
@@ -190,7 +190,7 @@ def test_session_hash_moves_only_the_sessions_of_a_lost_replica() -> None:
 
 def test_session_hash_spreads_requests_without_a_session() -> None:
     scheduler = router("session_hash", 4)
-    chosen = Counter(scheduler.schedule(observe(4, ordinal=i)) for i in range(2000))
+    chosen = Counter(scheduler.schedule(observe(4, identity=(-1, i))) for i in range(2000))
     assert min(chosen.values()) > 425
 
 

@@ -40,7 +40,9 @@ def test_consistent_hash_decides_as_vllm_router() -> None:
     recording = RECORDED["vllm-router consistent_hash"]
     memory = remembered(recording["urls"], "header:x-session-id:", 160)
     sent = [step for step in script_of(recording) if step.send >= 0]
-    chosen = [choose_consistent_hash(observe(WORKERS, session=step.session).view, memory, np.zeros(2)) for step in sent]
+    chosen = [
+        choose_consistent_hash(observe(WORKERS, identity=(step.session, 0)).view, memory, np.zeros(2)) for step in sent
+    ]
     assert chosen == recording["workers"] and len(set(chosen)) == WORKERS
 
 

@@ -153,7 +153,7 @@ def entries_within(s: State, replica: int, tokens: int) -> int:
     rules = s.index_rules[0]
     width = rules.stride * s.replicas[replica].block_size
     seen = tokens if rules.tails_first == 1 else min(tokens, MOST_WALKED_TOKENS)
-    return seen // width  # type: ignore[no-any-return]
+    return seen // width
 
 
 @kernel
